@@ -1,0 +1,139 @@
+"""The contract of matchers and mailets, for ours and for third parties (entry points `rusmes.matchers`, `rusmes.mailets`).
+
+A matcher:
+1. is built once from its typed parameters, and refuses bad ones with ConfigError;
+2. answers `match(mail)` synchronously with EVERYONE, NOBODY or a collection of the mail's recipients;
+3. keeps no state between mails and does no I/O.
+
+A mailet:
+1. is built once from its typed parameters;
+2. answers `service(mail)` with a Decision, or an awaitable of one; the decision is the effect;
+3. may change the mail's headers, attributes and recipients; never its content's bytes.
+
+Parameters are a msgspec Struct named in `Parameters`; it is filled from the configuration's `params` in strict mode,
+durations and sizes through the types of `rusmes.config.units`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Any, ClassVar, Final, Protocol
+
+from msgspec import Struct
+
+from rusmes.auth.api import Directory
+from rusmes.clock import Clock
+from rusmes.model.mail import Mail, Recipient
+from rusmes.model.plan import Refusal
+
+
+class Everyone:
+    """The answer "all recipients", without building a collection."""
+
+    __slots__ = ()
+
+
+EVERYONE: Final = Everyone()
+NOBODY: Final[tuple[Recipient, ...]] = ()
+Match = Everyone | Collection[Recipient]
+
+
+class Decision(Struct, frozen=True, gc=False, tag=True):
+    """Root of the decisions."""
+
+
+class Continue(Decision, frozen=True, gc=False):
+    """Go on with the next step."""
+
+
+class Drop(Decision, frozen=True, gc=False):
+    reason: str
+
+
+class Goto(Decision, frozen=True, gc=False):
+    state: str
+
+
+class Deliver(Decision, frozen=True, gc=False):
+    """Append to a mailbox of each recipient's account."""
+
+    mailbox: str = "INBOX"
+    flags: tuple[str, ...] = ()
+
+
+class RelayTo(Decision, frozen=True, gc=False):
+    """Send to other servers. `route` names a smart host route; "" = the configured default (smart host or MX)."""
+
+    route: str = ""
+
+
+class Reject(Decision, frozen=True, gc=False):
+    refusal: Refusal
+
+
+class Defer(Decision, frozen=True, gc=False):
+    """Come back to this step after `seconds`."""
+
+    seconds: float
+    reason: str = ""
+
+
+class Bounce(Decision, frozen=True, gc=False):
+    """Tell the sender by a failure notice; never for a null sender (RFC 5321 §6.1)."""
+
+    reason: str
+    status: str = "5.0.0"
+    code: int = 550
+
+
+class HoldMail(Decision, frozen=True, gc=False):
+    """Keep for the operator."""
+
+    reason: str
+
+
+CONTINUE: Final = Continue()
+
+
+class Matcher(Protocol):
+    def match(self, mail: Mail) -> Match: ...
+
+
+class Mailet(Protocol):
+    def service(self, mail: Mail) -> Decision | Awaitable[Decision]: ...
+
+
+class Notices(Protocol):
+    """Makes the mails the server itself writes; implemented by `delivery.dsn`, handed over by `server.build`."""
+
+    def failure(self, mail: Mail, recipients: Sequence[Recipient], refusal: Refusal) -> Mail | None:
+        """A failure DSN (RFC 3464) to the sender; None when none may be sent (null sender, NOTIFY=NEVER)."""
+
+
+class Toolbox(Struct):
+    """What a mailet or matcher may use; given to its constructor.
+
+    `submit` adds a new mail to the current plan; it starts in its `state`.
+    """
+
+    directory: Directory
+    clock: Clock
+    notices: Notices
+    new_id: Callable[[], bytes]
+    hostname: str
+    postmaster: str
+    relay_networks: Sequence[Any]
+    count: Callable[[str], None]
+    """Adds one to the counter `rusmes_mailet_events_total{event=...}` (bounded labels)."""
+
+
+class MatcherClass(Protocol):
+    Parameters: ClassVar[type[Struct]]
+
+    def __call__(self, parameters: Any, toolbox: Toolbox) -> Matcher: ...
+
+
+class MailetClass(Protocol):
+    Parameters: ClassVar[type[Struct]]
+
+    def __call__(self, parameters: Any, toolbox: Toolbox) -> Mailet: ...

@@ -1,0 +1,234 @@
+"""The contract of the store. `memory.py` is the specification in code; `tests/contract/` runs on every backend.
+
+Rules for every backend:
+1. A coroutine that changes something returns only after the change is durable (committed and synced).
+2. One call is one transaction: all of it happens, or none. Waiting calls may share one commit.
+3. UIDVALIDITY, UIDNEXT, UIDs and modseqs never repeat or go back.
+4. Errors are those of `rusmes.errors`: StoreFull, StoreError, StoreCorrupt, OverQuota, NotFound, AlreadyExists.
+5. Names of accounts are canonical (folded address); names of mailboxes are Unicode with "/" between levels, "INBOX" in
+   capitals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from rusmes.model.content import Content, Rendering
+from rusmes.model.mail import Recipient
+from rusmes.model.mailbox import Account, Appended, Change, Email, Mailbox, Message
+from rusmes.model.plan import Append, Queued, Refusal
+
+
+class ContentWriter(Protocol):
+    """Collects one body as it arrives. Up to `inline_limit` bytes stay in memory; more goes to a file."""
+
+    size: int
+
+    def write(self, data: bytes) -> None:
+        """Add bytes.
+
+        Raises:
+            StoreFull: no space is left; the writer is aborted.
+            StoreError: the file cannot be written; the writer is aborted.
+        """
+
+    def finish(self) -> Content:
+        """The finished content. A file is not yet synced: the commit that refers to it syncs it first."""
+
+    def abort(self) -> None:
+        """Forget the bytes. Safe to call twice, and after `finish` (an uncommitted file is removed)."""
+
+
+class BlobStore(Protocol):
+    """Bodies. A body is named by a 16-byte id, counted by reference, and immutable."""
+
+    def writer(self) -> ContentWriter: ...
+
+    def discard(self, content: Content) -> None:
+        """Forget a finished content that no committed transaction refers to."""
+
+    def check_space(self, size: int) -> bool:
+        """Whether `size` more bytes fit beside the reserve kept for outcomes and compaction. Cheap; cached for a second."""
+
+
+class StoredMessage(Struct):
+    """A message opened for reading; `rendering` is valid until the next expunge of its email is committed and read."""
+
+    message: Message
+    email: Email
+    rendering: Rendering
+
+
+class FlagChange(Struct, frozen=True):
+    """Set, add or remove flags of the messages `uids`; refused for those whose modseq is above `unchanged_since`."""
+
+    uids: tuple[int, ...]
+    operation: str
+    """set | add | remove."""
+    flags: tuple[str, ...]
+    unchanged_since: int | None = None
+
+
+ChangeListener = Callable[[int, int], None]
+"""Called with (account id, modseq) after a commit of this process changed the account."""
+
+
+class Finding(Struct, frozen=True):
+    """One thing `verify` found. `repaired` says that the store went on without it (quarantine)."""
+
+    place: str
+    reason: str
+    repaired: bool = False
+
+
+class CompactResult(Struct, frozen=True):
+    bytes_before: int
+    bytes_after: int
+
+
+class MailStore(Protocol):
+    """Accounts, mailboxes, messages (`mail.mdb`)."""
+
+    blobs: BlobStore
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None:
+        """Finish what waits, then close. Safe to call twice."""
+
+    def is_writable(self) -> bool:
+        """False after a failed sync or when space is out, until a write succeeds again."""
+
+    # Delivery
+
+    async def append(self, appends: Sequence[Append]) -> list[Appended | Refusal]:
+        """Store messages, one transaction; a result for each. An account over its quota gives a Refusal (552 5.2.2)."""
+
+    # Accounts
+
+    async def account(self, name: str) -> Account | None: ...
+
+    async def accounts(self) -> list[Account]: ...
+
+    async def create_account(
+        self, name: str, *, mailboxes: Sequence[str] = (), quota_bytes: int = 0, quota_messages: int = 0
+    ) -> Account:
+        """Raises AlreadyExists. INBOX is always made; "Drafts", "Sent", "Trash", "Junk" and "Archive" get their special use."""
+
+    async def set_quota(self, name: str, *, quota_bytes: int, quota_messages: int) -> Account: ...
+
+    async def delete_account(self, name: str) -> None: ...
+
+    async def room_for(self, name: str, size: int) -> bool:
+        """Whether one more message of `size` bytes fits the quota. True for an account that does not exist yet."""
+
+    # Mailboxes
+
+    async def mailboxes(self, account_id: int) -> list[Mailbox]: ...
+
+    async def mailbox(self, account_id: int, name: str) -> Mailbox | None: ...
+
+    async def create_mailbox(self, account_id: int, name: str, *, special_use: str = "") -> Mailbox: ...
+
+    async def rename_mailbox(self, account_id: int, old: str, new: str) -> None:
+        """RFC 9051 §6.3.6: children follow; renaming INBOX moves its messages into a new mailbox."""
+
+    async def delete_mailbox(self, account_id: int, name: str) -> None: ...
+
+    async def subscribe(self, account_id: int, name: str, subscribed: bool) -> None: ...
+
+    # Messages
+
+    async def messages(self, mailbox_id: int, *, first_uid: int = 1, last_uid: int = 0) -> list[Message]:
+        """In UID order; `last_uid` 0 = to the end."""
+
+    async def open_message(self, mailbox_id: int, uid: int) -> StoredMessage:
+        """Raises NotFound, StoreCorrupt."""
+
+    async def change_flags(self, mailbox_id: int, change: FlagChange) -> list[Message]:
+        """The messages as they are afterwards, those that were refused (`unchanged_since`) left out."""
+
+    async def expunge(self, mailbox_id: int, uids: Sequence[int], *, only_deleted: bool = False) -> list[int]:
+        """Remove messages; the UIDs that went. Blobs without references are removed in the same transaction."""
+
+    async def copy(self, mailbox_id: int, uids: Sequence[int], target_id: int) -> list[tuple[int, int]]:
+        """(source UID, target UID) pairs (RFC 4315)."""
+
+    async def move(self, mailbox_id: int, uids: Sequence[int], target_id: int) -> list[tuple[int, int]]: ...
+
+    # Changes
+
+    async def changes(self, account_id: int, since_modseq: int, *, limit: int = 0) -> list[Change]: ...
+
+    def on_change(self, listener: ChangeListener) -> None: ...
+
+    # Care
+
+    def verify(self) -> Iterator[Finding]:
+        """Read every record and blob; yields what is wrong. Works beside a running server."""
+
+    async def compact(self) -> CompactResult: ...
+
+
+class RecipientState(Struct):
+    """One recipient of a queue entry, as it survives a restart.
+
+    `status`: queued | deferred | held | delivered | failed | expired. `attempts` counts tries; `due` is the exact next time
+    (seconds since the epoch); `last_reply` is the peer's last word (at most 1000 characters, no control characters).
+    """
+
+    recipient: Recipient
+    status: str = "queued"
+    attempts: int = 0
+    due: float = 0.0
+    last_reply: str = ""
+    last_attempt: float = 0.0
+    last_host: str = ""
+    delay_noticed: bool = False
+
+
+class QueueEntry(Struct):
+    """A queue row with its recipients' states, by index in `item.recipients`."""
+
+    item: Queued
+    states: list[RecipientState]
+
+
+class QueueChange(Struct):
+    """An outcome: new states by recipient index; `remove` deletes the entry and gives its blob back."""
+
+    id: bytes
+    states: dict[int, RecipientState]
+    remove: bool = False
+    replace_action: str = ""
+    """New `action` of the entry ("" = unchanged): hold, relay, local, resume."""
+
+
+class QueueStore(Protocol):
+    """The queue of one worker slot (`queue-<slot>.mdb`), written by one process only."""
+
+    slot: int
+    blobs: BlobStore
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    def is_writable(self) -> bool: ...
+
+    async def put(self, items: Sequence[Queued]) -> None:
+        """Make entries durable; one transaction."""
+
+    async def change(self, changes: Sequence[QueueChange], new: Sequence[Queued] = ()) -> None:
+        """Commit outcomes and the entries they cause (DSNs) in one transaction."""
+
+    async def get(self, id: bytes) -> QueueEntry | None: ...
+
+    def entries(self) -> Iterator[QueueEntry]:
+        """All entries in id order, from a snapshot; for recovery and for listings."""
+
+    def verify(self) -> Iterator[Finding]: ...
+
