@@ -71,6 +71,12 @@ class Smtp(Struct, frozen=True, kw_only=True):
     """Wait for a command (RFC 5321 section 4.5.3.2)."""
     data_timeout: Duration = Duration("10m")
     """Wait for a message's next bytes."""
+    transaction_timeout: Duration = Duration("30m")
+    """From MAIL to the end of the envelope, however often the client says something."""
+    max_messages_per_connection: Count = 0
+    """Then MAIL is answered with 421, and the client comes back on a new connection. 0 = no limit."""
+    greet_delay: Duration = Duration("0s")
+    """Wait before the banner for clients outside relay_networks that talk first, and refuse those. 0 = no wait."""
     max_errors: Positive = 20
     """Refused or malformed commands of a session before 421."""
     bare_newline: Literal["reject", "normalize"] = "reject"
