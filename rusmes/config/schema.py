@@ -295,6 +295,16 @@ class Queue(Struct, frozen=True, kw_only=True):
     """After that the sender gets a failure notice."""
     delay_warning: Duration = Duration("4h")
     """After that the sender gets a delay notice. 0 = none."""
+    backscatter: bool = False
+    """Send notices about relayed mail of clients that are neither logged in nor in relay_networks. false = only the log tells."""
+    notice_content_limit: Size = Size("64KB")
+    """RET=FULL of a larger message gives only its header (RFC 3461)."""
+    memory: Size = Size("64MB")
+    """Contents of waiting mail kept in memory, per worker; the rest is read again when its turn comes."""
+    max_waiting_commits: Positive = 5000
+    """Messages that may wait for their commit, per worker; above, and until half of them are done, new ones get 421."""
+    max_commit_latency: Duration = Duration("10s")
+    """A commit that takes longer refuses new mail with 421 until they take half as long again."""
 
 
 class Site(Struct, frozen=True, kw_only=True):
@@ -352,6 +362,16 @@ class Delivery(Struct, frozen=True, kw_only=True):
     """none | opportunistic | verify | dane."""
     ipv6: bool = True
     """Use AAAA records."""
+    port: Port = 25
+    """Of the servers found by MX."""
+    resolver: tuple[str, ...] = ()
+    """Name servers: "192.0.2.53" or "127.0.0.1:5353"; [] = those of the machine."""
+    recipients_per_transaction: Positive = 100
+    """Of one mail to one site (RFC 5321 section 4.5.3.1.8)."""
+    long_lines: Literal["fold", "fail", "keep"] = "fold"
+    """Lines above 998 octets (RFC 5321 section 4.5.3.1.6): broken as Postfix does, or returned as Exim does, or sent."""
+    private_hosts: bool = False
+    """Whether an MX may point to private or loopback addresses; never to this server itself."""
     site: tuple[Site, ...] = ()
     route: tuple[Route, ...] = ()
 
@@ -432,8 +452,10 @@ class Step(Struct, frozen=True, kw_only=True):
 
     mailet: str
     """A built-in name, or one from the entry point group `rusmes.mailets`."""
-    matcher: str = "All"
-    """A built-in name, or one from the entry point group `rusmes.matchers`."""
+    matcher: str | dict[str, Any] = "All"
+    """"Name", "Name=condition", "!Name", or a table: { all = [...] }, { any = [...] }, { not = ... }, { matcher, params }."""
+    notmatch: str = ""
+    """In the place of `matcher`: the recipients that this one does not choose."""
     params: dict[str, Any] = field(default_factory=dict)
     """Parameters of both; each key goes to the one that knows it."""
     matcher_params: dict[str, Any] = field(default_factory=dict)
@@ -456,6 +478,8 @@ class Processor(Struct, frozen=True, kw_only=True):
     state: str
     """The state that leads here; "root" and "error" always exist."""
     mailets: tuple[Step, ...] = ()
+    matchers: dict[str, str | dict[str, Any]] = field(default_factory=dict)
+    """Named matchers of this processor, written like `matcher`; its steps use them by name."""
 
 
 def default_processors() -> tuple[Processor, ...]:

@@ -8,10 +8,17 @@ A matcher:
 A mailet:
 1. is built once from its typed parameters;
 2. answers `service(mail)` with a Decision, or an awaitable of one; the decision is the effect;
-3. may change the mail's headers, attributes and recipients; never its content's bytes.
+3. may change the mail's headers, attributes and recipients; never its content's bytes;
+4. changes `mail.recipients` by assigning a new list, never in place. A recipient made from another one names the envelope's
+   addresses it stands for in `via` (see `Recipient.standing_for`); one that is left out ends in `Plan.dropped`;
+5. may be cancelled (timeout, session budget) and is then run again from the mail as it was before.
+
+Optional attributes of a mailet's class: `after_accept = True` runs it only once the client has its 250; `final = True` says
+that it never answers with Continue. Optional method of a mailet: `states()`, the processors it may send mail to. Both serve
+the check of the configuration.
 
 Parameters are a msgspec Struct named in `Parameters`; it is filled from the configuration's `params` in strict mode,
-durations and sizes through the types of `rusmes.config.units`.
+durations and sizes through the types of `rusmes.config.units`. What follows "=" in "Name=condition" fills the first field.
 """
 
 from __future__ import annotations
@@ -24,7 +31,7 @@ from msgspec import Struct
 from rusmes.auth.api import Directory
 from rusmes.clock import Clock
 from rusmes.model.mail import Mail, Recipient
-from rusmes.model.plan import Refusal
+from rusmes.model.plan import Plan, Refusal
 
 
 class Everyone:
@@ -92,6 +99,19 @@ class HoldMail(Decision, frozen=True, gc=False):
     reason: str
 
 
+class Split(Decision, frozen=True):
+    """Different decisions for different recipients; a recipient in no part goes on with the next step."""
+
+    parts: tuple[tuple[tuple[Recipient, ...], Decision], ...]
+
+
+class Submit(Decision, frozen=True):
+    """Add new mails to the plan, each starting in its own `state`; then do `then` with this one."""
+
+    mails: tuple[Mail, ...]
+    then: Decision = Continue()
+
+
 CONTINUE: Final = Continue()
 
 
@@ -111,10 +131,7 @@ class Notices(Protocol):
 
 
 class Toolbox(Struct):
-    """What a mailet or matcher may use; given to its constructor.
-
-    `submit` adds a new mail to the current plan; it starts in its `state`.
-    """
+    """What a mailet or matcher may use; given to its constructor."""
 
     directory: Directory
     clock: Clock
@@ -125,6 +142,8 @@ class Toolbox(Struct):
     relay_networks: Sequence[Any]
     count: Callable[[str], None]
     """Adds one to the counter `rusmes_mailet_events_total{event=...}` (bounded labels)."""
+    recipient_delimiter: str = "+"
+    """[domains] recipient_delimiter; "" = no sub-addressing."""
 
 
 class MatcherClass(Protocol):
@@ -137,3 +156,21 @@ class MailetClass(Protocol):
     Parameters: ClassVar[type[Struct]]
 
     def __call__(self, parameters: Any, toolbox: Toolbox) -> Mailet: ...
+
+
+class PipelineRunner(Protocol):
+    """What intake and queue see of the pipeline (`mailet.pipeline.Pipeline`)."""
+
+    async def run(self, mail: Mail, *, deadline: float | None = None) -> Plan:
+        """Decide about a mail, from (`mail.state`, `mail.step`) on.
+
+        With a `deadline` (clock.monotonic() seconds) the client still waits: a Reject is in `Plan.refused`, and what does not
+        end in time, or must run after acceptance, is a `resume` entry. Without one the mail is already ours: a permanent
+        Reject becomes a failure notice, a temporary one a later attempt.
+
+        To go on with a `resume` entry, make the Mail from it with its id, content (`rendering.content`) and a copy of its
+        attributes, `state` and `step`; header edits, hops and error come back out of the attributes.
+
+        Raises:
+            StoreError: a notice could not be written; nothing was decided.
+        """

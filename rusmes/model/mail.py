@@ -31,6 +31,13 @@ class Recipient(Struct, frozen=True, gc=False):
     notify: int = 0
     orcpt: str = ""
     forwarded: bool = False
+    via: tuple[Address, ...] = ()
+    """The addresses of the envelope this recipient was made from (alias, forward); () = it is one itself."""
+
+    @property
+    def standing_for(self) -> tuple[Address, ...]:
+        """The addresses of the envelope whose fate is this recipient's fate."""
+        return self.via or (self.address,)
 
 
 class Origin(Struct, frozen=True, gc=False):
