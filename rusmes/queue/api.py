@@ -1,4 +1,8 @@
-"""How mail enters the engine, and how the queue is looked at and steered."""
+"""How mail enters the engine, how it leaves it, and how the queue is looked at and steered.
+
+Towards other servers the work is divided like this: the queue decides *when* and *how many at once*, a `Deliverer` decides
+*where to* and *how*. They share only the values below.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from rusmes.model.mail import Mail
-from rusmes.model.plan import Refusal
+from rusmes.model.mail import Mail, Recipient
+from rusmes.model.plan import Queued, Refusal
 from rusmes.storage.api import ContentWriter, QueueEntry
 
 
@@ -73,3 +77,79 @@ class QueueControl(Protocol):
 
     async def delete(self, which: QueueFilter) -> int:
         """Remove without a bounce."""
+
+
+# Towards other servers
+
+
+class SiteLimits(Struct, frozen=True):
+    """What may be done at once towards one site."""
+
+    connections: int = 20
+    """Over all workers."""
+    messages_per_second: float = 0.0
+    """0 = no limit."""
+    recipients_per_transaction: int = 100
+    """RFC 5321 §4.5.3.1.8: a server must take at least 100."""
+
+
+class Target(Struct, frozen=True):
+    """Where a destination leads: a site, the set of hosts that take its mail. Destinations with the same hosts share a site."""
+
+    site: str
+    limits: SiteLimits
+    expires: float = float("inf")
+    """On the monotonic clock: then the destination is looked up again."""
+
+
+class Report(Struct, frozen=True):
+    """What became of one recipient, for the queue's row, the log and the notice to the sender.
+
+    `action` is that of RFC 3464 §2.3.3: delivered | relayed | delayed | failed. `relayed` means delivered to a server that knows
+    nothing of delivery notices, so it is we who tell the sender. `code` 0: no server has said it, we found out
+    ourselves. `text` has no control characters and at most 1000 of them.
+    """
+
+    recipient: Recipient
+    action: str
+    code: int = 0
+    status: str = ""
+    text: str = ""
+    host: str = ""
+    """The server that said it: a name, or a name and an address."""
+
+    @property
+    def reply(self) -> str:
+        """As it is shown: "550 5.1.1 no such user"."""
+        return " ".join(part for part in (str(self.code) if self.code else "", self.status, self.text) if part)
+
+
+class Busy(Exception):
+    """No connection can be had now while others work: the site is at its limit. The same mail again as soon as one is done."""
+
+
+class Deliverer(Protocol):
+    """Sends mail to other servers."""
+
+    def destination(self, item: Queued, recipient: Recipient) -> str:
+        """The key under which mail waits: recipients with the same destination go the same way. Quick: no I/O."""
+
+    def known_target(self, destination: str) -> Target | None:
+        """The target when it is known without asking anyone."""
+
+    async def find_target(self, destination: str) -> Target | Refusal:
+        """Where a destination leads; a refusal is for all its recipients: permanent (556 5.1.10, 550 5.1.2) or not."""
+
+    async def deliver(self, item: Queued, recipients: Sequence[Recipient], destination: str) -> Sequence[Report]:
+        """Send one mail to recipients of one site; a report for each, in their order. Never raises for what a peer does.
+
+        Raises:
+            Busy: nothing was sent.
+        """
+
+
+class NoticeWriter(Protocol):
+    """Writes the notices to senders (RFC 3461, RFC 3464)."""
+
+    def report(self, item: Queued, reports: Sequence[Report], *, will_retry_until: float = 0.0) -> Mail | None:
+        """One notice about those recipients whose sender wants to know of it; None when nobody does or nobody may be told."""
