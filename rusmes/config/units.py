@@ -29,7 +29,7 @@ class Duration(float):
     def __new__(cls, value: str | float) -> Duration:
         seconds = _parse_duration(value) if isinstance(value, str) else float(value)
         if not 0 <= seconds <= _MAX_SECONDS:
-            raise ValueError(f"{value!r} is not between 0 and 100 years")
+            raise ValueError(f"{value} is not between 0 and 100 years")
         return super().__new__(cls, seconds)
 
 
@@ -45,7 +45,7 @@ class Size(int):
     def __new__(cls, value: str | int) -> Size:
         count = _parse_size(value) if isinstance(value, str) else int(value)
         if not 0 <= count <= _MAX_BYTES:
-            raise ValueError(f"{value!r} is not between 0 and 4 EiB")
+            raise ValueError(f"{value} is not between 0 and 4 EiB")
         return super().__new__(cls, count)
 
 
@@ -88,7 +88,13 @@ def parse_network(text: str) -> Network:
     Raises:
         ValueError: it is neither, or bits beyond the prefix are set.
     """
-    return ipaddress.ip_network(text.strip())
+    try:
+        return ipaddress.ip_network(text.strip())
+    except ValueError as error:
+        if "has host bits set" in str(error):
+            meant = ipaddress.ip_network(text.strip(), strict=False)
+            raise ValueError(f'"{text}" has bits set beyond its prefix: write "{meant}" or a single address') from None
+        raise ValueError(f'"{text}" is no network and no address') from None
 
 
 def decode(type_: Any, value: Any) -> Any:
@@ -147,16 +153,16 @@ def _parse_duration(text: str) -> float:
     if compact.isascii() and compact.replace(".", "", 1).isdigit():
         if float(compact) == 0:
             return 0.0
-        raise ValueError(f'{text!r} has no unit: write "{compact}s" for seconds')
+        raise ValueError(f'"{text}" has no unit: write "{compact}s" for seconds')
     if not compact.isascii() or not _DURATION.fullmatch(compact):
-        raise ValueError(f'{text!r} is no duration: write "30s", "10m", "1h" or "5d"')
+        raise ValueError(f'"{text}" is no duration: write "30s", "10m", "1h" or "5d"')
     return sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(compact))
 
 
 def _parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text.strip()) if text.isascii() else None
     if match is None:
-        raise ValueError(f'{text!r} is no size: write "64KB", "50MB" or a number of bytes')
+        raise ValueError(f'"{text}" is no size: write "64KB", "50MB" or a number of bytes')
     unit = (match[3] or match[2] or "").upper()
     number = match[1]
     return int(number) * _BYTES[unit] if number.isdigit() else int(float(number) * _BYTES[unit])
