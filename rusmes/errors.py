@@ -59,6 +59,10 @@ class AlreadyExists(RusmesError):
     """The name is taken."""
 
 
+class NotAllowed(RusmesError):
+    """The thing itself does not allow it, whoever asks (deleting INBOX, a mailbox name with control characters)."""
+
+
 class OverQuota(RusmesError):
     """The account's quota does not allow it (552 5.2.2, IMAP OVERQUOTA)."""
 

@@ -138,7 +138,13 @@ class MailStore(Protocol):
 
     async def delete_mailbox(self, account_id: int, name: str) -> None: ...
 
-    async def subscribe(self, account_id: int, name: str, subscribed: bool) -> None: ...
+    async def subscribe(self, account_id: int, name: str, subscribed: bool) -> None:
+        """A name may be subscribed without a mailbox of that name, and outlives it (RFC 9051 §6.3.7)."""
+
+    async def subscriptions(self, account_id: int) -> list[str]: ...
+
+    async def claim_recent(self, mailbox_id: int) -> int:
+        """The first UID that is `\\Recent` for this caller; from now on its messages are recent for nobody else."""
 
     # Messages
 
@@ -147,6 +153,12 @@ class MailStore(Protocol):
 
     async def open_message(self, mailbox_id: int, uid: int) -> StoredMessage:
         """Raises NotFound, StoreCorrupt."""
+
+    async def emails(self, account_id: int, ids: Sequence[bytes]) -> list[Email | None]:
+        """In the order of `ids`; None for one that does not exist."""
+
+    async def thread(self, account_id: int, thread_id: bytes) -> list[bytes]:
+        """The ids of a thread's emails, oldest first; empty when there is no such thread."""
 
     async def change_flags(self, mailbox_id: int, change: FlagChange) -> list[Message]:
         """The messages as they are afterwards, those that were refused (`unchanged_since`) left out."""

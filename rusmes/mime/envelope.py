@@ -1,0 +1,35 @@
+"""ENVELOPE (RFC 9051 §7.5.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rusmes.mime.addresses import render_addresses
+from rusmes.mime.fields import unfold
+from rusmes.mime.quoting import nstring
+
+_ADDRESS_FIELDS = (b"from", b"sender", b"reply-to", b"to", b"cc", b"bcc")
+_TEXT_FIELDS = frozenset((b"date", b"subject", b"in-reply-to", b"message-id"))
+
+
+def render_envelope(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The ten fields in parentheses. The first of a repeated text field counts; repeated address fields are joined."""
+    texts: dict[bytes, bytes] = {}
+    lists: dict[bytes, bytes] = {}
+    for name, value in fields:
+        if name in _TEXT_FIELDS:
+            texts.setdefault(name, value)
+        elif name in _ADDRESS_FIELDS:
+            lists[name] = lists[name] + b"," + value if name in lists else value
+    from_ = render_addresses(lists[b"from"]) if b"from" in lists else b"NIL"
+    rendered = [_text(texts.get(b"date")), _text(texts.get(b"subject")), from_]
+    for name in _ADDRESS_FIELDS[1:]:
+        addresses = render_addresses(lists[name]) if name in lists else b"NIL"
+        # RFC 9051 §7.5.2: an absent or empty Sender or Reply-To is the From.
+        rendered.append(from_ if addresses == b"NIL" and name in (b"sender", b"reply-to") else addresses)
+    rendered += (_text(texts.get(b"in-reply-to")), _text(texts.get(b"message-id")))
+    return b"(" + b" ".join(rendered) + b")"
+
+
+def _text(value: bytes | None) -> bytes:
+    return nstring(unfold(value)) if value is not None else b"NIL"

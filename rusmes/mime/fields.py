@@ -1,0 +1,39 @@
+"""Header blocks as (name, value) pairs (RFC 5322 §2.2)."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+# What is over this of a header block is not looked at: no mail in practice has it, and nobody shall make us parse it.
+MAX_HEADER_BYTES: Final = 256 * 1024
+
+# RFC 5322 §2.2 and §4.5: a name, blanks before the colon (obsolete), a value with its folded lines. Each class stops where the
+# next begins, so the time is linear. Lines that are no field (a stray "From " line, junk) are stepped over.
+_FIELD: Final = re.compile(rb"^([!-9;-~]+)[ \t]*:([^\n]*(?:\n[ \t][^\n]*)*)", re.M)
+_FOLD: Final = re.compile(rb"\r*\n")
+
+
+def parse_fields(block: bytes) -> list[tuple[bytes, bytes]]:
+    """The fields in order: the name in lower case, the value with its folds and outer blanks as they are."""
+    if len(block) > MAX_HEADER_BYTES:
+        block = block[:MAX_HEADER_BYTES]
+    return [(name.lower(), value) for name, value in _FIELD.findall(block)]
+
+
+def raw_fields(block: bytes, names: frozenset[bytes]) -> bytes:
+    """The lines of the named fields, as they were received, with CRLF at the end of each field."""
+    if len(block) > MAX_HEADER_BYTES:
+        block = block[:MAX_HEADER_BYTES]
+    return b"".join(
+        match.group().rstrip(b"\r") + b"\r\n" for match in _FIELD.finditer(block) if match.group(1).lower() in names
+    )
+
+
+def unfold(value: bytes) -> bytes:
+    """RFC 5322 §2.2.3: a fold is removed, its blank stays. NUL, which no string of IMAP may hold, goes too."""
+    if b"\n" in value:
+        value = _FOLD.sub(b"", value)
+    if b"\0" in value:
+        value = value.replace(b"\0", b"")
+    return value.strip(b" \t\r")

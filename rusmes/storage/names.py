@@ -1,0 +1,59 @@
+"""Names of mailboxes: which are possible, and which have a special use (RFC 9051 §5.1, RFC 6154)."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Final
+
+from rusmes.errors import NotAllowed
+
+INBOX: Final = "INBOX"
+# An LMDB key holds 511 bytes, 8 of them the account.
+MAX_NAME_BYTES: Final = 480
+MAX_LEVELS: Final = 32
+
+SPECIAL_USE_BY_NAME: Final = {
+    "Drafts": "\\Drafts",
+    "Sent": "\\Sent",
+    "Trash": "\\Trash",
+    "Junk": "\\Junk",
+    "Archive": "\\Archive",
+}
+
+
+def normal_name(name: str) -> str:
+    """The one spelling of a mailbox name: NFC, and INBOX in capitals (RFC 9051 §5.1).
+
+    Raises:
+        NotAllowed: the name is empty, too long or too deep, or has empty levels or control characters.
+    """
+    if name == INBOX:
+        return name
+    if not name.isascii():
+        name = unicodedata.normalize("NFC", name)
+    first, slash, rest = name.partition("/")
+    if first.upper() == INBOX:
+        name = INBOX + slash + rest
+    levels = name.split("/")
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise NotAllowed("not a mailbox name", "it has a lone surrogate") from None
+    if size > MAX_NAME_BYTES:
+        raise NotAllowed("mailbox name too long", f"{size} bytes, at most {MAX_NAME_BYTES}")
+    if "" in levels or len(levels) > MAX_LEVELS:
+        raise NotAllowed("not a mailbox name", f"{name!r} has an empty level or more than {MAX_LEVELS}")
+    # RFC 9051 §5.1: control characters and U+2028, U+2029 are not part of names.
+    if not name.isprintable() and any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in name):
+        raise NotAllowed("not a mailbox name", f"{name!r} has control characters")
+    return name
+
+
+def parents(name: str) -> list[str]:
+    """The superior names, from the top: "a/b/c" has "a" and "a/b"."""
+    levels = name.split("/")
+    return ["/".join(levels[:n]) for n in range(1, len(levels))]
+
+
+def is_below(name: str, parent: str) -> bool:
+    return name.startswith(parent + "/")
