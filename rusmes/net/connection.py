@@ -1,0 +1,537 @@
+"""One peer: the only code that touches asyncio transports.
+
+A `Connection` turns callbacks of the event loop into a coroutine's straight line, with these promises:
+
+1. The only flush is when more input is needed: `write` collects, `receive` hands everything to the transport in one call, so
+   a batch of replies is one system call and one TLS record.
+2. The next read waits until the peer has read what we wrote, for at most `send_timeout`; so a peer that never reads costs at
+   most `WRITE_HIGH_BYTES` plus what its own commands asked for.
+3. The inbox is bounded: above `INBOX_BYTES` the socket is not read any more.
+4. One timer, armed again only when it fires too early; setting a deadline is an assignment.
+5. STARTTLS in the order of RFC 3207 §4: refuse pipelined bytes, stop reading, write the last plaintext, upgrade.
+6. Closing is bounded.
+
+Idle, it holds a few hundred bytes: no StreamReader, no buffer, and a future only while it waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Callable
+from typing import Any, Final
+
+from rusmes.errors import RusmesError
+
+INBOX_BYTES: Final = 256 * 1024
+"""Bytes that may wait unread before the socket is paused. asyncio's StreamReader: 128 KiB."""
+
+WRITE_HIGH_BYTES: Final = 64 * 1024
+WRITE_LOW_BYTES: Final = 16 * 1024
+"""Always set: uvloop's default low mark for TCP is 16 bytes, so it would resume only when everything has gone."""
+
+SEND_TIMEOUT_SECONDS: Final = 300.0
+"""How long a peer may refuse to read replies. Postfix smtpd_timeout: 300 s."""
+
+HANDSHAKE_TIMEOUT_SECONDS: Final = 30.0
+SHUTDOWN_TIMEOUT_SECONDS: Final = 5.0
+"""How long a TLS peer may take to answer close_notify. asyncio: 30 s."""
+
+CLOSE_TIMEOUT_SECONDS: Final = 5.0
+LINGER_SECONDS: Final = 1.0
+"""How long input is still read and thrown away after our last word, so that a reset does not destroy it on its way."""
+
+
+class ConnectionLost(RusmesError):
+    """The connection is gone. `public` says how."""
+
+
+class SendTimeout(ConnectionLost):
+    """The peer did not read what we wrote in time; the connection was cut."""
+
+
+class TlsFailed(ConnectionLost):
+    """The TLS handshake failed; the connection was cut."""
+
+
+class DeadlineExceeded(RusmesError):
+    """The deadline passed. The connection still works, so the peer can be told."""
+
+
+class Draining(RusmesError):
+    """The server is stopping, and the session may end here. The connection still works."""
+
+
+class PipelinedPlaintext(RusmesError):
+    """Bytes followed the command that starts TLS; they must not be taken for encrypted ones (RFC 3207 §4)."""
+
+
+class TlsInfo:
+    """What was agreed in the handshake."""
+
+    __slots__ = ("_end_point", "_object", "cipher", "version")
+
+    def __init__(self, ssl_object: Any, end_point: bytes = b"") -> None:
+        self._object = ssl_object
+        self._end_point = end_point
+        self.version: str = ssl_object.version() or ""
+        """TLSv1.3"""
+        cipher = ssl_object.cipher()
+        self.cipher: str = cipher[0] if cipher else ""
+
+    @property
+    def peer_certificate(self) -> bytes | None:
+        """The peer's certificate (DER), verified as the context demanded; None when it sent none."""
+        certificate: bytes | None = self._object.getpeercert(True)
+        return certificate
+
+    def channel_binding(self, kind: str) -> bytes:
+        """The data of RFC 5929 for "tls-server-end-point" (server side) or "tls-unique" (up to TLS 1.2); else b""."""
+        if kind == "tls-server-end-point":
+            return self._end_point
+        if kind == "tls-unique" and self.version != "TLSv1.3":
+            return self._object.get_channel_binding("tls-unique") or b""
+        return b""
+
+    def __str__(self) -> str:
+        return f"{self.version} {self.cipher}"
+
+
+class Connection(asyncio.Protocol):
+    """A peer.
+
+    `on_made` is called with this object when the transport is there. `peer_address` is a textual IP address ("" for a unix
+    socket); after a PROXY header it is the address of the real client.
+    """
+
+    __slots__ = (
+        "_closed_waiter",
+        "_deadline",
+        "_drain_waiter",
+        "_eof",
+        "_expired",
+        "_inbox",
+        "_inbox_bytes",
+        "_interruptible",
+        "_loop",
+        "_lost",
+        "_lost_reason",
+        "_on_made",
+        "_out",
+        "_out_bytes",
+        "_reading_paused",
+        "_send_deadline",
+        "_timer",
+        "_timer_at",
+        "_transport",
+        "_waiter",
+        "_writing_paused",
+        "bytes_in",
+        "bytes_out",
+        "draining",
+        "local_address",
+        "local_port",
+        "peer_address",
+        "peer_port",
+        "send_timeout",
+        "tls",
+    )
+
+    def __init__(
+        self,
+        on_made: Callable[[Connection], None] | None = None,
+        *,
+        loop: asyncio.AbstractEventLoop | None = None,
+        send_timeout: float = SEND_TIMEOUT_SECONDS,
+    ) -> None:
+        self._loop = loop or asyncio.get_running_loop()
+        self._on_made = on_made
+        self._transport: Any = None
+        self.peer_address = ""
+        self.peer_port = 0
+        self.local_address = ""
+        self.local_port = 0
+        self.tls: TlsInfo | None = None
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.draining = False
+        self.send_timeout = send_timeout
+        self._inbox: bytes | list[bytes] = b""
+        self._inbox_bytes = 0
+        self._out: list[bytes] = []
+        self._out_bytes = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._drain_waiter: asyncio.Future[None] | None = None
+        self._closed_waiter: asyncio.Future[None] | None = None
+        self._interruptible = False
+        self._reading_paused = False
+        self._writing_paused = False
+        self._eof = False
+        self._lost = False
+        self._lost_reason = ""
+        self._deadline = 0.0
+        self._send_deadline = 0.0
+        self._expired = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+
+    # What the event loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES, low=WRITE_LOW_BYTES)
+        peer = transport.get_extra_info("peername")
+        if type(peer) is tuple:
+            self.peer_address, self.peer_port = peer[0], peer[1]
+            here = transport.get_extra_info("sockname")
+            self.local_address, self.local_port = here[0], here[1]
+        on_made, self._on_made = self._on_made, None
+        if on_made is not None:
+            on_made(self)
+
+    def data_received(self, data: bytes) -> None:
+        size = len(data)
+        self.bytes_in += size
+        inbox = self._inbox
+        if not inbox:
+            self._inbox = data
+        elif type(inbox) is list:
+            inbox.append(data)
+        else:
+            self._inbox = [inbox, data]  # type: ignore[list-item]
+        self._inbox_bytes += size
+        waiter = self._waiter
+        if waiter is not None:
+            if not waiter.done():
+                waiter.set_result(None)
+        elif self._inbox_bytes >= INBOX_BYTES and not self._reading_paused:
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        self._eof = True
+        self._wake()
+        return True  # half-closed: the peer may still wait for replies (no effect under TLS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
+        if exc is not None and not self._lost_reason:
+            self._lost_reason = str(exc) or type(exc).__name__
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._out.clear()
+        self._wake()
+        for waiter in (self._drain_waiter, self._closed_waiter):
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+
+    def pause_writing(self) -> None:
+        self._writing_paused = True
+
+    def resume_writing(self) -> None:
+        self._writing_paused = False
+        waiter = self._drain_waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    # Reading
+
+    async def receive(self, *, interruptible: bool = False) -> bytes:
+        """Write what is buffered, wait until the peer has read it, and return the next bytes; b"" at the end of input.
+
+        Raises:
+            DeadlineExceeded: the deadline of `set_deadline` passed, even when bytes are there (a slow peer sends some always).
+            SendTimeout: the peer does not read.
+            ConnectionLost: reset, or closed by us.
+            Draining: the server stops, and `interruptible` said that now is a good moment.
+        """
+        if self._out:
+            self._hand_over()
+        if self._writing_paused:
+            await self._drained()
+        while not self._inbox:
+            if self._expired:
+                raise DeadlineExceeded("timeout", "no complete input before the deadline")
+            if self._eof:
+                return b""
+            if self._lost:
+                raise ConnectionLost(self._lost_reason or "connection closed")
+            if interruptible and self.draining:
+                raise Draining("server is shutting down")
+            if self._reading_paused:
+                self._resume_reading()
+            waiter = self._waiter = self._loop.create_future()
+            self._interruptible = interruptible
+            try:
+                await waiter
+            finally:
+                self._waiter = None
+        if self._expired:
+            raise DeadlineExceeded("timeout", "no complete input before the deadline")
+        inbox, self._inbox = self._inbox, b""
+        self._inbox_bytes = 0
+        if self._reading_paused:
+            self._resume_reading()
+        return b"".join(inbox) if type(inbox) is list else inbox  # type: ignore[return-value]
+
+    def unread(self, data: bytes) -> None:
+        """Put bytes back in front of everything that is not yet received."""
+        if not data:
+            return
+        inbox = self._inbox
+        if not inbox:
+            self._inbox = data
+        elif type(inbox) is list:
+            inbox.insert(0, data)
+        else:
+            self._inbox = [data, inbox]  # type: ignore[list-item]
+        self._inbox_bytes += len(data)
+
+    @property
+    def has_input(self) -> bool:
+        """Whether bytes wait that `receive` would return without waiting."""
+        return bool(self._inbox)
+
+    def _resume_reading(self) -> None:
+        self._reading_paused = False
+        if not self._lost:
+            self._transport.resume_reading()
+
+    # Writing
+
+    def write(self, data: bytes) -> None:
+        """Buffer bytes for the next `receive` or `flush`. Whoever writes much calls `flush` in between."""
+        if not data or self._lost:
+            return
+        self._out.append(data)
+        self._out_bytes += len(data)
+        if self._out_bytes >= WRITE_HIGH_BYTES:
+            self._hand_over()
+
+    async def flush(self) -> None:
+        """Hand what is buffered to the transport, and wait while more than `WRITE_HIGH_BYTES` of it are unsent.
+
+        Raises:
+            SendTimeout, ConnectionLost
+        """
+        if self._out:
+            self._hand_over()
+        if self._writing_paused:
+            await self._drained()
+        if self._lost:
+            raise ConnectionLost(self._lost_reason or "connection closed")
+
+    def _hand_over(self) -> None:
+        out = self._out
+        data = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        self._out_bytes = 0
+        if not self._lost:
+            self.bytes_out += len(data)
+            self._transport.write(data)
+
+    async def _drained(self) -> None:
+        """Wait until the transport asks for more."""
+        self._send_deadline = self._loop.time() + self.send_timeout
+        self._arm(self._send_deadline)
+        try:
+            while self._writing_paused and not self._lost:
+                waiter = self._drain_waiter = self._loop.create_future()
+                try:
+                    await waiter
+                finally:
+                    self._drain_waiter = None
+        finally:
+            self._send_deadline = 0.0
+        if self._lost and self._lost_reason == "send timeout":
+            raise SendTimeout("send timeout", f"the peer read nothing for {self.send_timeout:g} s")
+
+    # Deadlines
+
+    def set_deadline(self, seconds: float | None) -> None:
+        """From now on `receive` may take this long in total, over several calls; None = for ever."""
+        self._expired = False
+        if seconds is None:
+            self._deadline = 0.0
+            return
+        self._deadline = deadline = self._loop.time() + seconds
+        if self._timer is None or self._timer_at > deadline:
+            self._arm(deadline)
+
+    def _arm(self, when: float) -> None:
+        if self._lost:
+            return
+        if self._timer is not None:
+            if self._timer_at <= when:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(when, self._timer_fired)
+        self._timer_at = when
+
+    def _timer_fired(self) -> None:
+        self._timer = None
+        # The loop's clock has a resolution of 1 ms, and a timer may fire that much early.
+        now = self._loop.time() + 0.002
+        if self._send_deadline and self._send_deadline <= now:
+            self._lost_reason = "send timeout"
+            self.abort()
+            return
+        if self._deadline and self._deadline <= now:
+            self._deadline = 0.0
+            self._expired = True
+            self._wake()
+        nearest = min(self._deadline or self._send_deadline, self._send_deadline or self._deadline)
+        if nearest:
+            self._arm(nearest)
+
+    # Draining, TLS, the end
+
+    def drain(self) -> None:
+        """Tell the session that the server stops: an interruptible `receive` raises Draining, now or at its next call."""
+        self.draining = True
+        waiter = self._waiter
+        if self._interruptible and waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    async def start_tls(
+        self,
+        context: ssl.SSLContext,
+        final_plaintext: bytes = b"",
+        *,
+        server_side: bool = True,
+        server_hostname: str | None = None,
+        timeout: float = HANDSHAKE_TIMEOUT_SECONDS,
+    ) -> None:
+        """Upgrade to TLS; `final_plaintext` is the last reply in the clear (RFC 3207 §4, RFC 2595 §4).
+
+        The caller resets its session afterwards (RFC 3207 §4.2).
+
+        Raises:
+            PipelinedPlaintext: input follows already; nothing was written, the connection still works.
+            TlsFailed, SendTimeout, ConnectionLost
+        """
+        if self._inbox:
+            raise PipelinedPlaintext("input after the command that starts TLS")
+        if self._lost or self._eof:
+            raise ConnectionLost(self._lost_reason or "connection closed")
+        # Before the reply is written: otherwise the ClientHello may arrive here as plaintext.
+        if not self._reading_paused:
+            self._reading_paused = True
+            self._transport.pause_reading()
+        if final_plaintext:
+            self._out.append(final_plaintext)
+        if self._out:
+            self._hand_over()
+        if self._transport.get_write_buffer_size():
+            self._transport.set_write_buffer_limits(high=0, low=0)
+            self._writing_paused = self._transport.get_write_buffer_size() > 0
+            await self._drained()
+        if self._lost:
+            raise ConnectionLost(self._lost_reason or "connection closed")
+        try:
+            transport = await self._loop.start_tls(
+                self._transport,
+                self,
+                context,
+                server_side=server_side,
+                server_hostname=server_hostname,
+                ssl_handshake_timeout=timeout,
+                ssl_shutdown_timeout=SHUTDOWN_TIMEOUT_SECONDS,
+            )
+        except (OSError, ssl.SSLError, TimeoutError) as error:
+            self.abort()
+            raise TlsFailed("TLS handshake failed", _reason_of(error)) from None
+        except BaseException:
+            self.abort()
+            raise
+        if transport is None:
+            raise TlsFailed("TLS handshake failed", "the peer closed the connection")
+        self._transport = transport
+        self._reading_paused = False
+        self._writing_paused = False
+        transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES, low=WRITE_LOW_BYTES)
+        self.tls = TlsInfo(transport.get_extra_info("ssl_object"), getattr(context, "end_point", b""))
+
+    async def close(self) -> None:
+        """Send what is buffered, close, and be gone after at most `CLOSE_TIMEOUT_SECONDS`; safe to call twice."""
+        if self._lost or self._transport is None:
+            return
+        self._deadline = 0.0
+        if self._out:
+            self._hand_over()
+        if (self._inbox or self._reading_paused) and not self._eof:
+            await self._linger()
+        if self._lost:
+            return
+        self._transport.close()
+        if not self.tls and not self._transport.get_write_buffer_size():
+            return  # nothing can be stuck: the socket is closed in the next turn of the loop
+        timer = self._loop.call_later(CLOSE_TIMEOUT_SECONDS, self.abort)
+        try:
+            while not self._lost:
+                self._closed_waiter = self._loop.create_future()
+                await self._closed_waiter
+        except BaseException:
+            self.abort()
+            raise
+        finally:
+            self._closed_waiter = None
+            timer.cancel()
+
+    async def _linger(self) -> None:
+        """Read and forget input for a moment: closing a socket with unread input sends a reset, which overtakes our reply."""
+        self._expired = False
+        with contextlib.suppress(RuntimeError, NotImplementedError, OSError):
+            if self.tls is None and self._transport.can_write_eof():
+                self._transport.write_eof()
+        self.set_deadline(LINGER_SECONDS)
+        with contextlib.suppress(RusmesError):
+            while await self.receive():
+                pass
+        self._deadline = 0.0
+
+    def abort(self) -> None:
+        """Cut the connection now."""
+        if self._transport is not None and not self._lost:
+            self._transport.abort()
+
+    @property
+    def is_lost(self) -> bool:
+        return self._lost
+
+
+async def connect(
+    address: str,
+    port: int,
+    *,
+    timeout: float,
+    source: str = "",
+    send_timeout: float = SEND_TIMEOUT_SECONDS,
+) -> Connection:
+    """A connection to an IP address and port, from the local address `source` ("" = the system chooses).
+
+    Raises:
+        OSError: refused, unreachable, or the source is not ours.
+        TimeoutError: no answer within `timeout` seconds.
+    """
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(timeout):
+        _, connection = await loop.create_connection(
+            lambda: Connection(loop=loop, send_timeout=send_timeout),
+            address,
+            port,
+            local_addr=(source, 0) if source else None,
+        )
+    return connection
+
+
+def _reason_of(error: BaseException) -> str:
+    reason = getattr(error, "reason", None)
+    return str(reason or error or type(error).__name__)
