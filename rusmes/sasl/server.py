@@ -128,9 +128,10 @@ class OAuthBearer:
         if response is None:
             return Challenge(b"")
         header, separator, rest = _text(response).partition("\x01")
-        flag, authzid, empty = (header.split(",") + ["", "", "x"])[:3]
-        if not separator or flag not in ("n", "y") or empty:
+        parts = header.split(",")
+        if not separator or len(parts) != 3 or parts[0] not in ("n", "y") or parts[2]:
             raise MalformedResponse("malformed OAUTHBEARER message", "the GS2 header is wrong")
+        authzid = parts[1]
         if authzid and not authzid.startswith("a="):
             raise MalformedResponse("malformed OAUTHBEARER message", "the GS2 header is wrong")
         username = _name(scram.unescape_name(authzid[2:])) if authzid else ""
@@ -156,9 +157,9 @@ class XOAuth2:
 class ScramSha256:
     """RFC 5802, RFC 7677.
 
-    `binding` gives the data of a channel binding type, None without TLS. `plus` makes it SCRAM-SHA-256-PLUS. `plus_offered` says
-    whether the client was offered that one: then its "y" (I could, but you cannot) betrays an attacker who struck it
-    from our list (RFC 5802 §6).
+    `binding` gives the data of a channel binding type, None without TLS. `plus` makes it SCRAM-SHA-256-PLUS.
+    `plus_offered` says whether the client was offered that one: then its "y" (I could, but you cannot) betrays an attacker
+    who struck it from our list (RFC 5802 §6).
     """
 
     client_first = True
