@@ -129,7 +129,8 @@ def local(options: argparse.Namespace) -> None:
 
             def run(server: servers.Server, flags: Sequence[str] = flags) -> Sample:
                 messages = int((600 if server is chain else 10000) * options.scale)
-                argv = [measure.smtpload(), *flags, "-u", str(servers.USERS), "-m", str(messages), "-l", "3000", str(server.port)]
+                argv = [measure.smtpload(), *flags, "-u", str(servers.USERS), "-m", str(messages), "-l", "3000"]
+                argv.append(str(server.port))
                 if server is not chain:
                     return timed(server, argv, messages)
                 target = chain.delivered() + messages
@@ -158,12 +159,13 @@ def large(options: argparse.Namespace) -> None:
         while load.poll() is None:
             peak = max(peak, measure.resident_bytes(ours.root_pid()))
             time.sleep(0.1)
-        print(f"20 x 50 MB: base {base >> 20} MiB, peak {peak >> 20} MiB, growth {(peak - base) >> 20} MiB, exit {load.returncode}")
+        grown = (peak - base) / 1e6
+        print(f"20 x 50 MB: base {base / 1e6:.0f} MB, peak {peak / 1e6:.0f} MB, growth {grown:.0f} MB, exit {load.returncode}")
 
 
 def idle(options: argparse.Namespace) -> None:
     """10,000 idle SMTP connections after the banner and EHLO: memory over the base."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     wanted = min(10_000, hard - 100)
     ours = servers.Rusmes(Path(options.scratch), PORT + 10, users=1)
@@ -186,7 +188,8 @@ def idle(options: argparse.Namespace) -> None:
         sockets = asyncio.run(connect())
         time.sleep(1)
         grown = measure.resident_bytes(ours.root_pid()) - base
-        print(f"{len(sockets)} idle: {grown / 1e6:.1f} MB over a base of {base / 1e6:.1f} MB, {grown / len(sockets):.0f} bytes each")
+        each = grown / len(sockets)
+        print(f"{len(sockets)} idle: {grown / 1e6:.1f} MB over a base of {base / 1e6:.1f} MB, {each:.0f} bytes each")
         for peer in sockets:
             peer.close()
 
