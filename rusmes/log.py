@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import time
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Final
@@ -32,9 +33,11 @@ MAX_VALUE_CHARACTERS: Final = 1000
 
 MAX_TRACEBACK_CHARACTERS: Final = 16000
 
-MAX_BUFFER_BYTES: Final = 32 * 1024
 PIPE_ATOMIC_BYTES: Final = 4096
 """POSIX PIPE_BUF: what several processes can write to a pipe without mixing (Linux: 4096)."""
+
+WAIT_FOR_READER_SECONDS: Final = 0.05
+"""How long a line may wait for a full pipe before it is dropped and counted."""
 
 SECRET_NAMES: Final = frozenset(
     {
@@ -154,7 +157,7 @@ class LogSink:
 
 
 class DescriptorWriter:
-    """Writes to a descriptor that others may share and somebody else opened."""
+    """Writes to a descriptor that others share and somebody else opened: a terminal, a pipe, a redirected file."""
 
     __slots__ = ("descriptor",)
 
@@ -162,10 +165,18 @@ class DescriptorWriter:
         self.descriptor = descriptor
 
     def __call__(self, lines: bytes) -> None:
-        written = os.write(self.descriptor, lines)
-        while written < len(lines):
-            lines = lines[written:]
-            written = os.write(self.descriptor, lines)
+        """Write whole lines. Raises OSError when the reader is gone or does not read."""
+        while lines:
+            end = len(lines) if len(lines) <= PIPE_ATOMIC_BYTES else lines.rfind(b"\n", 0, PIPE_ATOMIC_BYTES) + 1
+            piece = lines[: end or len(lines)]
+            lines = lines[len(piece) :]
+            while piece:
+                try:
+                    piece = piece[os.write(self.descriptor, piece) :]
+                except BlockingIOError:
+                    # Another program may have made the shared pipe non-blocking.
+                    if not select.select([], [self.descriptor], [], WAIT_FOR_READER_SECONDS)[1]:
+                        raise
 
 
 def level_number(name: str) -> int:
