@@ -77,11 +77,13 @@ def test_no_line_is_lost_or_mixed_between_processes(tmp_path: Path) -> None:
         if child == 0:
             status = 1
             try:
-                logfiles.REOPEN_SECONDS = 0.01
-                sink = LogSink(LogFile(path), buffer_bytes=8000)
+                logfiles.REOPEN_SECONDS = 0.0
+                sink = LogSink(LogFile(path), buffer_bytes=4000)
                 log = SessionLog(f"s{writer}", "192.0.2.1", "smtp", sink=sink)
                 for number in range(lines):
                     log.info("line", number=number)
+                    if number % 50 == 0:
+                        time.sleep(0.005)  # so that files come and go while the writers are at it
                 sink.flush()
                 status = 0
             finally:
