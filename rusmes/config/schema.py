@@ -61,6 +61,8 @@ class Smtp(Struct, frozen=True, kw_only=True):
     """Implicit TLS."""
     max_message_size: Size = Size("50MB")
     """SIZE of EHLO (RFC 1870), for submission and LMTP too."""
+    max_header_size: Size = Size("100KB")
+    """Of a message's header block, for submission and LMTP too."""
     max_recipients: Positive = 1000
     """Of one transaction."""
     require_auth: bool = False
