@@ -1,0 +1,17 @@
+"""The queue: how mail gets in, and when it is tried again.
+
+What it is: the only entrance for mail (`intake`), and the engine that carries out what a plan could not do at once: relay,
+local delivery, the rest of a pipeline, holding. What it is not: a way to other servers (`delivery`), or a place
+where rows live (`storage`).
+
+RFC 5321 §4.5.4 (retries), §6.1 (responsibility), RFC 3461 (which notices are due). See `docs/queue.md`.
+
+Rules that hold everywhere in this package:
+1. Nothing is acknowledged, and no recipient forgotten, before its row is committed.
+2. An entry is changed by the runner alone, and only while it is *active*: taken out of what waits. So an operator's
+   hold and a delivery's outcome never overwrite each other.
+3. Outcomes whose commit fails stay in memory and are committed again; what was delivered is not delivered twice.
+
+Map: `api` the contract; `intake` acceptance; `schedule` times; `entry` one entry in memory; `sites` who may send at once;
+`outcomes` what happened, until it is committed; `runner` the engine; `control` the operator's hands.
+"""

@@ -105,9 +105,9 @@ class Target(Struct, frozen=True):
 class Report(Struct, frozen=True):
     """What became of one recipient, for the queue's row, the log and the notice to the sender.
 
-    `action` is that of RFC 3464 §2.3.3: delivered | relayed | delayed | failed. `relayed` means delivered to a server that knows
-    nothing of delivery notices, so it is we who tell the sender. `code` 0: no server has said it, we found out
-    ourselves. `text` has no control characters and at most 1000 of them.
+    `action` is that of RFC 3464 §2.3.3: delivered | relayed | delayed | failed. `relayed` means delivered to a server
+    that knows nothing of delivery notices, so it is we who tell the sender. `code` 0: no server has said it, we found
+    out ourselves. `text` has at most 1000 characters, none of them a control character.
     """
 
     recipient: Recipient

@@ -1,0 +1,278 @@
+"""Connections to other servers: how many, which one next, and which servers are not worth a try now.
+
+A connection belongs to a *lane*: a site under one TLS policy. An idle one waits for more mail of its lane for
+`idle_timeout`. The places of a site, and of all sites together, are counted in the table that all workers share, so the
+limits are exact; without that table (one process, tests) the pool counts alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from itertools import count
+from typing import Final
+
+from msgspec import Struct
+
+from rusmes._core.counters import SharedCounters
+from rusmes.clock import Clock
+from rusmes.delivery.routes import Endpoint, RoutePlan, RouteTable
+from rusmes.delivery.session import BrokenTls, Gone, Session, open_session
+from rusmes.delivery.tlspolicy import TlsPolicy
+from rusmes.metrics import DELIVERY_ACTIVE, DELIVERY_CONNECTIONS, DELIVERY_TLS, Metrics
+from rusmes.model.plan import Refusal
+from rusmes.queue.api import Busy
+
+DEAD_SECONDS: Final = 5.0
+MAX_DEAD_SECONDS: Final = 1800.0
+"""A server that cannot be reached is left alone for 5 s, then twice as long, up to half an hour; then one try decides."""
+MAX_DEAD: Final = 10_000
+
+Lane = tuple[str, str]
+"""(site, TLS mode)."""
+
+Opener = Callable[[Endpoint, RoutePlan, str, TlsPolicy, str, str], Awaitable[Session]]
+
+
+class _Dead(Struct):
+    since: float
+    until: float
+    seconds: float
+    reason: str
+
+
+class DeadHosts:
+    """Servers that could not be reached lately."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._dead: dict[tuple[str, int], _Dead] = {}
+
+    def reason(self, endpoint: Endpoint) -> str:
+        """Why this one should not be tried now; "" when it may. The first who asks after the time is over does the try."""
+        dead = self._dead.get((endpoint.address, endpoint.port))
+        if dead is None:
+            return ""
+        now = self._clock.monotonic()
+        if now < dead.until:
+            return dead.reason
+        dead.until = now + dead.seconds  # one probe; the others wait for its result
+        return ""
+
+    def failed(self, endpoint: Endpoint, reason: str, started: float) -> None:
+        """A try that was `started` then has failed; of several at once only the first counts."""
+        key = (endpoint.address, endpoint.port)
+        dead = self._dead.get(key)
+        if dead is not None and dead.since > started:
+            return
+        seconds = min(dead.seconds * 2, MAX_DEAD_SECONDS) if dead is not None else DEAD_SECONDS
+        while len(self._dead) >= MAX_DEAD:
+            del self._dead[next(iter(self._dead))]
+        now = self._clock.monotonic()
+        self._dead[key] = _Dead(now, now + seconds, seconds, reason)
+
+    def reached(self, endpoint: Endpoint) -> None:
+        if self._dead:
+            self._dead.pop((endpoint.address, endpoint.port), None)
+
+
+class Pool:
+    """Opens, lends, keeps and closes sessions."""
+
+    def __init__(
+        self,
+        routes: RouteTable,
+        tls: TlsPolicy,
+        clock: Clock,
+        hostname: str,
+        *,
+        max_connections: int,
+        metrics: Metrics | None = None,
+        limits: SharedCounters | None = None,
+        opener: Opener = open_session,
+    ) -> None:
+        self.routes = routes
+        self.max_connections = max_connections
+        self._tls = tls
+        self._clock = clock
+        self._hostname = hostname
+        self._metrics = metrics or Metrics()
+        self._limits = limits or SharedCounters(1, 1024)
+        self._opener = opener
+        self._idle: dict[Lane, deque[Session]] = {}
+        self._idle_timeouts: dict[Lane, float] = {}
+        self._in_use: dict[tuple[str, int], int] = {}
+        """Sessions by server, idle ones included: a server with one is not dead when another cannot be opened."""
+        self._dead = DeadHosts(clock)
+        self._sweep: asyncio.TimerHandle | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+        self._turn = count()
+
+    def take_idle(self, lane: Lane) -> Session | None:
+        """The session that was used last (the others may time out)."""
+        idle = self._idle.get(lane)
+        while idle:
+            session = idle.pop()
+            if session.connection.is_lost or session.connection.has_input:
+                self.drop(lane, session)  # it said goodbye, or something we did not ask for
+                continue
+            self._metrics.inc(DELIVERY_CONNECTIONS["reused"])
+            return session
+        return None
+
+    async def open(self, lane: Lane, plan: RoutePlan) -> Session:
+        """A new session with the best server of the plan that can be reached.
+
+        Raises:
+            Busy: the site, or all of them together, have as many connections as they may.
+            Gone, Refused: no server of the site takes us now.
+            NoEndpoint: the site has no server.
+        """
+        site = lane[0].encode()
+        if not self._limits.acquire(b"out", self.max_connections):
+            if not self._close_an_idle():
+                raise Busy
+            if not self._limits.acquire(b"out", self.max_connections):
+                raise Busy
+        if not self._limits.acquire(b"out:" + site, plan.limits.connections):
+            self._limits.release(b"out")
+            raise Busy
+        try:
+            session = await self._open(plan, lane[1])
+        except BaseException:
+            self._limits.release(b"out:" + site)
+            self._limits.release(b"out")
+            raise
+        self._metrics.inc(DELIVERY_CONNECTIONS["opened"])
+        self._metrics.add(DELIVERY_ACTIVE, 1)
+        return session
+
+    async def _open(self, plan: RoutePlan, mode: str) -> Session:
+        endpoints = await self.routes.endpoints(plan)
+        if isinstance(endpoints, Refusal):
+            raise NoEndpoint(endpoints)
+        failure: Gone | None = None
+        for endpoint in endpoints:
+            key = (endpoint.address, endpoint.port)
+            if not self._in_use.get(key) and (reason := self._dead.reason(endpoint)):
+                failure = failure or Gone(reason)
+                continue
+            started = self._clock.monotonic()
+            try:
+                session = await self._try(endpoint, plan, mode)
+            except Gone as error:
+                self._metrics.inc(DELIVERY_CONNECTIONS["failed"])
+                if self._in_use.get(key):
+                    raise Busy from None  # it works, but has enough of us
+                self._dead.failed(endpoint, error.text, started)
+                failure = error
+                continue
+            self._dead.reached(endpoint)
+            self._in_use[key] = self._in_use.get(key, 0) + 1
+            return session
+        assert failure is not None
+        raise failure
+
+    async def _try(self, endpoint: Endpoint, plan: RoutePlan, mode: str) -> Session:
+        source = self._source(endpoint, plan)
+        try:
+            session = await self._opener(endpoint, plan, mode, self._tls, self._hostname, source)
+        except BrokenTls:
+            self._metrics.inc(DELIVERY_TLS["failed"])
+            if mode != "opportunistic" or plan.implicit_tls:
+                raise
+            # T13: once more in the clear, and remembered.
+            self._tls.remember_failure(endpoint)
+            session = await self._opener(endpoint, plan, mode, self._tls, self._hostname, source)
+        secured = session.connection.tls is not None
+        self._metrics.inc(DELIVERY_TLS["verified" if session.is_secure else "unverified" if secured else "none"])
+        return session
+
+    def _source(self, endpoint: Endpoint, plan: RoutePlan) -> str:
+        family = ":" in endpoint.address
+        sources = [source for source in plan.source_addresses if (":" in source) == family]
+        return sources[next(self._turn) % len(sources)] if sources else ""
+
+    def give_back(self, lane: Lane, session: Session, plan: RoutePlan) -> None:
+        """The transaction is over and the connection is in step; keep it unless it has served enough mail."""
+        most = plan.messages_per_connection
+        if session.offered.max_messages:
+            most = min(most, session.offered.max_messages)
+        if session.sent >= most or session.connection.is_lost or plan.idle_timeout <= 0:
+            self.close(lane, session)
+            return
+        session.idle_since = self._clock.monotonic()
+        self._idle.setdefault(lane, deque()).append(session)
+        self._idle_timeouts[lane] = plan.idle_timeout
+        if self._sweep is None:
+            self._sweep = asyncio.get_running_loop().call_later(plan.idle_timeout, self._sweep_idle)
+
+    def close(self, lane: Lane, session: Session) -> None:
+        """QUIT in the background; the place is free at once."""
+        self._forget(lane, session)
+        task = asyncio.ensure_future(session.quit())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    def drop(self, lane: Lane, session: Session) -> None:
+        """The connection is of no use any more."""
+        self._forget(lane, session)
+        session.connection.abort()
+
+    def _forget(self, lane: Lane, session: Session) -> None:
+        key = (session.endpoint.address, session.endpoint.port)
+        left = self._in_use.get(key, 0) - 1
+        if left > 0:
+            self._in_use[key] = left
+        else:
+            self._in_use.pop(key, None)
+        self._limits.release(b"out:" + lane[0].encode())
+        self._limits.release(b"out")
+        self._metrics.add(DELIVERY_ACTIVE, -1)
+
+    def _close_an_idle(self) -> bool:
+        for lane, idle in self._idle.items():
+            if idle:
+                self.close(lane, idle.popleft())
+                return True
+        return False
+
+    def _sweep_idle(self) -> None:
+        self._sweep = None
+        now = self._clock.monotonic()
+        wait = 0.0
+        for lane in list(self._idle):
+            idle = self._idle[lane]
+            timeout = self._idle_timeouts[lane]
+            while idle and (now - idle[0].idle_since >= timeout - 0.01 or idle[0].connection.is_lost):
+                session = idle.popleft()
+                self.close(lane, session)
+            if idle:
+                left = timeout - (now - idle[0].idle_since)
+                wait = min(wait, left) if wait else left
+            else:
+                del self._idle[lane]
+                del self._idle_timeouts[lane]
+        if wait:
+            self._sweep = asyncio.get_running_loop().call_later(max(wait, 0.01), self._sweep_idle)
+
+    async def stop(self) -> None:
+        """Close what is idle, and wait until QUITs are said."""
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+        for lane, idle in self._idle.items():
+            while idle:
+                self.close(lane, idle.popleft())
+        self._idle.clear()
+        if self._closing:
+            await asyncio.gather(*self._closing, return_exceptions=True)
+
+
+class NoEndpoint(Exception):
+    """The site has no server that may be tried."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.text)
+        self.refusal = refusal

@@ -1,0 +1,287 @@
+"""One connection to another server, from the greeting to QUIT.
+
+RFC 5321 §4.5.3.2 (time-outs), §3.1 and RFC 7504 (servers that take no mail), RFC 3207 §4 (STARTTLS and what must be
+forgotten after it), RFC 4954 (AUTH).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+from typing import Final
+
+from rusmes.delivery.routes import Endpoint, Login, RoutePlan
+from rusmes.delivery.tlspolicy import TlsPolicy
+from rusmes.errors import RusmesError
+from rusmes.net.connection import Connection, DeadlineExceeded, PipelinedPlaintext, TlsFailed, connect
+from rusmes.sasl.client import ClientMechanism, choose
+from rusmes.sasl.questions import SaslError
+from rusmes.smtp.exchange import (
+    Extensions,
+    MalformedReply,
+    Reply,
+    ReplyReader,
+    ehlo_command,
+    harmless,
+    helo_command,
+    read_extensions,
+)
+
+# RFC 5321 §4.5.3.2. Each is for the whole reply, not for its next byte (L5s).
+GREETING_SECONDS: Final = 300.0
+COMMAND_SECONDS: Final = 300.0
+DATA_SECONDS: Final = 120.0
+BLOCK_SECONDS: Final = 180.0
+FINAL_SECONDS: Final = 600.0
+STARTTLS_SECONDS: Final = 120.0
+HANDSHAKE_SECONDS: Final = 60.0
+QUIT_SECONDS: Final = 2.0
+"""For the reply to QUIT, which changes nothing any more."""
+
+
+class Gone(Exception):
+    """The connection is of no use any more; `text` says why, `reply` is the server's last word if it said one."""
+
+    def __init__(self, text: str, reply: Reply | None = None) -> None:
+        super().__init__(text)
+        self.text = text
+        self.reply = reply
+
+
+class Refused(Gone):
+    """The server, or our policy, does not let us begin. `status` is an enhanced code of class 4, or 5 when it is for ever."""
+
+    def __init__(self, text: str, status: str, reply: Reply | None = None) -> None:
+        super().__init__(text, reply)
+        self.status = status
+
+
+class BrokenTls(Gone):
+    """TLS was offered and failed; under the opportunistic policy the next connection does without."""
+
+
+class Session:
+    """A greeted connection. `offered` is what EHLO told; `sent` counts transactions; `is_secure` = TLS with a verified peer."""
+
+    __slots__ = ("_reader", "connection", "endpoint", "idle_since", "is_secure", "name", "offered", "sent")
+
+    def __init__(self, connection: Connection, endpoint: Endpoint) -> None:
+        self.connection = connection
+        self.endpoint = endpoint
+        self.offered = Extensions()
+        self.sent = 0
+        self.is_secure = False
+        self.idle_since = 0.0
+        self.name = f"{endpoint.host}[{endpoint.address}]" if endpoint.host != endpoint.address else f"[{endpoint.address}]"
+        self._reader = ReplyReader()
+
+    # Replies
+
+    def send(self, data: bytes, replies: int = 1) -> None:
+        """Write commands that will be answered by `replies` replies; they go out with the next `reply`.
+
+        Raises:
+            Gone: a reply is there already (SO10).
+        """
+        try:
+            self._reader.expect(replies)
+        except MalformedReply as error:
+            raise Gone(f"{error.public}: {error.detail}") from None
+        self.connection.write(data)
+
+    async def reply(self, seconds: float) -> Reply:
+        """The next reply, within `seconds` in total.
+
+        Raises:
+            Gone: no reply came, or none that is one.
+        """
+        reader = self._reader
+        try:
+            reply = reader.next_reply()
+            if reply is not None:
+                return reply
+            self.connection.set_deadline(seconds)
+            while True:
+                data = await self.connection.receive()
+                if not data:
+                    raise Gone("the server closed the connection")
+                reader.feed(data)
+                reply = reader.next_reply()
+                if reply is not None:
+                    return reply
+        except DeadlineExceeded:
+            raise Gone(f"no reply within {seconds:g} s") from None
+        except MalformedReply as error:
+            raise Gone(f"{error.public}: {error.detail}" if error.detail else error.public) from None
+        except RusmesError as error:
+            raise Gone(f"connection lost: {harmless(error.public)}") from None
+
+    async def command(self, line: bytes, seconds: float = COMMAND_SECONDS) -> Reply:
+        """Raises Gone."""
+        self.send(line)
+        return await self.reply(seconds)
+
+    async def flush(self) -> None:
+        """Wait until the server has read most of what was written; Gone when it does not (L4s)."""
+        try:
+            await self.connection.flush()
+        except RusmesError as error:
+            # It may have said why before it closed (552 in the middle of a message that is too large).
+            last = await self._last_word()
+            raise Gone(f"connection lost: {harmless(error.public)}", last) from None
+
+    async def _last_word(self) -> Reply | None:
+        with contextlib.suppress(RusmesError):
+            if self.connection.has_input:
+                self._reader.feed(await self.connection.receive())
+            return self._reader.next_reply()
+        return None
+
+    async def quit(self) -> None:
+        """Part in peace; never raises for what the peer does."""
+        with contextlib.suppress(Gone, RusmesError):
+            if not self.connection.is_lost and self._reader.is_clean:
+                await self.command(b"QUIT\r\n", QUIT_SECONDS)
+        await self.connection.close()
+
+    # The beginning
+
+    async def greet(self, hostname: str) -> None:
+        """The greeting and EHLO.
+
+        Raises:
+            Gone, Refused
+        """
+        reply = await self.reply(GREETING_SECONDS)
+        if reply.code != 220:
+            # RFC 7504 §3: 521 says that there is no mail service at all; any other refusal may be for this moment.
+            raise Refused(f"refused at connect: {reply}", "5.3.2" if reply.code == 521 else "4.3.2", reply)
+        await self.hello(hostname)
+
+    async def hello(self, hostname: str) -> None:
+        """EHLO, or HELO where the server does not know it (RFC 5321 §3.2).
+
+        Raises:
+            Gone, Refused
+        """
+        reply = await self.command(ehlo_command(hostname))
+        if reply.code == 250:
+            self.offered = read_extensions(reply)
+            return
+        if 500 <= reply.code < 600:
+            reply = await self.command(helo_command(hostname))
+            if reply.code == 250:
+                self.offered = Extensions()
+                return
+        raise Refused(f"refused our name: {reply}", "4.3.2", reply)
+
+    async def secure(self, tls: TlsPolicy, mode: str, hostname: str) -> None:
+        """STARTTLS as `mode` (opportunistic | verify) demands, and a new EHLO.
+
+        Raises:
+            BrokenTls: the server cannot do what it offers; the connection is gone.
+            Refused: TLS is demanded and not to be had.
+            Gone
+        """
+        is_strict = mode != "opportunistic"
+        if not self.offered.starttls:
+            if is_strict:
+                raise Refused("TLS is required, and the server does not offer it", "4.7.10")
+            return
+        reply = await self.command(b"STARTTLS\r\n", STARTTLS_SECONDS)
+        if reply.code != 220:
+            if is_strict:
+                raise Refused(f"TLS is required, and the server refused it: {reply}", "4.7.10", reply)
+            return
+        if not self._reader.is_clean:
+            raise BrokenTls("the server sent plaintext after its go-ahead for TLS")  # SO9
+        await self.handshake(tls, mode)
+        self._reader = ReplyReader()
+        self._reader.expected = 0
+        # RFC 3207 §4.2: what was told in the clear is forgotten.
+        await self.hello(hostname)
+
+    async def handshake(self, tls: TlsPolicy, mode: str) -> None:
+        """Raises BrokenTls, Gone."""
+        context = tls.context(mode)
+        try:
+            await self.connection.start_tls(
+                context, server_side=False, server_hostname=self.endpoint.host, timeout=HANDSHAKE_SECONDS
+            )
+        except (TlsFailed, PipelinedPlaintext) as error:
+            raise BrokenTls(f"TLS failed: {harmless(error.detail or error.public)}") from None
+        except RusmesError as error:
+            raise Gone(f"connection lost: {harmless(error.public)}") from None
+        self.is_secure = mode != "opportunistic"
+
+    async def login(self, account: Login) -> None:
+        """AUTH (RFC 4954) with the strongest mechanism that both know; the password is never sent in the clear.
+
+        Raises:
+            Refused, Gone
+        """
+        tls = self.connection.tls
+        mechanism = choose(
+            self.offered.auth,
+            account.username,
+            account.password,
+            encrypted=tls is not None,
+            binding=tls.channel_binding if tls is not None else None,
+        )
+        if mechanism is None:
+            raise Refused("the server offers no login that does not show the password", "4.7.4")
+        try:
+            reply = await self._authenticate(mechanism)
+            if reply.code != 235:
+                raise Refused(f"login refused: {reply}", "4.7.8", reply)
+            mechanism.finished()
+        except SaslError as error:
+            raise Refused(f"login failed: {error.public}", "4.7.8") from None
+
+    async def _authenticate(self, mechanism: ClientMechanism) -> Reply:
+        initial = mechanism.initial()
+        line = f"AUTH {mechanism.name}".encode()
+        if initial is not None:
+            line += b" " + (base64.b64encode(initial) or b"=")
+        reply = await self.command(line + b"\r\n")
+        while reply.code == 334:
+            try:
+                answer = base64.b64encode(mechanism.respond(base64.b64decode(reply.lines[-1], validate=True)))
+            except (SaslError, binascii.Error):
+                return await self.command(b"*\r\n")
+            reply = await self.command(answer + b"\r\n")
+        return reply
+
+
+async def open_session(
+    endpoint: Endpoint, plan: RoutePlan, mode: str, tls: TlsPolicy, hostname: str, source: str = ""
+) -> Session:
+    """Connect, greet, secure and log in.
+
+    Raises:
+        Gone, Refused, BrokenTls: nothing of the connection is left.
+    """
+    try:
+        connection = await connect(
+            endpoint.address, endpoint.port, timeout=plan.connect_timeout, source=source, send_timeout=BLOCK_SECONDS
+        )
+    except TimeoutError:
+        raise Gone(f"connect to {endpoint}: no answer within {plan.connect_timeout:g} s") from None
+    except OSError as error:
+        raise Gone(f"connect to {endpoint}: {error.strerror or error}") from None
+    session = Session(connection, endpoint)
+    try:
+        if plan.implicit_tls:
+            await session.handshake(tls, mode)
+        await session.greet(hostname)
+        if not plan.implicit_tls and mode != "none" and not (mode == "opportunistic" and tls.speaks_clear(endpoint)):
+            await session.secure(tls, mode, hostname)
+        if plan.login is not None:
+            await session.login(plan.login)
+    except BaseException as error:
+        connection.abort()
+        if isinstance(error, Gone):
+            error.text = f"{session.name}: {error.text}"
+        raise
+    return session
