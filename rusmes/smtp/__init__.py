@@ -1,7 +1,8 @@
 """SMTP, submission and LMTP: the wire and the five rooms of the server.
 
-What it is: the sans-IO session (`session`), its limits, replies, the grammar of addresses and ESMTP parameters, trace header
-lines; and, on floor 5, `commands` and `server`. What it is not: the client side (`rusmes.delivery`), policy about who may send what (`mailet`).
+What it is: the sans-IO session (`session`), its limits, replies, the grammar of addresses and ESMTP
+parameters, trace header lines; and, on floor 5, `commands` and `server`.
+What it is not: the client side (`rusmes.delivery`), policy about who may send what (`mailet`).
 
 RFC 5321 (SMTP), 2920 (PIPELINING), 3030 (CHUNKING, BINARYMIME), 1870 (SIZE), 6152 (8BITMIME), 6531 (SMTPUTF8),
 3461 (DSN), 2034 and 3463 (enhanced status codes), 3207 (STARTTLS), 4954 (AUTH), 8689 (REQUIRETLS), 3848 ("with" values of

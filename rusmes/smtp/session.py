@@ -17,8 +17,8 @@ Events (`event.kind` is the class's constant; `isinstance` works as well):
 
     NEED_DATA    singleton, kind 0
     Command      kind COMMAND. One reply is due (but for BDAT, see below). `.verb` is one of
-                 EHLO HELO LHLO MAIL RCPT DATA BDAT RSET NOOP QUIT VRFY HELP AUTH STARTTLS XCLIENT, `.argument` the bytes after it
-                 (no surrounding blanks), `.text` the same as printable str (for logs, HELO).
+                 EHLO HELO LHLO MAIL RCPT DATA BDAT RSET NOOP QUIT VRFY HELP AUTH STARTTLS XCLIENT, `.argument` the bytes
+                 after it (no surrounding blanks), `.text` the same as printable str (for logs, HELO).
                  MAIL: `.address` (Address, None = null path) and `.parameters` (MailParameters).
                  RCPT: `.address` (never None) and `.parameters` (RcptParameters).
                  AUTH: `.mechanism` (upper case) and `.initial` (bytes | None, still base64; b"=" is the empty response).
@@ -47,8 +47,596 @@ STARTTLS: reply 220, take `final = session.data_to_send()`, `await connection.st
 `session.tls_started()`. The session has made sure that nothing was pipelined behind it (Malformed, fatal, otherwise).
 AUTH: reply 334 (`reply.challenge(bytes)`) for one more Line; 235 sets `session.authenticated`; anything else ends the exchange.
 
+`session.close()` ends the dialogue without a further reply; `data_to_send` still gives what was said.
+
 Attributes (read only unless said): `state` (State), `closed`, `helo` (str, printable), `esmtp` (EHLO or LHLO was used),
 `protocol`, `authenticated`, `tls` (set by tls_started or `tls=True`), `replies_due`, `recipients` (accepted in this
 transaction), `sender_given` (a transaction is open), `extensions` (settable: what is offered now; decides which parameters,
 BODY values and commands are known: SIZE 8BITMIME SMTPUTF8 CHUNKING BINARYMIME DSN STARTTLS AUTH REQUIRETLS XCLIENT).
 """
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from rusmes._core.smtp import (
+    BARE_CR,
+    BARE_LF,
+    BODY_CHUNK,
+    BODY_END,
+    CLOSED,
+    COMMAND,
+    FAULT,
+    HEADER_TOO_LARGE,
+    LINE,
+    MALFORMED,
+    MBOX_FROM,
+    NEED_DATA,
+    NUL,
+    TOO_LARGE,
+    VERBS,
+    BodyChunk,
+    BodyEnd,
+    Command,
+    CommandReader,
+    Fault,
+    Line,
+    Signal,
+)
+from rusmes.model.address import Address
+from rusmes.smtp import reply as replies
+from rusmes.smtp.address import AddressError, parse_path
+from rusmes.smtp.limits import Limits
+from rusmes.smtp.parameters import (
+    NO_MAIL_PARAMETERS,
+    NO_RCPT_PARAMETERS,
+    MailParameters,
+    ParameterError,
+    parse_mail_parameters,
+    parse_rcpt_parameters,
+)
+from rusmes.smtp.reply import Reply
+
+__all__ = [
+    "BARE_CR", "BARE_LF", "BODY_CHUNK", "BODY_END", "CLOSED", "COMMAND", "HEADER_TOO_LARGE", "LINE", "MALFORMED",
+    "MBOX_FROM", "NEED_DATA", "NUL", "TOO_LARGE", "BodyChunk", "BodyEnd", "Command", "Event", "Line", "Malformed", "Session",
+    "State", "refusal_of_body",
+]  # fmt: skip
+
+
+class Malformed(Struct, frozen=True):
+    """The wire or the order of commands was broken; what was wrong is consumed, and one reply is due."""
+
+    reason: str
+    reply: Reply
+    fatal: bool = False
+    verb: str = ""
+    kind: Literal[5] = MALFORMED
+
+
+Event = Signal | Command | Line | BodyChunk | BodyEnd | Malformed
+
+
+# The states, and how one leads to another.
+#
+# 1. A state changes only by a reply, never by what arrives: the peer and we must agree what has happened, and a reply is
+#    what makes it so. (One exception: the payload of BDAT follows its command without waiting for us.)
+# 2. Each state has a set of commands that may come; another one is answered 503 and changes nothing.
+# 3. EHLO (LHLO, HELO) and RSET end a transaction; so does the last reply to a message, whatever it says.
+# 4. A transaction is MAIL accepted, then RCPT accepted at least once, then DATA, or BDAT until LAST. A BDAT that is refused
+#    ends the transaction; chunks that were pipelined behind it are swallowed and answered 503 (RFC 3030 §2).
+# 5. EHLO, HELO, LHLO, DATA, STARTTLS, AUTH and its lines, QUIT and XCLIENT end a group of pipelined commands: after them the
+#    client waits, since their reply changes what its next octets mean (RFC 2920 §3.1, RFC 3207 §4.2, RFC 4954 §4). Octets
+#    that wait behind one of them when we read it are an attack or a client that is out of step: 554, and the end. Whatever
+#    follows the end of a message is the next group and is welcome there, QUIT included; so is what follows BDAT's payload.
+#    VRFY, NOOP and HELP would end a group too, but no answer to them changes the meaning of what follows: nothing is refused.
+# 6. CLOSED (221, 421, or the reply to something fatal) has no way out, and everything that waits is dropped.
+
+
+class State(Enum):
+    """Where the dialogue is."""
+
+    START = "start"
+    """Our greeting is due."""
+    REFUSED = "refused"
+    """We greeted with 554: only QUIT is of use (RFC 5321 §3.1)."""
+    GREET = "greet"
+    READY = "ready"
+    MAIL = "mail"
+    """A sender, no accepted recipient yet."""
+    RCPT = "rcpt"
+    DATA = "data"
+    """Message text is coming in."""
+    BDAT = "bdat"
+    """A chunk was begun and the last one is not answered."""
+    AUTH = "auth"
+    """A challenge is out."""
+    TLS = "tls"
+    """220 to STARTTLS is given, the handshake is not done."""
+    CLOSED = "closed"
+
+
+_BIT: Final = {verb: 1 << place for place, verb in enumerate(VERBS)}
+
+
+def _bits(verbs: str) -> int:
+    return sum(_BIT[verb] for verb in verbs.split())
+
+
+_MAIL, _RCPT, _DATA, _BDAT, _QUIT, _AUTH = (_BIT[verb] for verb in ("MAIL", "RCPT", "DATA", "BDAT", "QUIT", "AUTH"))
+_ENVELOPE: Final = _MAIL | _RCPT
+_HELLO: Final = _bits("EHLO HELO LHLO")
+_ANYWHERE: Final = _bits("EHLO HELO LHLO RSET NOOP QUIT VRFY HELP")
+_SYNCHRONIZES: Final = _bits("EHLO HELO LHLO DATA STARTTLS AUTH QUIT XCLIENT")
+_NOT_IMPLEMENTED: Final = _bits("EXPN TURN ETRN")
+_CHECKED: Final = _HELLO | _SYNCHRONIZES | _NOT_IMPLEMENTED | _bits("RSET VRFY BDAT")
+
+_ALLOWED: Final = {
+    State.START: 0,
+    State.REFUSED: _QUIT,
+    State.GREET: _ANYWHERE | _bits("XCLIENT"),
+    State.READY: _ANYWHERE | _bits("MAIL AUTH STARTTLS XCLIENT"),
+    State.MAIL: _ANYWHERE | _RCPT,
+    State.RCPT: _ANYWHERE | _RCPT | _DATA | _BDAT,
+    State.DATA: 0,
+    State.BDAT: _ANYWHERE | _BDAT,
+    State.AUTH: 0,
+    State.TLS: 0,
+    State.CLOSED: 0,
+}
+
+# What a reply is due to, beside a command (then it is the command's bit).
+_NOTHING: Final = 0
+_GREETING: Final = -1
+_MESSAGE: Final = -2
+_CHUNK: Final = -3
+_MALFORMED: Final = -4
+_FATAL: Final = -5
+_LINE: Final = -6
+
+_FAULTS: Final = {
+    "empty": ("syntax", replies.R500_SYNTAX, False),
+    "unknown": ("unknown-command", replies.R500_UNKNOWN, False),
+    "http": ("not-smtp", replies.R554_NOT_SMTP, True),
+    "tls": ("not-smtp", replies.R554_NOT_SMTP, True),
+    "control": ("syntax", replies.R501_SYNTAX, False),
+    "parameters": ("syntax", replies.R501_PARAMETERS, False),
+    "chunk-size": ("chunk-size", replies.R501_CHUNK_SIZE, True),
+    "bare-newline": ("bare-newline", replies.R500_BARE_NEWLINE, True),
+    "line-too-long": ("line-too-long", replies.R500_LINE_TOO_LONG, False),
+    "line-endless": ("line-too-long", replies.R500_LINE_TOO_LONG, True),
+    "body-endless": ("too-large", replies.R552_TOO_LARGE, True),
+}
+"""Reasons of the wire -> (our reason, reply, fatal)."""
+
+_NO_ARGUMENT: Final = frozenset({"DATA", "RSET", "QUIT", "STARTTLS"})
+_NEEDS_ARGUMENT: Final = frozenset({"EHLO", "HELO", "LHLO", "VRFY", "AUTH", "XCLIENT"})
+
+
+def refusal_of_body(faults: int) -> Reply:
+    """The reply to a message whose BodyEnd reports these faults (not 0)."""
+    if faults & TOO_LARGE:
+        return replies.R552_TOO_LARGE
+    if faults & HEADER_TOO_LARGE:
+        return replies.R552_HEADER_TOO_LARGE
+    if faults & NUL:
+        return replies.R550_NUL
+    if faults & (BARE_CR | BARE_LF):
+        return replies.R550_BARE_NEWLINE
+    return replies.R550_MBOX_FROM
+
+
+class Session:
+    """One SMTP, submission or LMTP dialogue. See the top of this module."""
+
+    __slots__ = (
+        "_allowed", "_binary", "_due", "_message_bytes", "_out", "_reader", "_rejected", "_skipped", "_utf8", "authenticated",
+        "closed", "esmtp", "extensions", "helo", "limits", "protocol", "recipients", "replies_due", "state", "tls",
+    )  # fmt: skip
+
+    def __init__(
+        self, limits: Limits, *, protocol: str = "smtp", extensions: frozenset[str] = frozenset(), tls: bool = False
+    ) -> None:
+        self.limits = limits
+        self.protocol = protocol
+        self.extensions = extensions
+        self.tls = tls
+        self._reader = CommandReader(
+            limits.command_line_bytes,
+            envelope_limit=limits.envelope_line_bytes,
+            auth_limit=limits.auth_line_bytes,
+            discard_limit=limits.discard_line_bytes,
+            bare_newline_allowed=limits.bare_newline == "normalize",
+        )
+        self._out: list[bytes] = []
+        self._skipped: Malformed | None = None
+        """What to say when the payload of a refused BDAT is swallowed."""
+        self.closed = False
+        self.helo = ""
+        self.esmtp = False
+        self.authenticated = False
+        self._due = _GREETING
+        self.replies_due = 1
+        self._forget_transaction()
+        self._set_state(State.START)
+
+    @property
+    def sender_given(self) -> bool:
+        """Whether a transaction is open."""
+        return self.state in (State.MAIL, State.RCPT, State.DATA, State.BDAT)
+
+    # In
+
+    def receive(self, data: bytes) -> None:
+        """Hand in what arrived. Dropped when the session is closed."""
+        if not self.closed:
+            self._reader.feed(data)
+
+    def next_event(self) -> Event:
+        """The next event; NEED_DATA when there is none, CLOSED for ever once the session is closed.
+
+        Raises:
+            RuntimeError: the last event is not answered yet.
+        """
+        if self._due:
+            return self._next_event_while_due()
+        event = self._reader.next_event()
+        if event.kind == COMMAND:
+            return self._take_command(event)
+        if event.kind == BODY_END:
+            return self._take_body_end(event)
+        if event.kind == FAULT:
+            return self._take_fault(event)
+        if event.kind == LINE:
+            return self._take_line(event)
+        return event
+
+    def discard_body(self) -> None:
+        """Give out no more BodyChunks of the message that is coming in; its BodyEnd comes as always."""
+        self._reader.discard_body()
+
+    # Out
+
+    def reply(self, reply: Reply) -> None:
+        """Give a reply. It is what moves the session on.
+
+        Raises:
+            RuntimeError: no reply is due (a 421 always may be given).
+        """
+        due = self._due
+        if due == _NOTHING and reply.code != 421:
+            raise RuntimeError(f"no reply is due in state {self.state.value}: {reply!r}")
+        self._out.append(reply.wire)
+        if reply.code == 421 or due == _FATAL:
+            self.close()
+            return
+        if self.replies_due > 1:
+            self.replies_due -= 1
+            return
+        self.replies_due = 0
+        self._due = _NOTHING
+        settle = _SETTLE.get(due)
+        if settle is not None:
+            settle(self, reply.code)
+
+    def data_to_send(self) -> bytes:
+        """The replies given since the last call, as one piece; b"" when there are none."""
+        out = self._out
+        if not out:
+            return b""
+        data = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        return data
+
+    def tls_started(self) -> None:
+        """The handshake that a 220 to STARTTLS announced is done: as if the client had just connected (RFC 3207 §4.2).
+
+        Raises:
+            RuntimeError: no 220 was given.
+        """
+        if self.state is not State.TLS:
+            raise RuntimeError("STARTTLS was not accepted")
+        self._reader.forget()
+        self.tls = True
+        self.authenticated = False
+        self._forget_hello()
+
+    def close(self) -> None:
+        """End the dialogue from our side: nothing more is read. Replies already given are still to be sent."""
+        self._reader.forget()
+        self._due = _FATAL
+        self.replies_due = 0
+        self.closed = True
+        self._set_state(State.CLOSED)
+
+    # Events
+
+    def _next_event_while_due(self) -> Event:
+        if self.closed:
+            return CLOSED
+        if self._due == _GREETING:
+            if self._reader.waiting:
+                # RFC 5321 §4.3.1: the client waits for the greeting.
+                return self._fatal(Malformed("early-talker", replies.R554_EARLY_TALKER, True))
+            return NEED_DATA
+        if self._due == _BDAT:
+            # Chunks come without a reply to their command.
+            self._due = _NOTHING
+            self.replies_due = 0
+            return self.next_event()
+        raise RuntimeError(f"a reply is due in state {self.state.value}")
+
+    def _take_command(self, command: Command) -> Event:
+        bit = command.bit
+        if not self._allowed & bit or bit & _CHECKED:
+            wrong = self._check(command, bit)
+            if wrong is not None:
+                return wrong
+        if bit & _ENVELOPE:
+            wrong = self._take_envelope(command, bit)
+            if wrong is not None:
+                return wrong
+        self._due = bit
+        self.replies_due = 1
+        return command
+
+    def _check(self, command: Command, bit: int) -> Event | None:
+        """What the hot commands do not need: waiting octets, order, arguments. NEED_DATA while a refused BDAT is swallowed."""
+        verb = command.verb
+        if bit & _SYNCHRONIZES and self._reader.waiting:
+            return self._fatal(Malformed("early-data", replies.R554_EARLY_DATA, True, verb))
+        wrong = self._find_wrong_order(bit)
+        if wrong is None and bit & _HELLO and (verb == "LHLO") != (self.protocol == "lmtp"):
+            wrong = replies.R500_WRONG_HELLO
+        if wrong is None and bit == _BDAT and "CHUNKING" not in self.extensions:
+            wrong = replies.R502_NOT_IMPLEMENTED
+        if wrong is not None:
+            refusal = Malformed("out-of-order" if wrong.code in (503, 554) else "not-implemented", wrong, False, verb)
+            if bit == _BDAT:
+                # RFC 3030 §2: the octets it announced are coming whatever we think of them.
+                self._skipped = refusal
+                self._reader.skip_chunk(command.size)
+                return self.next_event()
+            return self._refuse(refusal)
+        if bit == _BDAT:
+            return self._begin_chunk(command)
+        argument = command.argument
+        if (verb in _NO_ARGUMENT and argument) or (verb in _NEEDS_ARGUMENT and not argument):
+            wrong = replies.R501_NO_ARGUMENTS if argument else replies.R501_HELLO if bit & _HELLO else replies.R501_ARGUMENTS
+            return self._refuse(Malformed("syntax", wrong, False, verb))
+        if bit == _AUTH and len(argument.split(b" ")) > 2:
+            return self._refuse(Malformed("syntax", replies.R501_ARGUMENTS, False, verb))
+        if bit & _HELLO:
+            self.helo = command.text
+            self.esmtp = verb != "HELO"
+        return None
+
+    def _find_wrong_order(self, bit: int) -> Reply | None:
+        if bit & _NOT_IMPLEMENTED:
+            return replies.R502_NOT_IMPLEMENTED
+        if self._allowed & bit:
+            if bit == _DATA and self._binary:
+                return replies.R503_BINARY_NEEDS_BDAT
+            if bit == _BIT["STARTTLS"] and self.tls:
+                return replies.R503_ALREADY_TLS
+            if bit == _AUTH and self.authenticated:
+                return replies.R503_ALREADY_AUTHENTICATED  # RFC 4954 §4
+            return None
+        state = self.state
+        if state is State.GREET:
+            return replies.R503_HELLO_FIRST
+        if state is State.BDAT:
+            return replies.R503_CHUNKS_ONLY
+        if bit & (_RCPT | _DATA | _BDAT):
+            if self._rejected:
+                return replies.R554_NO_RECIPIENTS
+            return replies.R503_NO_TRANSACTION if state is State.READY else replies.R503_BAD_SEQUENCE
+        if bit == _MAIL:
+            return replies.R503_NESTED_MAIL
+        return replies.R503_IN_TRANSACTION if self.sender_given else replies.R503_BAD_SEQUENCE
+
+    def _begin_chunk(self, command: Command) -> Event | None:
+        limits = self.limits
+        if command.size > 2 * limits.max_message_bytes:
+            return self._fatal(Malformed("too-large", replies.R552_TOO_LARGE, True, "BDAT"))
+        self._reader.expect_chunk(
+            command.size,
+            command.last,
+            limits.max_message_bytes,
+            limits.max_header_bytes,
+            limits.bare_newline == "normalize",
+            self._binary,
+        )
+        self._set_state(State.BDAT)
+        return None
+
+    def _take_envelope(self, command: Command, bit: int) -> Malformed | None:
+        """Address and parameters of MAIL and RCPT; what is wrong with them, or None."""
+        try:
+            if bit == _MAIL:
+                parameters = self._mail_parameters(command)
+                address = self._address(command, parameters.smtputf8)
+                if address is not None and not address.domain:
+                    raise AddressError("Address needs a domain")
+                self._utf8 = parameters.smtputf8
+                self._binary = parameters.body == "BINARYMIME"
+                command.complete(address, parameters)
+                return None
+            pairs = command.pairs
+            found = NO_RCPT_PARAMETERS if pairs is None else parse_rcpt_parameters(pairs, self.extensions)
+            address = self._address(command, self._utf8)
+            if address is None:
+                raise AddressError("Recipient is empty")
+            command.complete(address, found)
+            return None
+        except ParameterError as error:
+            return self._refuse(Malformed("parameters", error.reply, False, command.verb))
+        except AddressError as error:
+            status = "5.1.7" if bit == _MAIL and error.status == "5.1.3" else error.status  # RFC 3463 §3.2
+            return self._refuse(Malformed("address", Reply(error.code, status, error.public), False, command.verb))
+
+    def _address(self, command: Command, smtputf8: bool) -> Address | None:
+        local = command.local
+        if local is not None:
+            return Address(local, command.domain)  # type: ignore[arg-type]
+        return parse_path(command.path or b"", smtputf8=smtputf8)
+
+    def _mail_parameters(self, command: Command) -> MailParameters:
+        pairs = command.pairs
+        if pairs is None:
+            return NO_MAIL_PARAMETERS
+        parameters = parse_mail_parameters(pairs, self.extensions)
+        if parameters.size > self.limits.max_message_bytes:
+            raise ParameterError(replies.too_large(self.limits.max_message_bytes))  # RFC 1870 §6.1
+        return parameters
+
+    def _take_line(self, line: Line) -> Event:
+        if self._reader.waiting:
+            return self._fatal(Malformed("early-data", replies.R554_EARLY_DATA, True, "AUTH"))
+        self._due = _LINE
+        self.replies_due = 1
+        return line
+
+    def _take_body_end(self, end: BodyEnd) -> BodyEnd:
+        if end.last:
+            self._due = _MESSAGE
+            # RFC 2033 §4.2: a reply for each recipient that was accepted.
+            self.replies_due = self.recipients if self.protocol == "lmtp" else 1
+        else:
+            self._due = _CHUNK
+            self.replies_due = 1
+        return end
+
+    def _take_fault(self, fault: Fault) -> Malformed:
+        reason = fault.reason
+        if reason == "chunk-skipped":
+            assert self._skipped is not None
+            refusal, self._skipped = self._skipped, None
+            return self._refuse(refusal)
+        if self.state is State.AUTH:
+            self._set_state(State.READY)
+        if reason == "syntax" or reason == "brackets":
+            syntax = replies.R501_MAIL_SYNTAX if fault.verb == "MAIL" else replies.R501_RCPT_SYNTAX
+            return self._refuse(Malformed("syntax", syntax, False, fault.verb))
+        word, reply, fatal = _FAULTS[reason]
+        malformed = Malformed(word, reply, fatal, fault.verb)
+        return self._fatal(malformed) if fatal else self._refuse(malformed)
+
+    def _refuse(self, malformed: Malformed) -> Malformed:
+        self._due = _MALFORMED
+        self.replies_due = 1
+        return malformed
+
+    def _fatal(self, malformed: Malformed) -> Malformed:
+        self._reader.forget()
+        self._due = _FATAL
+        self.replies_due = 1
+        return malformed
+
+    # Transitions: what a reply of this code to this means
+
+    def _set_state(self, state: State) -> None:
+        self.state = state
+        self._allowed = _ALLOWED[state]
+
+    def _forget_transaction(self) -> None:
+        self.recipients = 0
+        self._rejected = 0
+        self._utf8 = False
+        self._binary = False
+
+    def _forget_hello(self) -> None:
+        self.helo = ""
+        self.esmtp = False
+        self._forget_transaction()
+        self._set_state(State.GREET)
+
+    def _settle__greeting(self, code: int) -> None:
+        self._set_state(State.GREET if code < 400 else State.REFUSED)
+
+    def _settle__hello(self, code: int) -> None:
+        if code < 400:
+            self._reader.end_body()
+            self._forget_transaction()
+            self._set_state(State.READY)
+
+    def _settle__mail(self, code: int) -> None:
+        if code < 400:
+            self._set_state(State.MAIL)
+            self.recipients = 0
+            self._rejected = 0
+        else:
+            self._forget_transaction()
+
+    def _settle__rcpt(self, code: int) -> None:
+        if code < 400:
+            self.recipients += 1
+            if self.state is State.MAIL:
+                self._set_state(State.RCPT)
+        else:
+            self._rejected += 1
+
+    def _settle__data(self, code: int) -> None:
+        if code == 354:
+            limits = self.limits
+            self._reader.expect_data(limits.max_message_bytes, limits.max_header_bytes, limits.bare_newline == "normalize")
+            self._set_state(State.DATA)
+
+    def _settle__message(self, code: int) -> None:
+        self._forget_transaction()
+        self._set_state(State.READY)
+
+    def _settle__chunk(self, code: int) -> None:
+        if code >= 400:
+            self._settle__reset(250)
+
+    def _settle__reset(self, code: int) -> None:
+        if code < 400:
+            self._reader.end_body()
+            self._forget_transaction()
+            if self.state is not State.GREET:
+                self._set_state(State.READY)
+
+    def _settle__quit(self, code: int) -> None:
+        if code < 400:
+            self.close()
+
+    def _settle__auth(self, code: int) -> None:
+        if code == 334:
+            self._reader.expect_line()
+            self._set_state(State.AUTH)
+            return
+        self.authenticated = code < 300
+        self._set_state(State.READY)
+
+    def _settle__starttls(self, code: int) -> None:
+        if code < 400:
+            self._set_state(State.TLS)
+
+    def _settle__xclient(self, code: int) -> None:
+        if code < 400:
+            self.authenticated = False
+            self._forget_hello()
+
+
+_SETTLE: Final[dict[int, Callable[[Session, int], None]]] = {
+    _GREETING: Session._settle__greeting,
+    _BIT["EHLO"]: Session._settle__hello,
+    _BIT["HELO"]: Session._settle__hello,
+    _BIT["LHLO"]: Session._settle__hello,
+    _MAIL: Session._settle__mail,
+    _RCPT: Session._settle__rcpt,
+    _DATA: Session._settle__data,
+    _MESSAGE: Session._settle__message,
+    _CHUNK: Session._settle__chunk,
+    _BIT["RSET"]: Session._settle__reset,
+    _QUIT: Session._settle__quit,
+    _AUTH: Session._settle__auth,
+    _LINE: Session._settle__auth,
+    _BIT["STARTTLS"]: Session._settle__starttls,
+    _BIT["XCLIENT"]: Session._settle__xclient,
+}
