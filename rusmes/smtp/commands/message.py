@@ -1,0 +1,255 @@
+"""DATA and BDAT: a body goes to the intake's writer as it arrives, and the mail to the pipeline at its end.
+
+RFC 5321 §4.1.1.4, §4.4 (Received), §6.3 (loops); RFC 3030 (BDAT); RFC 2033 §4.2 (a reply for each recipient of LMTP);
+RFC 6409 §8 (what a submission server adds); RFC 8601 §5 (results that claim to be ours).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from rusmes._core.headers import find_value
+from rusmes.errors import StoreError, StoreFull
+from rusmes.metrics import (
+    MESSAGE_SECONDS,
+    SMTP_MESSAGE_BYTES,
+    SMTP_MESSAGES,
+    SMTP_MESSAGES_RECEIVED,
+    SMTP_MESSAGES_REJECTED,
+)
+from rusmes.model.mail import Mail
+from rusmes.smtp import authresults
+from rusmes.smtp.commands.envelope import TRANSACTION_TOO_LONG, is_rate_exceeded
+from rusmes.smtp.policy import MAX_RECEIVED_FIELDS
+from rusmes.smtp.received import date, received_line
+from rusmes.smtp.reply import (
+    R354_GO_AHEAD,
+    R450_RATE_LIMITED,
+    R451_STORE_FAILED,
+    R452_STORE_FULL,
+    R554_ROUTING_LOOP,
+    Reply,
+    accepted,
+    refused,
+)
+from rusmes.smtp.session import refusal_of_body
+
+if TYPE_CHECKING:
+    from rusmes.model.content import Content
+    from rusmes.queue.api import Outcome
+    from rusmes.smtp.commands.conversation import Conversation, Transaction
+    from rusmes.smtp.session import BodyEnd, Command
+
+
+async def data(conversation: Conversation, command: Command) -> Reply:
+    """Ask for the body, or refuse it."""
+    return begin_body(conversation) or R354_GO_AHEAD
+
+
+async def bdat(conversation: Conversation, command: Command) -> None:
+    """Take the first chunk of a message; the reply comes at the chunk's end, so a refusal waits until then."""
+    transaction = conversation.transaction
+    assert transaction is not None
+    if transaction.writer is None and transaction.refusal is None:
+        transaction.refusal = begin_body(conversation)
+        if transaction.refusal is not None:
+            conversation.session.discard_body()
+
+
+def begin_body(conversation: Conversation) -> Reply | None:
+    """Open the writer and put the Received line on top; or a refusal."""
+    transaction = conversation.transaction
+    assert transaction is not None
+    ports = conversation.ports
+    if ports.clock.monotonic() - transaction.started > conversation.policy.transaction_timeout:
+        return TRANSACTION_TOO_LONG
+    if is_rate_exceeded(conversation, take=True):
+        return R450_RATE_LIMITED
+    transaction.writer = ports.intake.writer()
+    return _write(conversation, transaction, _received(conversation, transaction))
+
+
+def take_chunk(conversation: Conversation, chunk: bytes) -> None:
+    """Bytes of the body. When they cannot be kept, the rest is swallowed and the refusal given at its end."""
+    transaction = conversation.transaction
+    assert transaction is not None
+    if transaction.writer is None:
+        return
+    transaction.refusal = _write(conversation, transaction, chunk)
+    if transaction.refusal is not None:
+        conversation.session.discard_body()
+
+
+def _write(conversation: Conversation, transaction: Transaction, chunk: bytes) -> Reply | None:
+    assert transaction.writer is not None
+    try:
+        transaction.writer.write(chunk)
+    except StoreError as error:
+        transaction.abandon()
+        conversation.log.error("body cannot be stored", queue_id=transaction.queue_id, error=str(error))
+        return _store_refusal(error)
+    return None
+
+
+def _store_refusal(error: Exception) -> Reply:
+    return R452_STORE_FULL if isinstance(error, StoreFull) else R451_STORE_FAILED
+
+
+def _received(conversation: Conversation, transaction: Transaction) -> bytes:
+    recipients = transaction.recipients
+    return received_line(
+        conversation.origin,
+        conversation.policy.hostname,
+        transaction.queue_id,
+        conversation.ports.clock.now(),
+        protocol=conversation.protocol_name(utf8=transaction.parameters.smtputf8),
+        # Only when there is one: RFC 5321 §7.2 warns of showing recipients to each other.
+        recipient=recipients[0].address if len(recipients) == 1 else None,
+    )
+
+
+async def end_of_body(conversation: Conversation, event: BodyEnd) -> list[Reply]:
+    """What to answer to the end of DATA or of a BDAT chunk: one reply, or one for each recipient."""
+    transaction = conversation.transaction
+    assert transaction is not None
+    refusal = transaction.refusal
+    if event.faults:
+        refusal = refusal_of_body(event.faults)
+    elif refusal is None and event.received_count > MAX_RECEIVED_FIELDS:
+        refusal = R554_ROUTING_LOOP
+    if refusal is not None:
+        return _refused(conversation, transaction, refusal)
+    if not event.last:
+        return [Reply(250, "2.0.0", f"{event.size} octets received")]
+    replies = await _hand_over(conversation, transaction)
+    conversation.transaction = None
+    return replies
+
+
+def _refused(conversation: Conversation, transaction: Transaction, refusal: Reply) -> list[Reply]:
+    count_message(conversation, "rejected" if refusal.code >= 500 else "deferred")
+    conversation.log.info(
+        "message refused",
+        queue_id=transaction.queue_id,
+        sender=sender_text(transaction),
+        recipients=len(transaction.recipients),
+        reply=refusal.code,
+        reason=refusal.lines[0],
+    )
+    due = conversation.session.replies_due
+    conversation.end_transaction()
+    return [refusal] * due
+
+
+async def _hand_over(conversation: Conversation, transaction: Transaction) -> list[Reply]:
+    """Give the mail to the intake; its bytes are durable when that returns, and only then is it acknowledged."""
+    ports, writer = conversation.ports, transaction.writer
+    assert writer is not None
+    # From here on the intake owns the content: a cancelled session must not pull a file from under a commit.
+    transaction.writer = None
+    try:
+        content = writer.finish()
+    except StoreError as error:
+        conversation.log.error("body cannot be stored", queue_id=transaction.queue_id, error=str(error))
+        return _refused(conversation, transaction, _store_refusal(error))
+    mail = _mail(conversation, transaction, content)
+    _mend_header(conversation, transaction, mail)
+    started = ports.clock.monotonic()
+    try:
+        outcome = await ports.intake.accept(mail)
+    except Exception as error:
+        if not content.stored:
+            writer.abort()
+        if not isinstance(error, StoreError):
+            conversation.log.error("intake failed", queue_id=transaction.queue_id, error=f"{type(error).__name__}: {error}")
+        return _refused(conversation, transaction, _store_refusal(error))
+    ports.metrics.observe(MESSAGE_SECONDS, ports.clock.monotonic() - started)
+    if any(refusal is None for refusal in outcome.refusals):
+        return _accepted(conversation, transaction, outcome, content.size)
+    if not content.stored:
+        writer.abort()
+    return _all_refused(conversation, transaction, outcome)
+
+
+def _mail(conversation: Conversation, transaction: Transaction, content: Content) -> Mail:
+    parameters = transaction.parameters
+    origin = conversation.origin
+    if parameters.smtputf8:
+        origin = replace(origin, protocol=conversation.protocol_name(utf8=True))
+    return Mail(
+        transaction.id,
+        transaction.sender,
+        transaction.recipients,
+        content,
+        origin,
+        created=conversation.ports.clock.now(),
+        body_type=parameters.body,
+        smtputf8=parameters.smtputf8,
+        requiretls=parameters.requiretls,
+        ret=parameters.ret,
+        envid=parameters.envid,
+    )
+
+
+def _mend_header(conversation: Conversation, transaction: Transaction, mail: Mail) -> None:
+    """What the header must not say (results under our name), and what a user's agent left out."""
+    policy = conversation.policy
+    if policy.listener == "lmtp":
+        return  # the MTA in front of us is one of ours
+    header = mail.content.header_block()
+    kept = authresults.foreign_results(header, policy.own_names)
+    if kept is not None:
+        mail.removed = mail.removed | {authresults.FIELD_NAME}
+        mail.prepended = [*mail.prepended, *kept]
+        conversation.log.warn("forged Authentication-Results removed", queue_id=transaction.queue_id)
+    if policy.listener == "submission":
+        # RFC 6409 §8.2, §8.3
+        if find_value(header, b"date") is None:
+            mail.prepended.insert(0, f"Date: {date(mail.created)}\r\n".encode())
+        if find_value(header, b"message-id") is None:
+            mail.prepended.insert(0, f"Message-ID: <{transaction.queue_id}@{policy.hostname}>\r\n".encode())
+
+
+def _accepted(conversation: Conversation, transaction: Transaction, outcome: Outcome, size: int) -> list[Reply]:
+    """At least one recipient's mail is durable."""
+    metrics = conversation.ports.metrics
+    count_message(conversation, "accepted")
+    metrics.inc(SMTP_MESSAGES_RECEIVED)
+    metrics.observe(SMTP_MESSAGE_BYTES, size)
+    conversation.messages += 1
+    conversation.errors = 0
+    if conversation.is_trusted:
+        conversation.unknown_recipients = 0
+    conversation.log.info(
+        "message accepted",
+        queue_id=transaction.queue_id,
+        sender=sender_text(transaction),
+        recipients=len(transaction.recipients),
+        size=size,
+    )
+    done = accepted(transaction.queue_id)
+    if conversation.policy.protocol != "lmtp":
+        return [done]
+    return [done if refusal is None else refused(refusal) for refusal in outcome.refusals]
+
+
+def _all_refused(conversation: Conversation, transaction: Transaction, outcome: Outcome) -> list[Reply]:
+    """The pipeline refused every recipient. One that may succeed later decides for SMTP's single reply."""
+    refusals = [refusal for refusal in outcome.refusals if refusal is not None]
+    temporary = [refusal for refusal in refusals if not refusal.is_permanent]
+    deciding = refused((temporary or refusals)[0])
+    replies = _refused(conversation, transaction, deciding)
+    return [refused(refusal) for refusal in refusals] if conversation.policy.protocol == "lmtp" else replies
+
+
+def sender_text(transaction: Transaction) -> str:
+    return "<>" if transaction.sender is None else str(transaction.sender)
+
+
+def count_message(conversation: Conversation, outcome: str) -> None:
+    metrics = conversation.ports.metrics
+    metrics.inc(SMTP_MESSAGES[outcome])
+    if outcome == "rejected":
+        metrics.inc(SMTP_MESSAGES_REJECTED)

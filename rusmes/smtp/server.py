@@ -1,0 +1,465 @@
+"""One coroutine for each client: bytes to the session, events to the commands, replies back.
+
+The only flush is when more input is needed, so a batch of pipelined commands is answered in one system call. What is decided
+here is about time and order (deadlines, TLS, draining, how many errors are enough); what a command means is in
+`rusmes.smtp.commands`, what bytes mean in `rusmes.smtp.session`.
+
+RFC 5321 §4.5.3.2 (timeouts), §3.8 (421); RFC 3207 (STARTTLS); RFC 2920 (PIPELINING).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from rusmes._core.counters import Metrics, SharedCounters
+from rusmes.auth.api import Authenticator, Directory
+from rusmes.clock import Clock
+from rusmes.config.schema import Config
+from rusmes.log import SessionLog
+from rusmes.metrics import (
+    SMTP_COMMANDS,
+    SMTP_CONNECTIONS,
+    SMTP_ERRORS,
+    SMTP_REPLIES,
+    SMTP_SESSION_SECONDS,
+    TLS_FAILURES,
+    TLS_HANDSHAKE_SECONDS,
+    TLS_SESSIONS,
+)
+from rusmes.model.ids import IdSource
+from rusmes.net.connection import Connection, ConnectionLost, DeadlineExceeded, Draining, TlsFailed
+from rusmes.queue.api import Intake
+from rusmes.smtp.commands import COMMANDS, ENDS_GROUP, JUNK, message
+from rusmes.smtp.commands.conversation import Conversation, Ports
+from rusmes.smtp.commands.greeting import banner
+from rusmes.smtp.policy import (
+    GRACE_SECONDS,
+    HANDSHAKE_SECONDS,
+    MAX_JUNK_COMMANDS,
+    MIN_BYTES_PER_SECOND,
+    Listener,
+    Policy,
+)
+from rusmes.smtp.reply import (
+    R220_READY_FOR_TLS,
+    R421_INTERNAL,
+    R421_OVERLOADED,
+    R421_SHUTTING_DOWN,
+    R421_TIMEOUT,
+    R421_TOO_MANY_CONNECTIONS,
+    R421_TOO_MANY_ERRORS,
+    R454_TLS_UNAVAILABLE,
+    R503_IN_TRANSACTION,
+    R554_EARLY_DATA,
+    Reply,
+    challenge,
+    refused,
+)
+from rusmes.smtp.session import NEED_DATA, BodyChunk, BodyEnd, Command, Line, Malformed, Session
+
+MAX_UNSENT_REPLIES: Final = 256
+"""Replies kept back for one write; 256 are about 8 KiB. More would let a client that never reads fill our memory."""
+
+TOO_SLOW: Final = Reply(421, "4.4.2", "Message comes too slowly, closing connection")
+TOO_MUCH_JUNK: Final = Reply(421, "4.7.0", "Too many commands without mail, closing connection")
+LOCKED_OUT: Final = Reply(421, "4.7.0", "Too many failed logins from your network, try again later")
+BLOCKED: Final = Reply(554, "5.7.1", "Access denied")
+
+_REFUSALS: Final = {
+    "blocked": BLOCKED,
+    "per_ip": R421_TOO_MANY_CONNECTIONS,
+    "rate": R421_TOO_MANY_CONNECTIONS,
+    "draining": R421_SHUTTING_DOWN,
+}
+_CLASSES: Final = tuple(SMTP_REPLIES.get(f"{digit}xx", 0) for digit in range(6))
+
+
+class SmtpService:
+    """MX, submission or LMTP: what a listener runs for each connection.
+
+    `apply` takes over a new configuration; sessions that are open follow at their next transaction.
+
+    Args:
+        tls: the current context, None where TLS cannot be offered.
+        implicit_tls: the handshake comes before the banner (RFC 8314 §3.3).
+        sleep: waits that slow a client down; tests hand over their own.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        listener: Listener,
+        intake: Intake,
+        directory: Directory,
+        authenticator: Authenticator,
+        tls: Callable[[], ssl.SSLContext | None],
+        limits: SharedCounters,
+        metrics: Metrics,
+        clock: Clock,
+        ids: IdSource,
+        implicit_tls: bool = False,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.protocol = "smtp" if listener == "mx" else listener
+        self.listener: Listener = listener
+        self.implicit_tls = implicit_tls
+        self.tls = tls
+        self.ports = Ports(intake, directory, authenticator, limits, metrics, clock, ids, sleep)
+        self.apply(config)
+
+    def apply(self, config: Config) -> None:
+        """Take over a new configuration."""
+        hostname = config.hostname or socket.getfqdn()
+        self.policy = Policy(config, self.listener, hostname=hostname, implicit_tls=self.implicit_tls)
+
+    def refusal(self, reason: str) -> bytes:
+        """What a client hears that is not served at all; `reason` is a label of CONNECTIONS_REFUSED."""
+        return b"" if self.implicit_tls else _REFUSALS.get(reason, R421_OVERLOADED).wire
+
+    async def handle(self, connection: Connection, log: SessionLog) -> None:
+        """Serve one client to its end."""
+        await _Dialogue(self, connection, log).run()
+
+
+class _ExchangeBroken(Exception):
+    """The client's part of an AUTH exchange was malformed, and has been answered."""
+
+
+class _Ended(Exception):
+    """The connection ends here; the text says why, and what there was to say has been said."""
+
+
+class _Dialogue:
+    """One connection's loop and its clocks."""
+
+    __slots__ = (
+        "_body_seconds",
+        "_connection",
+        "_conversation",
+        "_in_body",
+        "_last_reply",
+        "_log",
+        "_metrics",
+        "_service",
+        "_session",
+        "_unsent",
+        "_verbose",
+        "_waiting_for_line",
+    )
+
+    def __init__(self, service: SmtpService, connection: Connection, log: SessionLog) -> None:
+        policy = service.policy
+        self._service = service
+        self._connection = connection
+        self._log = log
+        self._metrics = service.ports.metrics
+        self._session = Session(policy.limits, protocol=policy.protocol, tls=service.implicit_tls)
+        self._conversation = Conversation(
+            service.ports,
+            policy,
+            self._session,
+            log,
+            connection.peer_address,
+            connection.peer_port,
+            lambda: connection.draining,
+            self._ask,
+        )
+        self._in_body = False
+        self._body_seconds = 0.0
+        self._waiting_for_line = False
+        self._unsent = 0
+        self._last_reply = R421_INTERNAL
+        self._verbose = log.enabled("debug")
+
+    async def run(self) -> None:
+        clock = self._service.ports.clock
+        started = clock.monotonic()
+        self._metrics.inc(SMTP_CONNECTIONS)
+        reason = "quit"
+        try:
+            reason = await self._serve()
+        except _Ended as end:
+            reason = str(end)
+        except TlsFailed as error:
+            self._metrics.inc(TLS_FAILURES[self._service.protocol])
+            reason = f"TLS handshake failed: {error.detail}"
+        except ConnectionLost as error:
+            reason = str(error)
+        except Exception:
+            reason = "internal error"
+            if not self._session.closed:
+                self._answer(R421_INTERNAL)
+            raise
+        finally:
+            if self._in_body:
+                reason += ", in the middle of a message"
+            self._conversation.end_transaction()
+            self._connection.write(self._session.data_to_send())
+            seconds = clock.monotonic() - started
+            self._metrics.observe(SMTP_SESSION_SECONDS, seconds)
+            self._log.info(
+                "connection closed",
+                reason=reason,
+                helo=self._session.helo,
+                tls=self._conversation.tls,
+                messages=self._conversation.messages,
+                bytes_in=self._connection.bytes_in,
+                bytes_out=self._connection.bytes_out,
+                seconds=round(seconds, 3),
+            )
+            await self._connection.close()
+
+    # The loop
+
+    async def _serve(self) -> str:
+        """Why it ended."""
+        session, metrics, verbose = self._session, self._metrics, self._verbose
+        conversation = self._conversation
+        await self._greet()
+        while not session.closed:
+            event = session.next_event()
+            if isinstance(event, Command):
+                metrics.inc(SMTP_COMMANDS[event.verb])
+                if verbose:
+                    self._log.debug("command", verb=event.verb, argument="" if event.verb == "AUTH" else event.text)
+                self._waiting_for_line = False
+                await self._command(event)
+            elif event is NEED_DATA:
+                try:
+                    await self._more_input()
+                except DeadlineExceeded:
+                    self._answer(TOO_SLOW if self._in_body else R421_TIMEOUT)
+                except Draining:
+                    self._answer(R421_SHUTTING_DOWN)
+            elif isinstance(event, BodyChunk):
+                message.take_chunk(conversation, event.data)
+            elif isinstance(event, BodyEnd):
+                await self._end_of_body(event)
+            elif isinstance(event, Malformed):
+                self._waiting_for_line = False
+                self._malformed(event)
+            if self._unsent >= MAX_UNSENT_REPLIES:
+                await self._flush()
+        last = self._last_reply
+        return "quit" if last.code == 221 else f"{last.code} {last.lines[-1]}"
+
+    async def _command(self, command: Command) -> None:
+        verb = command.verb
+        conversation = self._conversation
+        if verb in ENDS_GROUP and self._connection.has_input:
+            self._metrics.inc(SMTP_ERRORS)
+            self._answer(R554_EARLY_DATA)
+            raise _Ended("input before our reply")
+        if verb == "STARTTLS":
+            await self._start_tls()
+            return
+        if verb in JUNK:
+            conversation.junk += 1
+            if conversation.junk > MAX_JUNK_COMMANDS:
+                self._answer(TOO_MUCH_JUNK)
+                return
+        elif verb == "MAIL":
+            conversation.policy = self._service.policy
+        try:
+            reply = await COMMANDS[verb](conversation, command)
+        except _ExchangeBroken:
+            return
+        if reply is None:
+            self._begin_body()
+        elif reply.code == 354:
+            self._answer(reply)
+            self._begin_body()
+        else:
+            self._answer_command(reply)
+
+    def _answer_command(self, reply: Reply) -> None:
+        """Answer, and count: a refusal for good is an error, one for now brings no mail forward either."""
+        conversation = self._conversation
+        code = reply.code
+        if code >= 500:
+            conversation.errors += 1
+            self._metrics.inc(SMTP_ERRORS)
+            if conversation.errors > conversation.policy.max_errors:
+                reply = R421_TOO_MANY_ERRORS
+        elif code >= 400 and code != 421:
+            conversation.junk += 1
+            if conversation.junk > MAX_JUNK_COMMANDS:
+                reply = TOO_MUCH_JUNK
+        self._answer(reply)
+
+    def _answer(self, reply: Reply) -> None:
+        self._metrics.inc(_CLASSES[reply.code // 100])
+        self._unsent += 1
+        self._last_reply = reply
+        if self._verbose:
+            self._log.debug("reply", code=reply.code, status=reply.status, text="" if reply.code == 334 else reply.lines[-1])
+        self._session.reply(reply)
+
+    def _malformed(self, event: Malformed) -> None:
+        self._log.info("malformed input", reason=event.reason, verb=event.verb, errors=self._conversation.errors + 1)
+        if event.fatal:
+            self._metrics.inc(SMTP_ERRORS)
+            self._answer(event.reply)
+        else:
+            self._answer_command(event.reply)
+
+    # Input and its deadlines
+
+    async def _more_input(self) -> None:
+        """Send what is due, then wait for bytes.
+
+        A command line has its time as a whole, counted from when we began to wait for it: a byte now and then does not
+        prolong it. A body has a budget: it begins with the grace, and every 500 bytes buy a second, up to `data_timeout`.
+        """
+        connection, conversation = self._connection, self._conversation
+        connection.write(self._session.data_to_send())
+        self._unsent = 0
+        if self._in_body:
+            clock = self._service.ports.clock
+            began = clock.monotonic()
+            connection.set_deadline(self._body_seconds)
+            data = await connection.receive()
+            left = self._body_seconds - (clock.monotonic() - began) + len(data) / MIN_BYTES_PER_SECOND
+            self._body_seconds = min(left, conversation.policy.data_timeout)
+        else:
+            if not self._waiting_for_line:
+                self._waiting_for_line = True
+                connection.set_deadline(self._line_seconds())
+            data = await connection.receive(interruptible=conversation.transaction is None)
+        if not data:
+            raise _Ended("connection closed by client")
+        self._session.receive(data)
+
+    def _line_seconds(self) -> float:
+        """How long the next command may take; in a transaction no longer than the transaction."""
+        conversation = self._conversation
+        policy, transaction = conversation.policy, conversation.transaction
+        seconds = policy.idle_timeout if conversation.identity is None else policy.command_timeout
+        if transaction is None:
+            return seconds
+        elapsed = self._service.ports.clock.monotonic() - transaction.started
+        return min(seconds, max(policy.transaction_timeout - elapsed, 0.0))
+
+    async def _flush(self) -> None:
+        self._connection.write(self._session.data_to_send())
+        self._unsent = 0
+        await self._connection.flush()
+
+    async def _ask(self, text: bytes) -> bytes:
+        """One round of an AUTH exchange.
+
+        Raises:
+            _ExchangeBroken: the line was malformed; the reply has been given.
+        """
+        self._answer(challenge(base64.b64decode(text)))
+        self._waiting_for_line = False
+        while True:
+            event = self._session.next_event()
+            if event is NEED_DATA:
+                await self._more_input()
+            elif isinstance(event, Line):
+                self._waiting_for_line = False
+                return event.data
+            elif isinstance(event, Malformed):
+                self._malformed(event)
+                raise _ExchangeBroken
+            else:
+                raise _Ended("closed")
+
+    # Bodies
+
+    def _begin_body(self) -> None:
+        self._in_body = True
+        self._body_seconds = min(GRACE_SECONDS, self._conversation.policy.data_timeout)
+
+    async def _end_of_body(self, event: BodyEnd) -> None:
+        self._in_body = False
+        self._waiting_for_line = False
+        self._conversation.junk = 0
+        replies = await message.end_of_body(self._conversation, event)
+        if replies[0].code >= 500:
+            self._conversation.errors += 1
+            self._metrics.inc(SMTP_ERRORS)
+        for reply in replies:
+            self._answer(reply)
+
+    # The beginning, and TLS
+
+    async def _greet(self) -> None:
+        """TLS where it comes first, then the banner, or the reason why there is none."""
+        connection, conversation = self._connection, self._conversation
+        if self._service.implicit_tls:
+            if connection.tls is None:
+                await self._handshake("implicit", b"")
+            self._encrypted()
+        conversation.starttls_works = conversation.policy.offers_starttls and self._service.tls() is not None
+        ports = self._service.ports
+        busy = ports.intake.admit()
+        if connection.draining:
+            self._answer(R421_SHUTTING_DOWN)
+        elif conversation.policy.mechanisms and ports.authenticator.is_blocked(conversation.client_address) > 0:
+            self._log.warn("connection refused", reason="too many failed logins")
+            self._answer(LOCKED_OUT)
+        elif busy is not None and busy.code == 421:
+            self._log.warn("connection refused", reason=busy.text)
+            self._answer(refused(busy))
+        elif not await self._talks_first():
+            self._answer(banner(conversation))
+
+    async def _talks_first(self) -> bool:
+        """Whether a stranger says something before the banner of the MX, as programs do that do not listen to replies.
+
+        What it said is in the session then, which takes it for an early talker.
+        """
+        connection, conversation = self._connection, self._conversation
+        if conversation.policy.listener != "mx" or conversation.trust.relay:
+            return False
+        if not connection.has_input:
+            if not conversation.policy.greet_delay:
+                return False
+            connection.set_deadline(conversation.policy.greet_delay)
+        try:
+            data = await connection.receive()
+        except DeadlineExceeded:
+            return False
+        if not data:
+            raise _Ended("connection closed by client")
+        self._session.receive(data)
+        return True
+
+    async def _start_tls(self) -> None:
+        """RFC 3207. The session has refused whatever came in the same read; here is what came since."""
+        context = self._service.tls()
+        if self._conversation.transaction is not None:
+            self._answer_command(R503_IN_TRANSACTION)
+        elif context is None:
+            self._answer(R454_TLS_UNAVAILABLE)
+        else:
+            self._answer(R220_READY_FOR_TLS)
+            await self._handshake("starttls", self._session.data_to_send())
+            self._session.tls_started()
+            self._conversation.forget_client()
+            self._encrypted()
+
+    async def _handshake(self, kind: str, final_plaintext: bytes) -> None:
+        clock, context = self._service.ports.clock, self._service.tls()
+        if context is None:
+            raise TlsFailed("TLS handshake failed", "no TLS context")
+        began = clock.monotonic()
+        await self._connection.start_tls(context, final_plaintext, timeout=HANDSHAKE_SECONDS)
+        self._unsent = 0
+        self._metrics.inc(TLS_SESSIONS[kind])
+        self._metrics.observe(TLS_HANDSHAKE_SECONDS, clock.monotonic() - began)
+
+    def _encrypted(self) -> None:
+        conversation = self._conversation
+        conversation.encryption = self._connection.tls
+        conversation.tls = str(self._connection.tls)
+        conversation.starttls_works = False
+        conversation.forget_origin()
