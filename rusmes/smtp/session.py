@@ -63,21 +63,16 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
+from rusmes._core.body import BARE_CR, BARE_LF, HEADER_TOO_LARGE, MBOX_FROM, NUL, TOO_LARGE
 from rusmes._core.smtp import (
-    BARE_CR,
-    BARE_LF,
     BODY_CHUNK,
     BODY_END,
     CLOSED,
     COMMAND,
     FAULT,
-    HEADER_TOO_LARGE,
     LINE,
     MALFORMED,
-    MBOX_FROM,
     NEED_DATA,
-    NUL,
-    TOO_LARGE,
     VERBS,
     BodyChunk,
     BodyEnd,
