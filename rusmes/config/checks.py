@@ -74,9 +74,10 @@ def _normal_names(config: Config, problems: Collector) -> Config:
     domain = _each(problems, ("domain",), names.domain_name, config.domain)
     hostname = _each(problems, ("hostname",), names.domain_name, config.hostname) if config.hostname else ""
     postmaster = str(_each(problems, ("postmaster",), names.address, config.postmaster)) if config.postmaster else ""
-    return replace(
-        config, domain=domain, hostname=hostname, postmaster=postmaster, domains=_normal_domains(config.domains, problems)
-    )
+    domains = _normal_domains(config.domains, problems)
+    if not problems.has_problem_at("domains") and not problems.has_problem_at("domain"):
+        _check_local(config.domains, domains, domains.local_domains or (domain,), problems)
+    return replace(config, domain=domain, hostname=hostname, postmaster=postmaster, domains=domains)
 
 
 def _normal_domains(domains: Domains, problems: Collector) -> Domains:
@@ -100,12 +101,40 @@ def _normal_domains(domains: Domains, problems: Collector) -> Domains:
         )
         for name, target in domains.catch_all.items()
     }
-    if len(domains.recipient_delimiter) > 1 or domains.recipient_delimiter in ("@", ".", '"'):
-        problems.add(("domains", "recipient_delimiter"), "must be one character, or empty", 'the usual one is "+"')
+    if not set(domains.recipient_delimiter).isdisjoint('@." '):
+        problems.add(
+            ("domains", "recipient_delimiter"), f'"{domains.recipient_delimiter}" cannot separate', 'the usual one is "+"'
+        )
     for index, mailbox in enumerate(domains.create_mailboxes):
         if not mailbox.strip("/") or mailbox.upper() == "INBOX":
             problems.add(("domains", "create_mailboxes", index), f'"{mailbox}" is no mailbox to create')
     return replace(domains, local_domains=local, aliases=aliases, catch_all=catch_all)
+
+
+def _check_local(written: Domains, domains: Domains, local: tuple[str, ...], problems: Collector) -> None:
+    """Aliases and catch-alls belong to domains whose mail comes here; chains of domain aliases end at one.
+
+    `written` has the keys as the operator wrote them, so that the problem's line is found.
+    """
+    renamed = {source[1:]: targets[0][1:] for source, targets in domains.aliases.items() if source.startswith("@")}
+    ours = (*local, *renamed)
+    for text in written.aliases:
+        path, source = ("domains", "aliases", text), alias_source(text)
+        domain = source.rpartition("@")[2]
+        if source.startswith("@"):
+            seen = set()
+            while domain in renamed and domain not in seen:
+                seen.add(domain)
+                domain = renamed[domain]
+            if domain in seen:
+                problems.add(path, "domain aliases lead in a circle")
+                return
+        if domain not in ours:
+            problems.add(path, f"{domain} is not a local domain", nearest(domain, ours))
+    for text in written.catch_all:
+        domain = names.domain_name(text)
+        if domain not in ours:
+            problems.add(("domains", "catch_all", text), f"{domain} is not a local domain", nearest(domain, ours))
 
 
 def alias_source(text: str) -> str:

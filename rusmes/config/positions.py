@@ -125,8 +125,11 @@ class _Scanner:
         elif char == "[":
             self._array(path)
         else:
+            start = self.at
             while self.at < len(self.text) and self.text[self.at] not in ",]}\n#":
                 self.at += 1
+            if start == self.at:
+                raise ValueError("no value")
 
     def _inline_table(self, path: KeyPath) -> None:
         self.at += 1
@@ -175,6 +178,8 @@ class _Scanner:
         """A value only, never a key: nobody needs its content."""
         self.at += 3
         while not self.text.startswith(quote * 3, self.at):
+            if self.at >= len(self.text):
+                raise ValueError("no end")
             self.at += 2 if quote == '"' and self.text[self.at] == "\\" else 1
         self.at += 3
         while self.text.startswith(quote, self.at):  # up to two quotes may stand before the closing ones

@@ -84,6 +84,10 @@ def test_every_key_of_the_shipped_file_has_a_line() -> None:
         assert not isinstance(path[-1], str) or path[-1] in text.splitlines()[lines[path] - 1]
 
 
+def test_a_value_that_is_none_ends_the_scan() -> None:
+    assert key_lines("a = [}\nb = 1") == {("a",): 1, ("a", 0): 1}
+
+
 @given(st.text(alphabet="[]{}\"'=.,#\\\n ab1", max_size=60))
 def test_no_text_makes_it_fail(text: str) -> None:
     lines = key_lines(text)
