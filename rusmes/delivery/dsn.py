@@ -1,10 +1,10 @@
-"""Notices to senders: failed, delayed, delivered, relayed.
+"""Notices to senders: failed, delayed, delivered, relayed, expanded.
 
 RFC 3461 (who wants which), RFC 3464 (the machine's part), RFC 6522 (multipart/report), RFC 6533 (internationalized notices),
 RFC 3834 §5 (Auto-Submitted), RFC 5321 §6.1 (null sender; no notice about a notice).
 
-Everything a notice quotes came from strangers: the envelope, the replies, the header. Values are put on one line, without control
-characters, and folded; only the returned header or message is quoted as it is, inside its own part.
+Everything a notice quotes came from strangers: the envelope, the replies, the header. Values are put on one line, without
+control characters, and folded; only the returned header or message is quoted as it is, inside its own part.
 """
 
 from __future__ import annotations
@@ -43,21 +43,24 @@ _WANTED: Final = {
     "delayed": NOTIFY_DELAY,
     "delivered": NOTIFY_SUCCESS,
     "relayed": NOTIFY_SUCCESS,
+    "expanded": NOTIFY_SUCCESS,
 }
 _SUBJECTS: Final = {
     "failed": "Your message could not be delivered",
     "delayed": "Your message is delayed",
     "delivered": "Your message was delivered",
     "relayed": "Your message was passed on",
+    "expanded": "Your message was passed on",
 }
 _EXPLANATIONS: Final = {
     "failed": "Your message could not be delivered to the recipients below. It will not be tried again.",
-    "delayed": "Your message could not be delivered yet to the recipients below. You need not send it again: it is being tried until"
-    " {until}.",
+    "delayed": "Your message could not be delivered yet to the recipients below. You need not send it again: it is being tried"
+    " until {until}.",
     "delivered": "Your message was delivered to the mailboxes of the recipients below.",
     "relayed": "Your message was passed on for the recipients below, to a server that does not report when it is delivered.",
+    "expanded": "Your message was delivered to the addresses below. Each stands for several recipients, who get it too.",
 }
-_STATUSES: Final = {"failed": "5.0.0", "delayed": "4.0.0", "delivered": "2.0.0", "relayed": "2.0.0"}
+_STATUSES: Final = {"failed": "5.0.0", "delayed": "4.0.0", "delivered": "2.0.0", "relayed": "2.0.0", "expanded": "2.0.0"}
 
 
 class Original(Struct):
@@ -75,10 +78,8 @@ class Original(Struct):
 
     @classmethod
     def of(cls, mail: Queued | Mail) -> Original:
-        if isinstance(mail, Queued):
-            rendering = mail.rendering
-        else:
-            rendering = Rendering(mail.content, b"".join(mail.prepended))
+        prepended = b"".join(mail.prepended) if isinstance(mail, Mail) else b""
+        rendering = Rendering(mail.content, prepended) if isinstance(mail, Mail) else mail.rendering
         return cls(
             mail.id, mail.sender, rendering, mail.origin, mail.created, mail.body_type, mail.smtputf8, mail.ret, mail.envid
         )
@@ -109,6 +110,11 @@ class DsnWriter:
     def failure(self, mail: Mail, recipients: Sequence[Recipient], refusal: Refusal) -> Mail | None:
         """A failure the pipeline decided on; raises StoreError when it cannot be written."""
         reports = [Report(r, "failed", refusal.code, refusal.status, refusal.text) for r in recipients]
+        return self._write(Original.of(mail), [report for report in reports if _is_wanted(report)], 0.0)
+
+    def expanded(self, mail: Mail, recipients: Sequence[Recipient]) -> Mail | None:
+        """Aliases for several recipients (RFC 3461 §5.2.7); raises StoreError when it cannot be written."""
+        reports = [Report(r, "expanded", 0, "2.1.5", "the address stands for several recipients") for r in recipients]
         return self._write(Original.of(mail), [report for report in reports if _is_wanted(report)], 0.0)
 
     def report(self, item: Queued, reports: Sequence[Report], *, will_retry_until: float = 0.0) -> Mail | None:
@@ -240,7 +246,8 @@ class Notice:
         ]
         for report in self._reports:
             place = f"{report.host} said: " if report.host and report.code else ""
-            lines += [*_wrapped(f"<{self._text(str(report.recipient.address))}>: {self._text(place + report.reply)}", "    "), ""]
+            address = self._text(str(report.recipient.address))
+            lines += [*_wrapped(f"<{address}>: {self._text(place + report.reply)}", "    "), ""]
         lines += [*_wrapped(f"For help, write to {postmaster} and add this notice."), ""]
         return "\r\n".join(lines).encode()
 

@@ -349,7 +349,7 @@ class BodyNeeds:
         self._long_lines = long_lines
         self.rendering: Rendering = item.rendering
         self.is_binary = item.body_type == "BINARYMIME"
-        self.is_small = item.rendering.content.data is not None and item.rendering.size <= SMALL_BYTES
+        self.is_small = not item.rendering.content.path and item.rendering.size <= SMALL_BYTES
         self._whole: bytes | None = None
         self._too_long: bool | None = None
         self._has_8bit: bool | None = None

@@ -125,7 +125,14 @@ class Report(Struct, frozen=True):
 
 
 class Busy(Exception):
-    """No connection can be had now while others work: the site is at its limit. The same mail again as soon as one is done."""
+    """Nothing can be sent to the site now: its connections are all in use, or its rate is used up.
+
+    `retry_after` is in seconds; 0 = as soon as one of them is free.
+    """
+
+    def __init__(self, retry_after: float = 0.0) -> None:
+        super().__init__(retry_after)
+        self.retry_after = retry_after
 
 
 class Deliverer(Protocol):

@@ -1,0 +1,287 @@
+"""The only entrance for mail: decide, commit, answer.
+
+The pipeline decides first; then the plan is made durable in one transaction, and only then the answer exists. A plan of appends
+alone goes to the mail store; any other goes to this worker's queue whole, its appends as `local` rows that the runner carries
+out at once. Whoever cannot be told in the session (SMTP has one reply for all recipients) is told by a notice.
+
+New transactions are admitted while there is space, the stores take writes, and the commits keep up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from rusmes.auth.api import Directory
+from rusmes.clock import Clock
+from rusmes.config.schema import Config
+from rusmes.log import get_logger, log_message
+from rusmes.mailet.api import PipelineRunner
+from rusmes.metrics import Metrics
+from rusmes.model.address import Address
+from rusmes.model.content import Rendering
+from rusmes.model.ids import IdSource, id_text
+from rusmes.model.mail import NOTIFY_SUCCESS, Mail, Recipient
+from rusmes.model.mailbox import Appended
+from rusmes.model.plan import Append, Plan, Queued, Refusal
+from rusmes.queue.api import NoticeWriter, Outcome, Report
+from rusmes.queue.entry import rows_of
+from rusmes.queue.runner import Runner
+from rusmes.storage.api import ContentWriter, MailStore, QueueStore
+
+NO_SPACE: Final = Refusal(452, "4.3.1", "insufficient storage, try again later")
+NOT_WRITABLE: Final = Refusal(451, "4.3.0", "storage failure, try again later")
+OVERLOADED: Final = Refusal(421, "4.3.2", "too much mail at once, try again later")
+
+PROBE_SECONDS: Final = 1.0
+"""A store that failed takes one transaction a second, until one of them succeeds."""
+
+_log = get_logger("queue")
+
+
+class Overload:
+    """Whether commits keep up. With hysteresis: it ends when half of what began it is gone, so that it does not flicker."""
+
+    __slots__ = ("_latency", "_max_latency", "_max_waiting", "is_on", "waiting")
+
+    def __init__(self, max_waiting: int, max_latency_seconds: float) -> None:
+        self._max_waiting = max_waiting
+        self._max_latency = max_latency_seconds
+        self._latency = 0.0
+        self.waiting = 0
+        self.is_on = False
+
+    def apply(self, max_waiting: int, max_latency_seconds: float) -> None:
+        self._max_waiting = max_waiting
+        self._max_latency = max_latency_seconds
+
+    def begin(self) -> None:
+        self.waiting += 1
+        if self.waiting > self._max_waiting and not self.is_on:
+            self._switch(True)
+
+    def end(self, seconds: float) -> None:
+        """A commit took so long; the latency follows bad news at once and good news slowly."""
+        self.waiting -= 1
+        self._latency = seconds if seconds > self._latency else self._latency + 0.1 * (seconds - self._latency)
+        if not self.is_on:
+            if self._latency > self._max_latency:
+                self._switch(True)
+        elif self.waiting <= self._max_waiting // 2 and (self._latency <= self._max_latency / 2 or not self.waiting):
+            # With nothing waiting nobody is left whose commit could show that things are better.
+            self._latency = min(self._latency, self._max_latency / 2)
+            self._switch(False)
+
+    def _switch(self, is_on: bool) -> None:
+        self.is_on = is_on
+        _log.warn("overload begins" if is_on else "overload ends", waiting=self.waiting, commit_seconds=round(self._latency, 3))
+
+
+class QueueIntake:
+    """Implements `queue.api.Intake`."""
+
+    def __init__(
+        self,
+        pipeline: PipelineRunner,
+        mail_store: MailStore,
+        queue_store: QueueStore,
+        runner: Runner,
+        notices: NoticeWriter,
+        directory: Directory,
+        clock: Clock,
+        ids: IdSource,
+        metrics: Metrics,
+        config: Config,
+    ) -> None:
+        self._pipeline = pipeline
+        self._mail_store = mail_store
+        self._queue_store = queue_store
+        self._blobs = queue_store.blobs
+        self._runner = runner
+        self._notices = notices
+        self._directory = directory
+        self._clock = clock
+        self._ids = ids
+        self._metrics = metrics
+        self._budget_seconds = float(config.queue.session_budget)
+        self._overload = Overload(config.queue.max_waiting_commits, config.queue.max_commit_latency)
+        self._next_probe = 0.0
+
+    def apply(self, config: Config, pipeline: PipelineRunner | None = None) -> None:
+        """A reload."""
+        self._budget_seconds = float(config.queue.session_budget)
+        self._overload.apply(config.queue.max_waiting_commits, config.queue.max_commit_latency)
+        if pipeline is not None:
+            self._pipeline = pipeline
+
+    # Before the body
+
+    def admit(self, size: int = 0) -> Refusal | None:
+        if self._overload.is_on:
+            return OVERLOADED
+        if not self._blobs.check_space(size):
+            return NO_SPACE
+        if not (self._queue_store.is_writable() and self._mail_store.is_writable()):
+            now = self._clock.monotonic()
+            if now < self._next_probe:
+                return NOT_WRITABLE
+            self._next_probe = now + PROBE_SECONDS
+        return None
+
+    async def room_for(self, account: str, size: int) -> bool:
+        return await self._mail_store.room_for(account, size)
+
+    def writer(self) -> ContentWriter:
+        return self._blobs.writer()
+
+    # After it
+
+    async def accept(self, mail: Mail) -> Outcome:
+        envelope = list(mail.recipients)  # the pipeline may change the mail's own list
+        clock = self._clock
+        try:
+            plan = await self._pipeline.run(mail, deadline=clock.monotonic() + self._budget_seconds)
+            if plan.queued or _wants_success_notices(plan.appends):
+                return await self._accept_to_queue(mail, envelope, plan)
+            if plan.appends:
+                return await self._accept_to_mailboxes(mail, envelope, plan)
+        except Exception:
+            self._blobs.discard(mail.content)
+            raise
+        self._blobs.discard(mail.content)
+        refusals = _refusals(envelope, plan.refused)
+        self._tell(mail, refusals, envelope, plan, "message refused" if any(refusals) else "message dropped")
+        return Outcome(refusals, [])
+
+    async def _accept_to_mailboxes(self, mail: Mail, envelope: Sequence[Recipient], plan: Plan) -> Outcome:
+        """Local mail alone: one transaction in the mail store."""
+        appends = plan.appends
+        started = self._clock.monotonic()
+        self._overload.begin()
+        try:
+            results = await self._mail_store.append(appends)
+        finally:
+            self._overload.end(self._clock.monotonic() - started)
+        if not plan.refused and not any(type(result) is Refusal for result in results):
+            self._tell(mail, (), envelope, plan, "message accepted")
+            return Outcome([None] * len(envelope), [id_text(mail.id)])
+        return await self._partly_stored(mail, envelope, plan, results)
+
+    async def _partly_stored(
+        self, mail: Mail, envelope: Sequence[Recipient], plan: Plan, results: Sequence[Appended | Refusal]
+    ) -> Outcome:
+        """Some recipients were refused, by the pipeline or by their quota."""
+        pairs = list(zip(plan.appends, results, strict=True))
+        reached = {
+            address for append, result in pairs if isinstance(result, Appended) for address in append.recipient.standing_for
+        }
+        refused = dict(plan.refused)
+        hidden: list[Report] = []
+        for append, result in pairs:
+            if isinstance(result, Refusal):
+                named = [address for address in append.recipient.standing_for if address not in reached]
+                refused |= dict.fromkeys(named, result)
+                if not named:  # an alias of several accounts that others took: its reply is a success
+                    hidden.append(Report(append.recipient, "failed", result.code, result.status, result.text))
+        refusals = _refusals(envelope, refused)
+        if all(refusals):
+            self._tell(mail, refusals, envelope, plan, "message refused")
+            return Outcome(refusals, [])
+        if mail.origin.listener != "lmtp":
+            hidden += _reports(envelope, refusals)
+        if hidden and (rows := await self._notice_rows(mail, hidden)):
+            await self._put(rows)
+        self._tell(mail, refusals, envelope, plan, "message accepted")
+        return Outcome(refusals, [id_text(mail.id)])
+
+    async def _accept_to_queue(self, mail: Mail, envelope: Sequence[Recipient], plan: Plan) -> Outcome:
+        """Everything in the queue, in one transaction."""
+        rows = rows_of(plan, mail, self._ids)
+        refusals = _refusals(envelope, plan.refused)
+        if plan.refused and mail.origin.listener != "lmtp" and not all(refusals):
+            rows = rows + await self._notice_rows(mail, _reports(envelope, refusals))
+        await self._put(rows)
+        self._tell(mail, refusals, envelope, plan, "message accepted")
+        return Outcome(refusals, [id_text(row.id) for row in rows])
+
+    async def _put(self, rows: Sequence[Queued]) -> None:
+        started = self._clock.monotonic()
+        self._overload.begin()
+        try:
+            await self._queue_store.put(rows)
+        except asyncio.CancelledError:
+            self._runner.expect(rows)  # the commit goes on without us
+            raise
+        finally:
+            self._overload.end(self._clock.monotonic() - started)
+        self._runner.kick(rows)
+
+    async def _notice_rows(self, mail: Mail, reports: Sequence[Report]) -> list[Queued]:
+        """The sender learns of the recipients that SMTP's one reply hides."""
+        notice = self._notices.report(_as_item(mail), reports)
+        if notice is None:
+            return []
+        plan = await self._pipeline.run(notice)
+        return rows_of(plan, notice, self._ids)
+
+    def _tell(
+        self, mail: Mail, refusals: Sequence[Refusal | None], envelope: Sequence[Recipient], plan: Plan, event: str
+    ) -> None:
+        """The one line of a message."""
+        origin = mail.origin
+        refused = [refusal for refusal in refusals if refusal is not None]
+        fields: dict[str, str | int] = {
+            "session_id": origin.session_id,
+            "client": origin.client_address,
+            "id": id_text(mail.id),
+            "sender": str(mail.sender) if mail.sender is not None else "",
+            "recipients": len(envelope),
+            "size": mail.content.size,
+            "local": len(plan.appends),
+            "queued": len(plan.queued),
+        }
+        if origin.account:
+            fields["user"] = origin.account
+        if refused:
+            fields["refused"] = len(refused)
+            fields["reply"] = f"{refused[0].code} {refused[0].status} {refused[0].text}"
+        if plan.dropped:
+            fields["dropped"] = len(plan.dropped)
+            fields["reason"] = plan.dropped[0][1]
+        log_message("queue", event, fields)
+
+
+def _wants_success_notices(appends: Sequence[Append]) -> bool:
+    """A success notice is committed with the outcome it reports, so such appends go through the queue."""
+    return any(append.recipient.notify & NOTIFY_SUCCESS for append in appends)
+
+
+def _refusals(envelope: Sequence[Recipient], refused: dict[Address, Refusal]) -> list[Refusal | None]:
+    """In the envelope's order."""
+    return [refused.get(recipient.address) for recipient in envelope]
+
+
+def _reports(envelope: Sequence[Recipient], refusals: Sequence[Refusal | None]) -> list[Report]:
+    return [
+        Report(recipient, "failed", refusal.code, refusal.status, refusal.text)
+        for recipient, refusal in zip(envelope, refusals, strict=True)
+        if refusal is not None
+    ]
+
+
+def _as_item(mail: Mail) -> Queued:
+    """What a notice needs to know of a mail that is not in the queue."""
+    return Queued(
+        mail.id,
+        "relay",
+        mail.sender,
+        tuple(mail.recipients),
+        Rendering(mail.content, b"".join(mail.prepended)),
+        mail.origin,
+        mail.created,
+        body_type=mail.body_type,
+        smtputf8=mail.smtputf8,
+        ret=mail.ret,
+        envid=mail.envid,
+    )

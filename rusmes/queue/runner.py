@@ -1,0 +1,667 @@
+"""The engine: carries out what waits in the queue of one worker, now or when it is due.
+
+An entry is in one of four places, and only there:
+  waiting   in `_due` and the heap: something is to be done at a known time. 240 bytes, whatever the mail's size.
+  held      in `_held`: waits for an operator.
+  active    in `_active`: jobs for its recipients wait for their sites, or are under way, or their outcomes wait for the commit.
+  gone      removed from the store.
+
+An accepted mail becomes active at once (`kick`), with its content in memory as long as there is room; so the way through
+is: put, job, delivery, outcome, and nothing is read from the store. Where content has no room, or many jobs wait for one
+site, it is dropped and read again when a worker takes the job. Entries that were there before the start are read in the
+background, while new ones are served already.
+
+Time is queue time (`schedule.SteadyClock`); the stored due times are exact, so a restart changes no schedule.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Sequence
+from typing import Final
+
+from rusmes.clock import Clock
+from rusmes.config.schema import Config
+from rusmes.errors import RusmesError, StoreError
+from rusmes.log import get_logger, log_message
+from rusmes.mailet.api import PipelineRunner
+from rusmes.metrics import (
+    DELIVERIES,
+    DELIVERY_AGE_SECONDS,
+    QUEUE_DEPTH,
+    QUEUE_OLDEST,
+    QUEUE_RETRIES,
+    QUEUE_SIZE,
+    Metrics,
+)
+from rusmes.model.ids import IdSource, id_text
+from rusmes.model.mail import NOTIFY_SUCCESS, Recipient
+from rusmes.model.plan import Queued, Refusal
+from rusmes.queue.api import Busy, Deliverer, NoticeWriter, Report, SiteLimits, Target
+from rusmes.queue.entry import OPEN, UNFINISHED, Active, Job, appends_of, cost, mail_of, next_due, rows_of
+from rusmes.queue.outcomes import Outcomes
+from rusmes.queue.schedule import Schedule, SteadyClock
+from rusmes.queue.sites import Sites
+from rusmes.storage.api import MailStore, QueueChange, QueueEntry, QueueStore, RecipientState
+
+MAX_JOBS: Final = 100_000
+"""Jobs in memory, about 300 bytes each without content; more mail stays in the store until there is room."""
+MAX_FULL_JOBS: Final = 200
+"""Jobs of one site that keep their content in memory; the site needs some seconds to get through these."""
+MAX_LOOKUPS: Final = 500
+"""Entries whose destinations are being looked up at once."""
+LOCAL_LIMITS: Final = SiteLimits(connections=64)
+"""Local appends at once: they wait for the mail store, which commits them together."""
+RESUME_LIMITS: Final = SiteLimits(connections=16)
+"""Pipelines at once that go on after acceptance."""
+RECOVERY_BATCH: Final = 100
+EXPECT_SECONDS: Final = 30.0
+GAUGE_SECONDS: Final = 10.0
+MAX_SLEEP_SECONDS: Final = 3600.0
+SOON_SECONDS: Final = 0.5
+"""Recipients due this close together are tried together."""
+
+_log = get_logger("queue")
+
+
+class Runner:
+    """Runs one queue. `start` begins at once with new mail and recovers the old in the background."""
+
+    def __init__(
+        self,
+        queue_store: QueueStore,
+        mail_store: MailStore,
+        pipeline: PipelineRunner,
+        deliverer: Deliverer,
+        notices: NoticeWriter,
+        clock: Clock,
+        ids: IdSource,
+        metrics: Metrics,
+        config: Config,
+    ) -> None:
+        self.store = queue_store
+        self._mail_store = mail_store
+        self._pipeline = pipeline
+        self._deliverer = deliverer
+        self._notices = notices
+        self._ids = ids
+        self._metrics = metrics
+        self._clock = SteadyClock(clock)
+        self._schedule = Schedule.of(config)
+        self._memory_bytes = int(config.queue.memory)
+        self._held_bytes = 0
+        self._due: dict[bytes, float] = {}
+        self._heap: list[tuple[float, bytes]] = []
+        self._held: set[bytes] = set()
+        self._active: dict[bytes, Active] = {}
+        self._sites = Sites(self._run)
+        self._outcomes = Outcomes(queue_store, self._committed)
+        self._lookups: set[asyncio.Task[None]] = set()
+        self._starved = False
+        """Due entries are kept back for want of room."""
+        self._wake = asyncio.Event()
+        self._wake_timer: asyncio.TimerHandle | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.recovered = False
+        """Whether every entry that was there at the start is known."""
+
+    # Life
+
+    def start(self) -> None:
+        """Begin; needs a running loop."""
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(work()) for work in (self._pump, self._recover, self._measure)]
+
+    async def stop(self, grace_seconds: float = 5.0) -> None:
+        """Start nothing new, let deliveries under way end within the grace, commit their outcomes."""
+        for task in self._tasks:
+            task.cancel()
+        await self._sites.stop(grace_seconds)
+        for task in [*self._tasks, *self._lookups]:
+            task.cancel()
+        await asyncio.gather(*self._tasks, *self._lookups, return_exceptions=True)
+        if self._wake_timer is not None:
+            self._wake_timer.cancel()
+        try:
+            async with asyncio.timeout(max(grace_seconds, 1.0)):
+                await self._outcomes.drain()
+        except TimeoutError:
+            _log.error("outcomes were not committed; their deliveries will be repeated", outcomes=len(self._outcomes))
+            self._outcomes.abandon()
+
+    def apply(self, config: Config, pipeline: PipelineRunner | None = None) -> None:
+        """A reload. Times that are stored already stay as they are."""
+        self._schedule = Schedule.of(config)
+        self._memory_bytes = int(config.queue.memory)
+        if pipeline is not None:
+            self._pipeline = pipeline
+
+    @property
+    def size(self) -> int:
+        """Entries known."""
+        return len(self._due) + len(self._active) + len(self._held)
+
+    # In
+
+    def kick(self, items: Sequence[Queued]) -> None:
+        """Entries that were committed just now: start what is due."""
+        for item in items:
+            if item.action == "hold":
+                self._held.add(item.id)
+            elif (item.due and item.due > self._clock.now()) or not self._has_room():
+                self._wait(item.id, item.due)
+            else:
+                self._activate(Active(item, None), range(len(item.recipients)))
+
+    def expect(self, items: Sequence[Queued]) -> None:
+        """Entries whose commit nobody waits for any more; in a moment they are there or never will be."""
+        for item in items:
+            self._wait(item.id, max(item.due, self._clock.now() + EXPECT_SECONDS))
+
+    def wake(self) -> None:
+        """Look at what is due, now (somebody moved a clock or a due time)."""
+        self._wake.set()
+
+    def _has_room(self) -> bool:
+        return self._sites.jobs < MAX_JOBS and len(self._lookups) < MAX_LOOKUPS
+
+    def _wait(self, id: bytes, due: float) -> None:
+        self._due[id] = due
+        heapq.heappush(self._heap, (due, id))
+        if self._heap[0][1] == id:
+            self._wake.set()
+        if len(self._heap) > 1000 + 2 * len(self._due):
+            # Entries whose time was changed leave their old place behind.
+            self._heap = [(due, id) for id, due in self._due.items()]
+            heapq.heapify(self._heap)
+
+    def _activate(self, active: Active, indexes: Sequence[int]) -> None:
+        item = active.item
+        assert item is not None
+        self._active[active.id] = active
+        self._held_bytes += active.cost
+        if item.action == "relay":
+            self._route(active, item, indexes)
+        elif item.action == "local":
+            self._submit("\0local", LOCAL_LIMITS, Job(active, indexes, ""))
+        else:
+            self._submit("\0resume", RESUME_LIMITS, Job(active, indexes, ""))
+
+    def _route(self, active: Active, item: Queued, indexes: Sequence[int]) -> None:
+        if len(indexes) == 1:
+            destination = self._deliverer.destination(item, item.recipients[indexes[0]])
+            target = self._deliverer.known_target(destination)
+            if target is not None:
+                self._submit(target.site, target.limits, Job(active, indexes, destination))
+                return
+        task = asyncio.get_running_loop().create_task(self._look_up(active, item, indexes))
+        self._lookups.add(task)
+        task.add_done_callback(self._looked_up)
+
+    def _looked_up(self, task: asyncio.Task[None]) -> None:
+        self._lookups.discard(task)
+        if self._starved:
+            self._wake.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("destinations could not be looked up", error=repr(error))
+
+    async def _look_up(self, active: Active, item: Queued, indexes: Sequence[int]) -> None:
+        """Find the sites of many recipients, and make one job for each site and transaction."""
+        by_destination: dict[str, list[int]] = {}
+        for index in indexes:
+            by_destination.setdefault(self._deliverer.destination(item, item.recipients[index]), []).append(index)
+        found = await asyncio.gather(*(self._target(destination) for destination in by_destination))
+        by_site: dict[str, tuple[Target, str, list[int]]] = {}
+        refused: list[tuple[Refusal, list[int]]] = []
+        for (destination, members), target in zip(by_destination.items(), found, strict=True):
+            if isinstance(target, Refusal):
+                refused.append((target, members))
+            elif target.site in by_site:
+                by_site[target.site][2].extend(members)
+            else:
+                by_site[target.site] = (target, destination, members)
+        jobs = [
+            (target, Job(active, part, destination))
+            for target, destination, members in by_site.values()
+            for part in _parts(members, target.limits.recipients_per_transaction)
+        ]
+        # All are counted before the first ends, or the entry would be taken for finished.
+        refusals = [(Job(active, members, ""), refusal) for refusal, members in refused]
+        active.jobs += len(jobs) + len(refusals)
+        for target, job in jobs:
+            active.jobs -= 1
+            self._submit(target.site, target.limits, job)
+        for job, refusal in refusals:
+            action = "failed" if refusal.is_permanent else "delayed"
+            reports = [Report(item.recipients[i], action, 0, refusal.status, refusal.text) for i in job.indexes]
+            await self._finish(job, item, reports)
+
+    async def _target(self, destination: str) -> Target | Refusal:
+        known = self._deliverer.known_target(destination)
+        try:
+            return known if known is not None else await self._deliverer.find_target(destination)
+        except Exception as error:
+            _log.exception("a destination could not be looked up", destination=destination)
+            return Refusal(451, "4.3.0", f"internal error: {type(error).__name__}")
+
+    def _submit(self, key: str, limits: SiteLimits, job: Job) -> None:
+        active = job.active
+        active.jobs += 1
+        if self._sites.submit(key, limits, job) > MAX_FULL_JOBS or self._held_bytes > self._memory_bytes:
+            self._forget_content(active)
+
+    def _forget_content(self, active: Active) -> None:
+        if active.item is not None:
+            active.item = None
+            self._held_bytes -= active.cost
+
+    async def _content(self, active: Active) -> Queued | None:
+        """The item, read again where it was dropped; None when its entry has gone."""
+        if active.item is None:
+            entry = await self.store.get(active.id)
+            if entry is None:
+                return None
+            if active.item is None:
+                active.item = entry.item
+                active.cost = cost(entry.item)
+                self._held_bytes += active.cost
+        return active.item
+
+    # Work
+
+    async def _run(self, job: Job) -> None:
+        """Carry out one job. Raises Busy, with nothing done."""
+        active = job.active
+        if active.wish:
+            await self._give_up(job)
+            return
+        try:
+            item = await self._content(active)
+        except StoreError as error:
+            _log.error("an entry cannot be read", queue_id=id_text(active.id), error=str(error))
+            await self._postpone_unread(job)
+            return
+        if item is None:
+            active.jobs -= 1
+            self._active.pop(active.id, None)
+            return
+        if item.action == "resume":
+            await self._resume(job, item)
+            return
+        indexes = job.indexes
+        is_all = len(indexes) == len(item.recipients)
+        recipients: Sequence[Recipient] = item.recipients if is_all else [item.recipients[i] for i in indexes]
+        try:
+            if item.action == "local":
+                reports = await self._append(item, indexes, recipients)
+            else:
+                reports = await self._deliverer.deliver(item, recipients, job.destination)
+        except Busy:
+            raise
+        except Exception as error:
+            _log.exception("a delivery failed inside", queue_id=id_text(item.id))
+            reports = [Report(r, "delayed", 0, "4.3.0", f"internal error: {type(error).__name__}") for r in recipients]
+        await self._finish(job, item, reports)
+
+    async def _append(self, item: Queued, indexes: Sequence[int], recipients: Sequence[Recipient]) -> Sequence[Report]:
+        try:
+            results = await self._mail_store.append(appends_of(item, indexes))
+        except RusmesError as error:
+            return [Report(recipient, "delayed", 0, "4.3.0", f"the mail store: {error.public}") for recipient in recipients]
+        reports = []
+        for recipient, result in zip(recipients, results, strict=True):
+            if isinstance(result, Refusal):
+                action = "failed" if result.is_permanent else "delayed"
+                reports.append(Report(recipient, action, 0, result.status, result.text))
+            else:
+                reports.append(Report(recipient, "delivered", 0, "2.1.5", "delivered to the mailbox"))
+        return reports
+
+    async def _resume(self, job: Job, item: Queued) -> None:
+        """Go on in the pipeline; the plan replaces the entry, in one transaction."""
+        active = job.active
+        mail = mail_of(item)
+        try:
+            plan = await self._pipeline.run(mail)
+            rows = rows_of(plan, mail, self._ids)
+            if plan.refused:
+                reports = [
+                    Report(r, "failed", x.code, x.status, x.text) for r in item.recipients if (x := plan.refused.get(r.address))
+                ]
+                rows += await self._notify(item, reports)
+        except Exception as error:
+            _log.exception("a mail cannot go on in the pipeline", queue_id=id_text(item.id))
+            reports = [Report(r, "delayed", 0, "4.3.0", f"pipeline: {type(error).__name__}") for r in item.recipients]
+            await self._finish(job, item, reports)
+            return
+        active.jobs -= 1
+        active.left = 0
+        self._conclude(active, {}, rows, is_done=True)
+
+    # Outcomes
+
+    def _conclude(
+        self, active: Active, changed: dict[int, RecipientState], rows: Sequence[Queued] = (), *, is_done: bool = False
+    ) -> None:
+        active.outcomes += 1
+        self._outcomes.add(QueueChange(active.id, {} if is_done else changed, remove=is_done), active, rows)
+
+    async def _finish(self, job: Job, item: Queued, reports: Sequence[Report]) -> None:
+        """Turn reports into an outcome, with the notices that are due."""
+        active = job.active
+        active.jobs -= 1
+        delivered = 0
+        wants_notice = False
+        for report in reports:
+            if report.action in ("delivered", "relayed"):
+                delivered += 1
+                wants_notice = wants_notice or bool(report.recipient.notify & NOTIFY_SUCCESS)
+        now = self._clock.now()
+        if delivered:
+            self._count_delivered(item, reports, delivered, now)
+        if delivered == len(reports) == active.left and not wants_notice:
+            active.left = 0
+            self._conclude(active, {}, is_done=True)
+            return
+        changed, notices = self._new_states(job, item, reports, now)
+        rows = []
+        try:
+            for about, until in notices:
+                rows += await self._notify(item, about, until)
+        except RusmesError as error:
+            # The failure is known, but nobody can be told now: these recipients stay, and are tried once more.
+            _log.error("a notice cannot be written", queue_id=id_text(item.id), error=str(error))
+            self._revive(job, changed, active, now)
+            rows = []
+        self._settle(active, changed, rows)
+
+    def _settle(self, active: Active, changed: dict[int, RecipientState], rows: Sequence[Queued] = ()) -> None:
+        """Write changed states, or the end of the entry; what an operator wished for meanwhile is done now."""
+        if active.wish:
+            for state in changed.values():
+                if state.status in OPEN:
+                    state.status = "held"
+        active.left = sum(state.status in UNFINISHED for state in active.states or ())
+        is_done = not active.jobs and (not active.left or active.wish == "delete")
+        if is_done:
+            active.left = 0
+        self._conclude(active, changed, rows, is_done=is_done)
+
+    def _count_delivered(self, item: Queued, reports: Sequence[Report], count: int, now: float) -> None:
+        first = next(report for report in reports if report.action in ("delivered", "relayed"))
+        self._metrics.inc(DELIVERIES["delivered"], count)
+        self._metrics.observe(DELIVERY_AGE_SECONDS, max(now - item.created, 0.0))
+        fields = {
+            "queue_id": id_text(item.id),
+            "action": item.action,
+            "recipients": count,
+            "recipient": str(first.recipient.address),
+            "host": first.host,
+            "reply": first.reply,
+            "age": round(now - item.created, 3),
+        }
+        log_message("queue", "delivered", fields)
+
+    def _new_states(
+        self, job: Job, item: Queued, reports: Sequence[Report], now: float
+    ) -> tuple[dict[int, RecipientState], list[tuple[list[Report], float]]]:
+        """The recipients' rows after an attempt, and what senders should hear."""
+        active, schedule = job.active, self._schedule
+        changed: dict[int, RecipientState] = {}
+        failed: list[Report] = []
+        delayed: list[Report] = []
+        good: list[Report] = []
+        due = 0.0
+        for index, report in zip(job.indexes, reports, strict=True):
+            state = changed[index] = active.state(index, item.recipients)
+            state.attempts += 1
+            state.last_attempt = now
+            state.last_reply = report.reply[:1000]
+            state.last_host = report.host
+            if state.attempts > 1:
+                self._metrics.inc(QUEUE_RETRIES)
+            if report.action in ("delivered", "relayed"):
+                state.status = "delivered"
+                good.append(report)
+            elif report.action == "failed":
+                state.status = "failed"
+                failed.append(report)
+            elif schedule.is_expired(item.created, now):
+                state.status = "expired"
+                failed.append(_expired(report))
+            else:
+                # One time for all of them, so that they meet in one transaction again.
+                due = due or schedule.next_due(state.attempts, now)
+                state.due = due
+                state.status = "deferred"
+                self._metrics.inc(DELIVERIES["deferred"])
+                if not state.delay_noticed and schedule.wants_warning(item.created, now):
+                    state.delay_noticed = True
+                    delayed.append(report)
+            if report.action not in ("delivered", "relayed"):
+                self._log_failure(item, report, state)
+        notices = [(failed, 0.0), (delayed, schedule.expires_at(item.created))]
+        notices += [([report for report in good if report.action == action], 0.0) for action in ("delivered", "relayed")]
+        if item.action == "relay":
+            # A server that took the NOTIFY parameter tells the sender itself (RFC 3461 §5.2.2).
+            notices[2] = ([], 0.0)
+        return changed, [notice for notice in notices if notice[0]]
+
+    def _log_failure(self, item: Queued, report: Report, state: RecipientState) -> None:
+        if state.status != "deferred":
+            self._metrics.inc(DELIVERIES[state.status])
+        log = _log.info if state.status == "deferred" else _log.warn
+        log(
+            state.status,
+            queue_id=id_text(item.id),
+            recipient=str(report.recipient.address),
+            sender=str(item.sender or ""),
+            host=report.host,
+            reply=report.reply,
+            attempts=state.attempts,
+            next_attempt=round(state.due - state.last_attempt) if state.status == "deferred" else 0,
+        )
+
+    def _revive(self, job: Job, changed: dict[int, RecipientState], active: Active, now: float) -> None:
+        due = self._schedule.next_due(1, now)
+        for state in changed.values():
+            if state.status in ("failed", "expired"):
+                state.status = "deferred"
+                state.due = due
+            state.delay_noticed = False
+
+    async def _notify(self, item: Queued, reports: Sequence[Report], until: float = 0.0) -> list[Queued]:
+        """The rows of one notice, after its way through the pipeline.
+
+        Raises:
+            StoreError
+        """
+        notice = self._notices.report(item, reports, will_retry_until=until)
+        if notice is None:
+            return []
+        plan = await self._pipeline.run(notice)
+        rows = rows_of(plan, notice, self._ids)
+        if not rows:
+            self.store.blobs.discard(notice.content)
+        for address, refusal in plan.refused.items():
+            _log.warn("notice refused by the pipeline", recipient=str(address), reply=f"{refusal.code} {refusal.text}")
+        return rows
+
+    def _committed(self, active: Active, new: Sequence[Queued]) -> None:
+        """An outcome is durable."""
+        active.outcomes -= 1
+        if not active.jobs and not active.outcomes and self._active.get(active.id) is active:
+            self._release(active)
+        if new:
+            self.kick(new)
+
+    def _release(self, active: Active) -> None:
+        """Nothing is under way for the entry any more: it goes back to those that wait, or it is gone."""
+        del self._active[active.id]
+        if active.item is not None:
+            self._held_bytes -= active.cost
+        if active.left:
+            due = active.next_due
+            if due is None:
+                self._held.add(active.id)
+            else:
+                self._wait(active.id, due)
+        if self._starved and self._held_bytes <= self._memory_bytes // 2 and self._has_room():
+            self._wake.set()
+
+    async def _give_up(self, job: Job) -> None:
+        """An operator wants the entry held or deleted, and this job had not begun."""
+        active = job.active
+        entry = await self.store.get(active.id)
+        active.jobs -= 1
+        if entry is None:
+            self._active.pop(active.id, None)
+            return
+        self._settle(active, {index: active.state(index, entry.item.recipients) for index in job.indexes})
+
+    async def _postpone_unread(self, job: Job) -> None:
+        """The store cannot give the entry's content: come back later. Nothing is written, for nothing has changed."""
+        active = job.active
+        active.jobs -= 1
+        if not active.jobs and self._active.pop(active.id, None) is not None:
+            self._wait(active.id, self._schedule.next_due(1, self._clock.now()))
+
+    # Time
+
+    async def _pump(self) -> None:
+        """Make due entries active, as long as there is room."""
+        while True:
+            await self._sleep()
+            try:
+                await self._start_due()
+            except Exception:
+                _log.exception("due entries cannot be read")
+                await asyncio.sleep(1.0)
+
+    async def _sleep(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._wake_timer is not None:
+            self._wake_timer.cancel()
+            self._wake_timer = None
+        self._starved = not (self._has_room() and self._held_bytes < self._memory_bytes)
+        if self._heap and not self._starved:
+            seconds = min(self._heap[0][0] - self._clock.now(), MAX_SLEEP_SECONDS)
+            if seconds <= 0:
+                return
+            self._wake_timer = loop.call_later(seconds, self._wake.set)
+        await self._wake.wait()
+        self._wake.clear()
+
+    async def _start_due(self) -> None:
+        now = self._clock.now()
+        for _ in range(RECOVERY_BATCH):
+            if not self._heap or self._heap[0][0] > now or not self._has_room() or self._held_bytes >= self._memory_bytes:
+                return
+            due, id = heapq.heappop(self._heap)
+            if self._due.get(id) != due:
+                continue  # its time was changed; the new one is in the heap too
+            del self._due[id]
+            try:
+                entry = await self.store.get(id)
+            except StoreError as error:
+                _log.error("an entry cannot be read", queue_id=id_text(id), error=str(error))
+                self._wait(id, self._schedule.next_due(1, now))
+                continue
+            if entry is not None and id not in self._active:
+                self._begin(entry, now)
+
+    def _begin(self, entry: QueueEntry, now: float) -> None:
+        states = entry.states
+        soon = now + SOON_SECONDS
+        indexes = [i for i, state in enumerate(states) if state.status in OPEN and state.due <= soon]
+        active = Active(entry.item, states)
+        if indexes and entry.item.action != "hold":
+            self._activate(active, indexes)
+            return
+        due = next_due(entry)
+        if due is not None:
+            self._wait(active.id, due)
+        elif active.left:
+            self._held.add(active.id)
+
+    async def _recover(self) -> None:
+        """Find what was there before the start."""
+        try:
+            await self._recover_all()
+        except Exception:
+            _log.exception("the queue cannot be read; run `rusmes store verify`")
+
+    async def _recover_all(self) -> None:
+        count = 0
+        now = self._clock.now()
+        for entry in self.store.entries():
+            id = entry.item.id
+            count += 1
+            if id not in self._active and id not in self._due and id not in self._held:
+                due = next_due(entry)
+                if due is None:
+                    self._held.add(id)
+                else:
+                    if any(state.attempts for state in entry.states):
+                        due = self._schedule.plausible_due(due, now)
+                    self._wait(id, due)
+            if count % RECOVERY_BATCH == 0:
+                await asyncio.sleep(0)
+        self.recovered = True
+        if count:
+            _log.info("queue recovered", entries=count, slot=self.store.slot)
+
+    async def _measure(self) -> None:
+        while True:
+            self.measure()
+            await asyncio.sleep(GAUGE_SECONDS)
+
+    def measure(self) -> None:
+        """Set the gauges."""
+        metrics = self._metrics
+        metrics.set(QUEUE_SIZE, self.size)
+        metrics.set(QUEUE_DEPTH["queued"], len(self._active))
+        metrics.set(QUEUE_DEPTH["deferred"], len(self._due))
+        metrics.set(QUEUE_DEPTH["held"], len(self._held))
+        oldest = min((int.from_bytes(next(iter(ids))[:6], "big") for ids in (self._active, self._due) if ids), default=0)
+        metrics.set(QUEUE_OLDEST, max(self._clock.now() - oldest / 1000, 0.0) if oldest else 0.0)
+
+    # For `control`
+
+    def is_active(self, id: bytes) -> bool:
+        return id in self._active
+
+    def wish(self, id: bytes, what: str) -> None:
+        """Ask for an active entry to be held or deleted when its jobs come up; those under way end first."""
+        self._active[id].wish = what
+
+    def take(self, id: bytes) -> None:
+        """Take an entry out of what waits, so that nothing happens to it while it is changed."""
+        self._due.pop(id, None)
+        self._held.discard(id)
+
+    def put_back(self, entry: QueueEntry) -> None:
+        """Let an entry wait as it is now."""
+        due = next_due(entry)
+        if due is None:
+            self._held.add(entry.item.id)
+        else:
+            self._wait(entry.item.id, due)
+            self._wake.set()
+
+
+def _parts(members: list[int], most: int) -> list[list[int]]:
+    return [members[start : start + most] for start in range(0, len(members), most)]
+
+
+def _expired(report: Report) -> Report:
+    """RFC 3463 X.4.7: delivery time expired."""
+    return Report(
+        report.recipient,
+        "failed",
+        report.code,
+        "4.4.7",
+        f"not delivered in time; the last answer was: {report.reply}"[:1000] if report.text else "not delivered in time",
+        report.host,
+    )
