@@ -13,13 +13,22 @@ class Content:
     `data` holds all of a message that is not larger than the store's `inline_limit`; otherwise it is None and `path` names
     an immutable file. `id` is the blob's identifier (16 bytes): the same id in several appends and queue entries
     means the same blob, stored once. `header_bytes` is the length of the header block with its empty line (the whole
-    size when there is no empty line). `stored` says that the blob is already in the store.
+    size when there is no empty line). `stored` says that the blob is already in the store. `checksum` is the CRC-32 of
+    the bytes, -1 when it was not computed yet.
     """
 
-    __slots__ = ("data", "header_bytes", "id", "path", "size", "stored")
+    __slots__ = ("checksum", "data", "header_bytes", "id", "path", "size", "stored")
 
     def __init__(
-        self, id: bytes, size: int, header_bytes: int, *, data: bytes | None = None, path: str = "", stored: bool = False
+        self,
+        id: bytes,
+        size: int,
+        header_bytes: int,
+        *,
+        data: bytes | None = None,
+        path: str = "",
+        stored: bool = False,
+        checksum: int = -1,
     ) -> None:
         self.id = id
         self.size = size
@@ -27,6 +36,7 @@ class Content:
         self.data = data
         self.path = path
         self.stored = stored
+        self.checksum = checksum
 
     def header_block(self) -> bytes:
         """The header lines with the empty line that ends them."""

@@ -154,7 +154,8 @@ class MemoryMailStore:
         modseq = self._next_modseq(account)
         mailbox = account.mailboxes.get(name) or self._new_mailbox(account, name, modseq)
         received = item.received or now
-        email = self._new_email(account, item.rendering, received, describe(item.rendering), modseq)
+        description = describe(item.rendering)
+        email = self._new_email(account, item.rendering, received, description, modseq)
         row = self._new_row(mailbox, email, modseq, received, bits, keywords)
         self._log(account, modseq, "mailbox", _mailbox_key(mailbox.id), "updated")
         self._tell(account)
@@ -164,7 +165,13 @@ class MemoryMailStore:
         return result
 
     def _new_email(
-        self, account: _Account, rendering: Rendering, received: float, description: Description, modseq: int
+        self,
+        account: _Account,
+        rendering: Rendering,
+        received: float,
+        description: Description,
+        modseq: int,
+        thread_id: bytes = b"",
     ) -> _Email:
         self.blobs.refer(rendering.content)
         id = self._ids.next_id()
@@ -174,7 +181,7 @@ class MemoryMailStore:
             prefix=rendering.prefix,
             skip=rendering.skip,
             size=rendering.size,
-            thread_id=self._thread_for(account, id, description.message_ids),
+            thread_id=thread_id or self._thread_for(account, id, description.message_ids),
             received=received,
             description=description,
         )
@@ -483,9 +490,8 @@ class MemoryMailStore:
         for row in rows:
             email = account.emails[row.email_id]
             content = self.blobs.contents[email.blob_id]
-            copied = self._new_email(
-                account, Rendering(content, email.prefix, email.skip), email.received, email.description, modseq
-            )
+            rendering = Rendering(content, email.prefix, email.skip)
+            copied = self._new_email(account, rendering, email.received, email.description, modseq, email.thread_id)
             new = self._new_row(target, copied, modseq, row.internal_date, row.bits, row.keywords)
             pairs.append((row.uid, new.uid))
         self._log(account, modseq, "mailbox", _mailbox_key(target_id), "updated")

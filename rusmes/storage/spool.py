@@ -10,6 +10,7 @@ import errno
 import os
 from collections.abc import Callable
 from typing import Final
+from zlib import crc32
 
 from rusmes.errors import StoreError, StoreFull
 from rusmes.model.content import Content
@@ -29,8 +30,10 @@ def store_failure(error: OSError, what: str) -> StoreError:
 class SpoolWriter:
     """Implements `ContentWriter`. `directory` "" keeps everything in memory."""
 
-    __slots__ = ("_chunks", "_content", "_descriptor", "_directory", "_header_bytes", "_id", "_inline_limit", "_on_failure",
-                 "_pending_bytes", "_tail", "path", "size")  # fmt: skip
+    __slots__ = (
+        "_checksum", "_chunks", "_content", "_descriptor", "_directory", "_header_bytes", "_id", "_inline_limit",
+        "_on_failure", "_pending_bytes", "_tail", "path", "size",
+    )  # fmt: skip
 
     def __init__(
         self, id: bytes, directory: str, inline_limit: int, on_failure: Callable[[StoreError], None] | None = None
@@ -44,6 +47,7 @@ class SpoolWriter:
         self._chunks: list[bytes] = []
         self._pending_bytes = 0
         self._descriptor = -1
+        self._checksum = 0
         self._header_bytes = -1
         self._tail = b"\r\n"  # as if a line had ended before the first byte: a message may begin with the empty line
         self._content: Content | None = None
@@ -73,10 +77,10 @@ class SpoolWriter:
     def _spill(self) -> None:
         try:
             if self._descriptor < 0:
-                os.makedirs(self._directory, mode=0o700, exist_ok=True)
                 self.path = os.path.join(self._directory, id_text(self._id))
-                self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                self._descriptor = self._create()
             view = memoryview(b"".join(self._chunks))
+            self._checksum = crc32(view, self._checksum)
             self._chunks.clear()
             self._pending_bytes = 0
             while view:
@@ -88,6 +92,15 @@ class SpoolWriter:
                 self._on_failure(failure)
             raise failure from None
 
+    def _create(self) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        for _ in range(3):
+            try:
+                return os.open(self.path, flags, 0o600)
+            except FileNotFoundError:  # the directory is new, or its last file was removed just now
+                os.makedirs(self._directory, mode=0o700, exist_ok=True)
+        return os.open(self.path, flags, 0o600)
+
     def finish(self) -> Content:
         if self._content is not None:
             return self._content
@@ -97,7 +110,7 @@ class SpoolWriter:
         if self.path:
             os.close(self._descriptor)
             self._descriptor = -1
-            content = Content(self._id, self.size, header_bytes, path=self.path)
+            content = Content(self._id, self.size, header_bytes, path=self.path, checksum=self._checksum)
         else:
             chunks = self._chunks
             content = Content(self._id, self.size, header_bytes, data=chunks[0] if len(chunks) == 1 else b"".join(chunks))
@@ -110,9 +123,9 @@ class SpoolWriter:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-        # After the commit the file belongs to the store, under another name or marked as stored.
-        if self.path and not (self._content is not None and self._content.stored):
+        content = self._content
+        if self.path and not (content is not None and content.stored):  # after the commit the file is the store's
             try:
-                os.unlink(self.path)
+                os.unlink(content.path if content is not None else self.path)
             except FileNotFoundError:
                 pass

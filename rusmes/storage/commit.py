@@ -1,0 +1,440 @@
+"""Group commit: a thread in which every waiting caller's operation shares one transaction and one sync.
+
+The loop's thread hands operations over and awaits their futures. The commit thread takes everything that is waiting, runs the
+operations one after another on a `Batch` (a view of the transaction that holds their writes back), writes what is left
+in key order, commits, and answers all of them with one call into the loop. While it syncs, the next batch gathers.
+
+Rules for operations:
+1. An operation reads and writes through the batch only, and may run twice (the map grew, another operation had to be taken
+   out): it must have no effect outside of it. What happens outside happens in `after_commit`.
+2. An operation that raises is undone alone; the others of its batch commit.
+3. It never blocks: files are synced before the transaction begins (`Prepared`).
+
+A commit that fails answers every waiting caller with StoreError and closes the store for writing; after a second the next
+operation is let through, and its success opens it again. LMDB writes pages anew in each transaction, so what a failed sync
+left behind is never referred to.
+
+Measured (2 cores, 200 puts a batch, a commit of 1 ms): the binding gives the GIL away around each put. With an idle loop the
+puts of a batch take 0.06 ms. With a loop that is never idle the median is the same, but the 99th percentile is 17 to 24 ms
+at Python's switch interval of 5 ms and 3.7 ms at 0.5 ms. So writes are held back and written with one call a table, and the
+server sets the interval (`SWITCH_INTERVAL_SECONDS`). A committer process of its own was not needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+import lmdb
+
+from rusmes.clock import Clock
+from rusmes.errors import StoreError, StoreFull
+from rusmes.metrics import COMMIT_BATCH, COMMIT_SECONDS, COMMIT_WAIT_SECONDS, COMMITS, STORE_ERRORS, Metrics
+from rusmes.storage.lmdb.environment import MAX_KEY_BYTES, Environment, Transaction, translate
+from rusmes.storage.space import Space
+
+SWITCH_INTERVAL_SECONDS: Final = 0.0005
+RECOVERY_SECONDS: Final = 1.0
+# More than a batch of any load has; a bound for the time the writer mutex is held and for what is lost by one failure.
+MAX_BATCH: Final = 1024
+# Writes held back in memory by one batch before they go to the transaction (an account with a million messages is deleted).
+MAX_HELD_WRITES: Final = 50_000
+# Rows of the cached tables kept between batches.
+MAX_CACHED_ROWS: Final = 20_000
+
+T = TypeVar("T")
+Operation = Callable[["Batch"], T]
+
+
+class Prepared(Protocol):
+    """Work outside the transaction that an operation needs first, such as syncing its file."""
+
+    def begin(self) -> None:
+        """Start what takes time. Raises StoreError, NotFound; the operation is then refused alone."""
+
+    def finish(self, synced_directories: set[str]) -> None:
+        """Wait for it; the set is of this batch. Raises like `begin`."""
+
+
+class Batch:
+    """The transaction as operations see it: their own writes first, then the batch's, then the store's."""
+
+    __slots__ = ("_cache", "_handles", "_held", "_is_spilled", "_notes", "_txn", "_undo", "after_commit", "held")
+
+    def __init__(self, txn: Transaction, handles: Sequence[Any], cache: dict[int, dict[bytes, bytes | None]]) -> None:
+        self._txn = txn
+        self._handles = handles
+        self._cache = cache
+        self.held: list[dict[bytes, bytes | None]] = [{} for _ in handles]
+        self._held = 0
+        self._is_spilled = False
+        self._undo: list[tuple[dict[bytes, bytes | None], bytes, bytes | None, bool]] = []
+        self._notes: list[tuple[int, int]] = []
+        self.after_commit: list[Callable[[], None]] = []
+
+    def get(self, table: int, key: bytes) -> bytes | None:
+        held = self.held[table]
+        if key in held:
+            return held[key]
+        cache = self._cache.get(table)
+        if cache is not None and key in cache:
+            return cache[key]
+        found = self._txn.get(key, db=self._handles[table])
+        value = bytes(found) if found is not None else None
+        if cache is not None:
+            cache[key] = value
+        return value
+
+    def has(self, table: int, key: bytes) -> bool:
+        """Like `get`, without copying the value."""
+        held = self.held[table]
+        if key in held:
+            return held[key] is not None
+        return self._txn.get(key, db=self._handles[table]) is not None
+
+    def put(self, table: int, key: bytes, value: bytes | None) -> None:
+        """Write a row; None deletes it.
+
+        Raises:
+            StoreError: the key is longer than LMDB allows.
+        """
+        if not 0 < len(key) <= MAX_KEY_BYTES:
+            raise StoreError("storage failure", f"a key of {len(key)} bytes")
+        held = self.held[table]
+        self._undo.append((held, key, held.get(key), key in held))
+        held[key] = value
+
+    def delete(self, table: int, key: bytes) -> None:
+        self.put(table, key, None)
+
+    def scan(
+        self, table: int, prefix: bytes, *, start: bytes = b"", stop: bytes = b"", limit: int = 0
+    ) -> list[tuple[bytes, bytes]]:
+        """The rows whose keys begin with `prefix`, from `start` to below `stop`, in order; at most `limit` unless it is 0."""
+        held = self.held[table]
+        mine = [key for key in held if key.startswith(prefix) and key >= start and (not stop or key < stop)]
+        rows: dict[bytes, bytes | None] = {key: held[key] for key in mine}
+        wanted = limit or float("inf")
+        with self._txn.cursor(self._handles[table]) as cursor:
+            if cursor.set_range(max(prefix, start)):
+                for found, value in cursor:
+                    key = bytes(found)
+                    if wanted <= 0 or not key.startswith(prefix) or (stop and key >= stop):
+                        break
+                    if key not in rows:
+                        rows[key] = bytes(value)
+                        wanted -= 1
+        present = [(key, value) for key, value in rows.items() if value is not None]
+        if mine:
+            present.sort()
+        return present[:limit] if limit else present
+
+    def note(self, account_id: int, modseq: int) -> None:
+        """Tell the listeners of changes after the commit."""
+        self._notes.append((account_id, modseq))
+
+    def spill_if_large(self) -> None:
+        """Long operations call this between rows: what is held back goes to the transaction when it is a lot.
+
+        An operation that raises afterwards costs the batch its transaction; the others run again.
+        """
+        if len(self._undo) >= MAX_HELD_WRITES:
+            self.flush()
+            self._undo.clear()
+            self._is_spilled = True
+
+    def flush(self) -> None:
+        """Hand the held writes to the transaction, table by table in key order, one call each."""
+        for table, held in enumerate(self.held):
+            if not held:
+                continue
+            handle = self._handles[table]
+            puts = sorted(item for item in held.items() if item[1] is not None)
+            if puts:
+                with self._txn.cursor(handle) as cursor:
+                    cursor.putmulti(puts)
+            if len(puts) < len(held):
+                for key in sorted(key for key, value in held.items() if value is None):
+                    self._txn.delete(key, db=handle)
+            cache = self._cache.get(table)
+            if cache is not None:
+                cache.update(held)
+            self._held += len(held)
+            held.clear()
+
+    @property
+    def has_writes(self) -> bool:
+        return self._held > 0 or any(self.held)
+
+    def begin_operation(self) -> tuple[int, int]:
+        self._undo.clear()
+        self._is_spilled = False
+        return len(self.after_commit), len(self._notes)
+
+    def undo_operation(self, mark: tuple[int, int]) -> bool:
+        """Take back what the current operation wrote; False when it is too late for that."""
+        if self._is_spilled:
+            return False
+        for held, key, value, was_held in reversed(self._undo):
+            if was_held:
+                held[key] = value
+            else:
+                del held[key]
+        del self.after_commit[mark[0] :], self._notes[mark[1] :]
+        return True
+
+    @property
+    def notes(self) -> list[tuple[int, int]]:
+        return self._notes
+
+
+class _Waiting(Generic[T]):
+    """An operation with the future of its caller."""
+
+    __slots__ = ("asked", "error", "future", "operation", "prepared", "result")
+
+    def __init__(self, operation: Operation[T], prepared: Sequence[Prepared], future: asyncio.Future[T], asked: float) -> None:
+        self.operation = operation
+        self.prepared = prepared
+        self.future = future
+        self.asked = asked
+        self.result: T | None = None
+        self.error: BaseException | None = None
+
+
+class Committer:
+    """The commit thread of one environment.
+
+    `cached_tables` are small hot tables whose rows are kept between batches; the cache is dropped when another process
+    has committed in between, which LMDB's transaction ids tell.
+    """
+
+    def __init__(
+        self,
+        environment: Environment,
+        *,
+        name: str,
+        clock: Clock,
+        space: Space,
+        metrics: Metrics,
+        cached_tables: Iterable[int] = (),
+        on_notes: Callable[[list[tuple[int, int]]], None] | None = None,
+    ) -> None:
+        self._environment = environment
+        self._name = name
+        self._clock = clock
+        self._space = space
+        self._metrics = metrics
+        self._commits = COMMITS[name]
+        self._cached_tables = tuple(cached_tables)
+        self._cache: dict[int, dict[bytes, bytes | None]] = {table: {} for table in self._cached_tables}
+        self._expected_id = 0
+        self._on_notes = on_notes
+        self._waiting: queue.SimpleQueue[_Waiting[Any] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._failure: StoreError | None = None
+        self._failed_at = 0.0
+        self._is_dead = False
+
+    def start(self) -> None:
+        self._forget_cache()  # the file may have been replaced
+        self._thread = threading.Thread(target=self._run, name=f"commit-{self._name}", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Commit what waits, then end the thread. Blocks."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._waiting.put(None)
+            thread.join()
+
+    @property
+    def failure(self) -> StoreError | None:
+        return self._failure
+
+    async def submit(
+        self, operation: Operation[T], *, prepared: Sequence[Prepared] = (), growth: int = 0
+    ) -> T:
+        """Run an operation in the next batch; returns its result once it is durable.
+
+        Args:
+            growth: bytes the operation adds; 0 for what may use the reserve because it makes space.
+
+        Raises:
+            StoreFull: `growth` does not fit beside the reserve.
+            StoreError: the store is closed, or failed a moment ago.
+        """
+        if self._thread is None:
+            raise StoreError("the store is closed", self._environment.path)
+        if self._failure is not None and not self._may_probe():
+            raise type(self._failure)(self._failure.public, self._failure.detail)
+        if growth and not self._space.has_room(growth):
+            raise StoreFull("no space left", f"{self._environment.path}: only the reserve is left")
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._waiting.put(_Waiting(operation, prepared, future, time.perf_counter()))
+        return await future
+
+    def _may_probe(self) -> bool:
+        return not self._is_dead and not 0 <= self._clock.monotonic() - self._failed_at < RECOVERY_SECONDS
+
+    def _run(self) -> None:
+        while True:
+            first = self._waiting.get()
+            if first is None:
+                return
+            batch = [first]
+            is_last = False
+            while len(batch) < MAX_BATCH:
+                try:
+                    item = self._waiting.get_nowait()
+                except queue.Empty:
+                    break
+                if item is None:
+                    is_last = True
+                    break
+                batch.append(item)
+            self._commit(batch)
+            if is_last:
+                return
+
+    def _commit(self, items: list[_Waiting[Any]]) -> None:
+        started = time.perf_counter()
+        notes: list[tuple[int, int]] = []
+        after: list[Callable[[], None]] = []
+        try:
+            ready = self._prepare(items)
+            if ready:
+                notes, after = self._transact_until_done(ready)
+        except StoreError as error:
+            self._fail(items, error)
+        except lmdb.Error as error:
+            self._is_dead = self._is_dead or isinstance(error, lmdb.PanicError)
+            self._fail(items, translate(error, f"committing to {self._environment.path}"))
+        except BaseException as error:
+            self._fail(items, StoreError("storage failure", f"committing to {self._environment.path}: {error!r}"))
+        ended = time.perf_counter()
+        for action in after:
+            try:
+                action()
+            except OSError:  # a file that could not be removed: the clean-up at the next start finds it
+                pass
+        self._metrics.inc(self._commits)
+        self._metrics.observe(COMMIT_BATCH, len(items))
+        self._metrics.observe(COMMIT_SECONDS, ended - started)
+        self._metrics.observe(COMMIT_WAIT_SECONDS, ended - items[0].asked)
+        self._answer(items, notes)
+
+    def _prepare(self, items: list[_Waiting[Any]]) -> list[_Waiting[Any]]:
+        """The items that can go on: nobody cancelled them, and their files are synced."""
+        ready = [item for item in items if not item.future.cancelled()]
+        if not any(item.prepared for item in ready):
+            return ready
+        synced_directories: set[str] = set()
+        for item in ready:
+            self._try_steps(item, [step.begin for step in item.prepared])
+        for item in ready:
+            if item.error is None:
+                self._try_steps(item, [partial(step.finish, synced_directories) for step in item.prepared])
+        return [item for item in ready if item.error is None]
+
+    def _try_steps(self, item: _Waiting[Any], steps: Sequence[Callable[[], None]]) -> None:
+        try:
+            for step in steps:
+                step()
+        except Exception as error:
+            item.error = error
+            if isinstance(error, StoreFull):
+                self._space.mark_full()
+
+    def _transact_until_done(
+        self, items: list[_Waiting[Any]]
+    ) -> tuple[list[tuple[int, int]], list[Callable[[], None]]]:
+        while True:
+            txn = self._environment.begin_write()
+            try:
+                batch, stranded = self._run_operations(txn, items)
+                if stranded is not None:
+                    items = [item for item in items if item is not stranded]
+                    self._forget_cache()
+                    continue
+                id = txn.id()
+                if not batch.has_writes:
+                    self._expected_id = id  # an aborted transaction gives its id back
+                    return [], []
+                batch.flush()
+                txn.commit()
+                self._expected_id = id + 1
+                self._failure = None
+                return batch.notes, batch.after_commit
+            except lmdb.MapFullError:
+                txn.abort()
+                self._forget_cache()
+                self._environment.grow()
+            except BaseException:
+                self._forget_cache()
+                raise
+            finally:
+                txn.abort()  # does nothing after a commit
+
+    def _run_operations(self, txn: Transaction, items: list[_Waiting[Any]]) -> tuple[Batch, _Waiting[Any] | None]:
+        """Run all; the second value is an operation that has to be taken out of the batch, which then begins anew."""
+        if txn.id() != self._expected_id or any(len(rows) > MAX_CACHED_ROWS for rows in self._cache.values()):
+            self._forget_cache()
+        batch = Batch(txn, self._environment.handles, self._cache)
+        for item in items:
+            mark = batch.begin_operation()
+            item.error = None
+            try:
+                item.result = item.operation(batch)
+            except lmdb.MapFullError:
+                raise
+            except BaseException as error:
+                item.error = translate(error, self._environment.path) if isinstance(error, lmdb.Error) else error
+                if not batch.undo_operation(mark):
+                    return batch, item
+        return batch, None
+
+    def _forget_cache(self) -> None:
+        for rows in self._cache.values():
+            rows.clear()
+        self._expected_id = 0
+
+    def _fail(self, items: list[_Waiting[Any]], error: StoreError) -> None:
+        for item in items:
+            if item.error is None:
+                item.error = type(error)(error.public, error.detail)
+        if isinstance(error, StoreFull):
+            self._space.mark_full()
+        self._metrics.inc(STORE_ERRORS["full" if isinstance(error, StoreFull) else "io"], len(items))
+        self._failure = error
+        self._failed_at = self._clock.monotonic()
+
+    def _answer(self, items: list[_Waiting[Any]], notes: list[tuple[int, int]]) -> None:
+        """One call into each waiting loop; there is one, but for tests."""
+        loops: dict[asyncio.AbstractEventLoop, list[_Waiting[Any]]] = {}
+        for item in items:
+            loops.setdefault(item.future.get_loop(), []).append(item)
+        for loop, waiting in loops.items():
+            try:
+                loop.call_soon_threadsafe(self._resolve, waiting, notes)
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                pass
+            notes = []
+
+    def _resolve(self, items: list[_Waiting[Any]], notes: list[tuple[int, int]]) -> None:
+        if notes and self._on_notes is not None:
+            self._on_notes(notes)
+        for item in items:
+            future = item.future
+            if future.done():
+                continue
+            if item.error is None:
+                future.set_result(item.result)
+            else:
+                future.set_exception(item.error)
+

@@ -1,0 +1,325 @@
+"""Bodies of an LMDB store: small ones in rows, large ones in files, both counted by reference.
+
+A file lies under `blobs/<store>/<period>/<id>`, where a period is 17 minutes of the id's time: new files meet in few
+directories, which are synced once a batch. A body that another store's writer made is moved here before the commit; one that
+another store has committed is linked, so that each store removes its own name. A file whose commit never happened has no row,
+and is removed at the next start of a process that has the store alone.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+from zlib import crc32
+
+from rusmes.errors import NotFound, StoreCorrupt, StoreError
+from rusmes.model.content import CHUNK_BYTES, Content
+from rusmes.model.ids import IdSource, id_text, parse_id
+from rusmes.storage.commit import Batch
+from rusmes.storage.lmdb.environment import Environment, sync_directory
+from rusmes.storage.lmdb.layout import BLOB_HEAD_BYTES, FILE, INLINE, BlobHead, pack_count, unpack_count
+from rusmes.storage.space import Space
+from rusmes.storage.spool import SpoolWriter, store_failure
+from rusmes.storage.writeback import start_writeback
+
+PERIOD_LETTERS: Final = 6
+"""Letters of the id's text that name its directory: 28 bits of 48, so a directory holds 2^20 ms."""
+
+
+# A larger body is described and synced in the executor before it comes to the commit thread, where others would wait for it.
+LARGE_BYTES: Final = 1 << 20
+
+
+class Tables(NamedTuple):
+    blobs: int
+    references: int
+
+
+class StoredContent(Content):
+    """A content that is in the store; the bytes of a row are read, and checked, each time they are asked for."""
+
+    __slots__ = ("_blobs",)
+
+    def __init__(self, blobs: LmdbBlobs, id: bytes, size: int, header_bytes: int, *, path: str, checksum: int) -> None:
+        self._blobs = blobs
+        self.id = id
+        self.size = size
+        self.header_bytes = header_bytes
+        self.path = path
+        self.stored = True
+        self.checksum = checksum
+
+    @property
+    def data(self) -> bytes | None:  # type: ignore[override]
+        """Raises NotFound when it was removed meanwhile, StoreCorrupt."""
+        return None if self.path else self._blobs.load(self.id)
+
+    def read(self) -> bytes:
+        data = self.data
+        return data if data is not None else b"".join(self.chunks())
+
+    def chunks(self, skip: int = 0) -> Iterator[bytes]:
+        data = self.data
+        if data is None:
+            yield from super().chunks(skip)
+            return
+        for start in range(skip, len(data), CHUNK_BYTES):
+            yield data[start : start + CHUNK_BYTES]
+
+
+class LmdbBlobs:
+    """Implements `BlobStore`."""
+
+    def __init__(
+        self, environment: Environment, directory: str, tables: Tables, *, ids: IdSource, inline_limit: int, space: Space
+    ) -> None:
+        self.directory = directory
+        self._environment = environment
+        self._tables = tables
+        self._ids = ids
+        self._inline_limit = inline_limit
+        self._space = space
+        self._known_directories: set[str] = set()
+
+    def writer(self) -> SpoolWriter:
+        id = self._ids.next_id()
+        directory = os.path.join(self.directory, id_text(id)[:PERIOD_LETTERS])
+        return SpoolWriter(id, directory, self._inline_limit, self._note_failure)
+
+    def _note_failure(self, error: StoreError) -> None:
+        if error.public == "no space left":
+            self._space.mark_full()
+
+    def discard(self, content: Content) -> None:
+        if content.path and not content.stored:
+            self.remove_file(content.path)
+
+    def check_space(self, size: int) -> bool:
+        return self._space.has_room(size)
+
+    def path_of(self, id: bytes) -> str:
+        name = id_text(id)
+        return os.path.join(self.directory, name[:PERIOD_LETTERS], name)
+
+    # Before the transaction
+
+    def preparations(self, contents: Sequence[Content]) -> list[FilePreparation]:
+        """What the commit has to do first for the contents that are in files."""
+        return [FilePreparation(self, content) for content in contents if content.path]
+
+    def adopt(self, content: Content) -> None:
+        """Give a content's file its place here."""
+        path = self.path_of(content.id)
+        if content.path == path:
+            return
+        place = _link if content.stored else os.rename
+        try:
+            try:
+                place(content.path, path)
+            except FileNotFoundError:
+                os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+                place(content.path, path)
+        except FileExistsError:  # linked before
+            pass
+        except FileNotFoundError:
+            raise NotFound("the body is gone", content.path) from None
+        except OSError as error:
+            raise store_failure(error, f"moving {content.path}") from None
+        if not content.stored:
+            content.path = path
+
+    def sync(self, id: bytes, synced_directories: set[str]) -> None:
+        """Make the file and its names durable."""
+        path = self.path_of(id)
+        directory = os.path.dirname(path)
+        try:
+            sync_file(path)
+            if directory not in self._known_directories:
+                sync_directory(self.directory)
+                sync_directory(os.path.dirname(self.directory))
+                self._known_directories.add(directory)
+            if directory not in synced_directories:
+                sync_directory(directory)
+                synced_directories.add(directory)
+        except OSError as error:
+            raise store_failure(error, f"syncing {path}") from None
+
+    # Inside the transaction
+
+    def refer(self, batch: Batch, content: Content) -> bool:
+        """Count one more reference; the first one stores the body. Whether it is in a file."""
+        key = content.id
+        if batch.has(self._tables.blobs, key):
+            row = batch.get(self._tables.references, key)
+            count = unpack_count(key, row) if row is not None else 1
+            batch.put(self._tables.references, key, pack_count(key, count + 1))
+            return bool(content.path)
+        if content.path:
+            head = BlobHead(FILE, content.size, content.header_bytes, content.checksum)
+            batch.put(self._tables.blobs, key, head.pack(key))
+        else:
+            data = content.data or b""
+            head = BlobHead(INLINE, content.size, content.header_bytes, crc32(data))
+            batch.put(self._tables.blobs, key, head.pack(key) + data)
+        if not content.stored:
+            batch.after_commit.append(lambda: _mark_stored(content))
+        return bool(content.path)
+
+    def refer_again(self, batch: Batch, id: bytes) -> None:
+        """One more reference to a body that is here."""
+        row = batch.get(self._tables.references, id)
+        batch.put(self._tables.references, id, pack_count(id, (unpack_count(id, row) if row is not None else 1) + 1))
+
+    def release(self, batch: Batch, id: bytes, is_file: bool) -> None:
+        """One reference less; the last one takes the body along, and its file after the commit."""
+        row = batch.get(self._tables.references, id)
+        if row is None:
+            batch.delete(self._tables.blobs, id)
+            if is_file:
+                batch.after_commit.append(lambda: self.remove_file(self.path_of(id)))
+            return
+        count = unpack_count(id, row) - 1
+        batch.put(self._tables.references, id, pack_count(id, count) if count > 1 else None)
+
+    # Reading
+
+    def load(self, id: bytes) -> bytes:
+        """The bytes of an inline body.
+
+        Raises:
+            NotFound: it is not there (any more).
+            StoreCorrupt: the checksum does not fit.
+        """
+        with self._environment.reading(buffers=True) as txn:
+            row = txn.get(id, db=self._environment.handles[self._tables.blobs])
+            if row is None:
+                raise NotFound("the body is gone", f"blob {id.hex()}")
+            head = BlobHead.unpack(id, row)
+            data = bytes(row[BLOB_HEAD_BYTES:])
+        if len(data) != head.size or crc32(data) != head.checksum:
+            raise StoreCorrupt("the store is damaged", f"blob {id.hex()}: checksum")
+        return data
+
+    def content(self, id: bytes) -> StoredContent:
+        """Raises NotFound, StoreCorrupt."""
+        with self._environment.reading(buffers=True) as txn:
+            row = txn.get(id, db=self._environment.handles[self._tables.blobs])
+            if row is None:
+                raise StoreCorrupt("the store is damaged", f"blob {id.hex()} is missing")
+            head = BlobHead.unpack(id, row)
+        return self.content_of(id, head.size, head.header_bytes, is_file=head.kind == FILE, checksum=head.checksum)
+
+    def content_of(self, id: bytes, size: int, header_bytes: int, *, is_file: bool, checksum: int = -1) -> StoredContent:
+        path = self.path_of(id) if is_file else ""
+        return StoredContent(self, id, size, header_bytes, path=path, checksum=checksum)
+
+    # Files
+
+    def remove_file(self, path: str) -> None:
+        """Remove a file, and its directory when it was the last one."""
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            return
+        directory = os.path.dirname(path)
+        try:
+            os.rmdir(directory)
+        except OSError:
+            return
+        self._known_directories.discard(directory)
+
+    def files(self) -> Iterator[tuple[bytes | None, str]]:
+        """(id, path) of every file; the id is None for what has no place here."""
+        for directory, _, names in os.walk(self.directory):
+            for name in sorted(names):
+                path = os.path.join(directory, name)
+                try:
+                    id = parse_id(name)
+                except ValueError:
+                    yield None, path
+                else:
+                    yield (id if self.path_of(id) == path else None), path
+
+    def remove_orphans(self) -> int:
+        """Remove files no row names. Only for a process that has the store alone, before it writes."""
+        removed = 0
+        for id, path in self.files():
+            if id is not None:
+                with self._environment.reading(buffers=True) as txn:
+                    row = txn.get(id, db=self._environment.handles[self._tables.blobs])
+                    if row is not None:
+                        continue
+            self.remove_file(path)
+            removed += 1
+        return removed
+
+
+class FilePreparation:
+    """Implements `commit.Prepared` for a content in a file."""
+
+    __slots__ = ("_blobs", "_content", "_is_ours")
+
+    def __init__(self, blobs: LmdbBlobs, content: Content) -> None:
+        self._blobs = blobs
+        self._content = content
+        self._is_ours = content.stored and content.path == blobs.path_of(content.id)
+
+    def begin(self) -> None:
+        if self._is_ours:
+            return
+        content = self._content
+        self._blobs.adopt(content)
+        try:
+            descriptor = os.open(self._blobs.path_of(content.id), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                start_writeback(descriptor)
+                if content.checksum < 0:
+                    content.checksum = file_checksum(self._blobs.path_of(content.id))
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise store_failure(error, f"reading {content.path}") from None
+
+    def finish(self, synced_directories: set[str]) -> None:
+        if not self._is_ours:
+            self._blobs.sync(self._content.id, synced_directories)
+
+
+def prepare_now(preparations: Sequence[FilePreparation]) -> None:
+    """Sync files outside of the commit thread; it does it again, for nothing."""
+    for preparation in preparations:
+        preparation.begin()
+        preparation.finish(set())
+
+
+def _mark_stored(content: Content) -> None:
+    content.stored = True
+
+
+def _link(source: str, target: str) -> None:
+    """Another name for the same bytes; a copy where the file system cannot do that."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
+            raise
+        shutil.copyfile(source, target)
+
+
+def sync_file(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_checksum(path: str) -> int:
+    checksum = 0
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            checksum = crc32(chunk, checksum)
+    return checksum

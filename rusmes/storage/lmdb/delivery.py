@@ -1,0 +1,119 @@
+"""Appending inside a transaction, once for each idempotency key."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from msgspec import structs
+
+from rusmes.errors import NotAllowed
+from rusmes.model.ids import IdSource
+from rusmes.model.mailbox import Appended
+from rusmes.model.plan import Append, Refusal
+from rusmes.storage.commit import Batch
+from rusmes.storage.description import Description
+from rusmes.storage.flags import split_flags
+from rusmes.storage.lmdb.blobs import LmdbBlobs
+from rusmes.storage.lmdb.edits import Edit, find_account_id, find_mailbox_id, read_account, read_mailbox
+from rusmes.storage.lmdb.layout import (
+    KEYS,
+    MAILBOX,
+    UPDATED,
+    EmailRecord,
+    MessageRecord,
+    idempotency_key,
+    number_key,
+    pack_appended,
+    unpack_appended,
+)
+from rusmes.storage.lmdb.mailboxes import new_account, new_mailbox
+from rusmes.storage.lmdb.messages import add_email, add_message
+from rusmes.storage.names import normal_name
+
+# Rows of expired generations removed by one batch: little enough not to be felt.
+EXPIRED_AT_ONCE = 200
+
+
+class Delivery:
+    """What appends need besides the batch. `key_retention` is how long a key is remembered at least, in seconds."""
+
+    __slots__ = ("_blobs", "_expired_below", "_ids", "key_retention")
+
+    def __init__(self, blobs: LmdbBlobs, ids: IdSource, key_retention: float) -> None:
+        self._blobs = blobs
+        self._ids = ids
+        self.key_retention = key_retention
+        self._expired_below = 0
+
+    def append(
+        self, batch: Batch, items: Sequence[Append], descriptions: Sequence[Description], now: float
+    ) -> list[Appended | Refusal]:
+        return [self._append(batch, item, description, now) for item, description in zip(items, descriptions, strict=True)]
+
+    def _append(self, batch: Batch, item: Append, description: Description, now: float) -> Appended | Refusal:
+        generation = int(now // self.key_retention)
+        if item.key:
+            known = self._known(batch, item.key, generation, now)
+            if known is not None:
+                return structs.replace(known, duplicate=True)
+        try:
+            name = normal_name(item.mailbox)
+            bits, keywords = split_flags(item.flags)
+        except NotAllowed as error:
+            return Refusal(554, "5.6.0", error.public)
+        rendering = item.rendering
+        size = rendering.size
+        account_id = find_account_id(batch, item.account)
+        if account_id:
+            account = read_account(batch, account_id)
+            if not account.has_room(size):
+                return Refusal(552, "5.2.2", "mailbox full")
+            edit = Edit(batch, account)
+        else:
+            first = new_account(batch, item.account, (), 0, 0, now)
+            first.finish()
+            edit = Edit(batch, first.account)
+        mailbox_id = find_mailbox_id(batch, edit.account.id, name)
+        mailbox = read_mailbox(batch, mailbox_id) if mailbox_id else new_mailbox(batch, edit, name, now)
+        received = item.received or now
+        is_file = self._blobs.refer(batch, rendering.content)
+        id = self._ids.next_id()
+        email = EmailRecord(
+            rendering.content.id, b"", received, size, rendering.skip, is_file, [], rendering.prefix,
+            description.envelope, description.body_structure, description.headers,
+        )  # fmt: skip
+        add_email(batch, edit, id, email, description.message_ids)
+        uid = add_message(edit, mailbox, email, MessageRecord(0, id, received, size, bits, keywords))
+        edit.put_email(id, email)
+        edit.put_mailbox(mailbox)
+        edit.log(MAILBOX | UPDATED, number_key(mailbox.id))
+        edit.finish()
+        result = Appended(edit.account.id, mailbox.id, mailbox.uid_validity, uid, edit.modseq, id)
+        if item.key:
+            key = idempotency_key(generation, item.key)
+            batch.put(KEYS, key, pack_appended(key, now + self.key_retention, result))
+        return result
+
+    def _known(self, batch: Batch, key: bytes, generation: int, now: float) -> Appended | None:
+        """A key lives for the retention: it is in this generation or the one before, or in the next if the clock went back."""
+        for place in (generation, generation - 1, generation + 1):
+            full = idempotency_key(place, key)
+            row = batch.get(KEYS, full)
+            if row is not None:
+                expires, appended = unpack_appended(full, row)
+                if expires > now:
+                    return appended
+        return None
+
+    def expire_keys(self, batch: Batch, now: float) -> None:
+        """Remove some rows of generations that are over; costs nothing when there are none."""
+        oldest_live = int(now // self.key_retention) - 1
+        if self._expired_below >= oldest_live:
+            return
+        stop = oldest_live.to_bytes(4, "big")
+        rows = batch.scan(KEYS, b"", start=b"\0", stop=stop, limit=EXPIRED_AT_ONCE)
+        for key, _ in rows:
+            batch.delete(KEYS, key)
+        if len(rows) < EXPIRED_AT_ONCE:
+            self._expired_below = math.floor(oldest_live)

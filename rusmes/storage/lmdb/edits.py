@@ -1,0 +1,186 @@
+"""Reading rows as records, and one operation's edit of one account: its modseq, its line in the change log.
+
+Every function takes `Rows`: a batch (in the commit thread) or a snapshot (any reader).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from rusmes.errors import NotFound, StoreCorrupt, StoreError
+from rusmes.storage.commit import Batch
+from rusmes.storage.lmdb.environment import Environment, Transaction
+from rusmes.storage.lmdb.layout import (
+    ACCOUNT_NAMES,
+    ACCOUNTS,
+    CHANGES,
+    EMAILS,
+    LAST_KEY,
+    LAYOUT_KEY,
+    LAYOUT_VERSION,
+    MAILBOX_NAMES,
+    MAILBOXES,
+    MARKS,
+    MESSAGES,
+    META,
+    AccountRecord,
+    EmailRecord,
+    LastGiven,
+    MailboxRecord,
+    MessageRecord,
+    change_key,
+    message_key,
+    name_key,
+    number_key,
+    seal,
+    unseal,
+)
+
+
+class Rows(Protocol):
+    def get(self, table: int, key: bytes) -> bytes | None: ...
+    def has(self, table: int, key: bytes) -> bool: ...
+    def scan(
+        self, table: int, prefix: bytes, *, start: bytes = b"", stop: bytes = b"", limit: int = 0
+    ) -> list[tuple[bytes, bytes]]: ...
+
+
+class Snapshot:
+    """A read transaction as `Rows`. It lives inside `Environment.reading`."""
+
+    __slots__ = ("_handles", "_txn")
+
+    def __init__(self, environment: Environment, txn: Transaction) -> None:
+        self._txn = txn
+        self._handles: list[Any] = environment.handles
+
+    def get(self, table: int, key: bytes) -> bytes | None:
+        value: bytes | None = self._txn.get(key, db=self._handles[table])
+        return value
+
+    def has(self, table: int, key: bytes) -> bool:
+        return self._txn.get(key, db=self._handles[table]) is not None
+
+    def scan(
+        self, table: int, prefix: bytes, *, start: bytes = b"", stop: bytes = b"", limit: int = 0
+    ) -> list[tuple[bytes, bytes]]:
+        rows: list[tuple[bytes, bytes]] = []
+        with self._txn.cursor(self._handles[table]) as cursor:
+            if cursor.set_range(max(prefix, start)):
+                for key, value in cursor:
+                    if not key.startswith(prefix) or (stop and key >= stop) or (limit and len(rows) == limit):
+                        break
+                    rows.append((key, value))
+        return rows
+
+
+def find_account_id(rows: Rows, name: str) -> int:
+    """0 when there is none."""
+    key = name.encode()
+    row = rows.get(ACCOUNT_NAMES, key) if 0 < len(key) <= 511 else None
+    return int.from_bytes(unseal("account_names", key, row), "big") if row is not None else 0
+
+
+def read_account(rows: Rows, account_id: int) -> AccountRecord:
+    key = number_key(account_id)
+    row = rows.get(ACCOUNTS, key)
+    if row is None:
+        raise NotFound("no such account", str(account_id))
+    return AccountRecord.unpack(key, row)
+
+
+def account_named(rows: Rows, name: str) -> AccountRecord:
+    account_id = find_account_id(rows, name)
+    if not account_id:
+        raise NotFound("no such account", name)
+    return read_account(rows, account_id)
+
+
+def read_mailbox(rows: Rows, mailbox_id: int) -> MailboxRecord:
+    key = number_key(mailbox_id)
+    row = rows.get(MAILBOXES, key)
+    if row is None:
+        raise NotFound("no such mailbox", str(mailbox_id))
+    return MailboxRecord.unpack(key, row)
+
+
+def find_mailbox_id(rows: Rows, account_id: int, name: str) -> int:
+    """0 when there is none."""
+    key = name_key(account_id, name)
+    row = rows.get(MAILBOX_NAMES, key)
+    return int.from_bytes(unseal("mailbox_names", key, row), "big") if row is not None else 0
+
+
+def mailbox_named(rows: Rows, account_id: int, name: str) -> MailboxRecord:
+    mailbox_id = find_mailbox_id(rows, account_id, name)
+    if not mailbox_id:
+        raise NotFound("no such mailbox", name)
+    return read_mailbox(rows, mailbox_id)
+
+
+def read_message(rows: Rows, mailbox_id: int, uid: int) -> MessageRecord | None:
+    if not 0 < uid <= 0xFFFFFFFF:
+        return None
+    key = message_key(mailbox_id, uid)
+    row = rows.get(MESSAGES, key)
+    return MessageRecord.unpack(key, row) if row is not None else None
+
+
+def read_email(rows: Rows, account_id: int, email_id: bytes) -> EmailRecord:
+    key = number_key(account_id) + email_id
+    row = rows.get(EMAILS, key)
+    if row is None:
+        raise StoreCorrupt("the store is damaged", f"email {key.hex()} is missing")
+    return EmailRecord.unpack(key, row)
+
+
+def read_last(rows: Rows) -> LastGiven:
+    row = rows.get(META, LAST_KEY)
+    return LastGiven.unpack(row) if row is not None else LastGiven()
+
+
+def check_layout(batch: Batch) -> None:
+    """Mark a new store with the version of its layout; refuse one of another version. `meta` is table 0 everywhere."""
+    row = batch.get(META, LAYOUT_KEY)
+    if row is None:
+        batch.put(META, LAYOUT_KEY, seal(LAYOUT_KEY, LAYOUT_VERSION.to_bytes(4, "big")))
+        return
+    version = int.from_bytes(unseal("meta", LAYOUT_KEY, row), "big")
+    if version != LAYOUT_VERSION:
+        raise StoreError("the store is of another version", f"layout {version}, this program writes {LAYOUT_VERSION}")
+
+
+class Edit:
+    """What one operation does to one account: one modseq, one row in the change log, one notice."""
+
+    __slots__ = ("_batch", "_log", "account", "modseq")
+
+    def __init__(self, batch: Batch, account: AccountRecord) -> None:
+        account.modseq += 1
+        self.account = account
+        self.modseq = account.modseq
+        self._batch = batch
+        self._log: list[bytes] = []
+
+    def log(self, kind_and_action: int, id: bytes) -> None:
+        self._log.append(MARKS[kind_and_action])
+        self._log.append(id)
+
+    def put_mailbox(self, mailbox: MailboxRecord) -> None:
+        self._batch.put(MAILBOXES, number_key(mailbox.id), mailbox.pack())
+
+    def put_message(self, mailbox_id: int, uid: int, message: MessageRecord) -> None:
+        key = message_key(mailbox_id, uid)
+        self._batch.put(MESSAGES, key, message.pack(key))
+
+    def put_email(self, email_id: bytes, email: EmailRecord) -> None:
+        key = number_key(self.account.id) + email_id
+        self._batch.put(EMAILS, key, email.pack(key))
+
+    def finish(self) -> None:
+        """Write the account and the log."""
+        account = self.account
+        key = change_key(account.id, self.modseq)
+        self._batch.put(CHANGES, key, seal(key, b"".join(self._log)))
+        self._batch.put(ACCOUNTS, number_key(account.id), account.pack())
+        self._batch.note(account.id, self.modseq)

@@ -1,0 +1,272 @@
+"""One LMDB environment: opening and locking, named tables, reading, growing.
+
+Sync is on and stays on: NOSYNC, NOMETASYNC and WRITEMAP lose or tear what was acknowledged. Readers are short and belong
+to one call; a reader is never held across an `await`, because its pages cannot be reused while it lives.
+
+Locks, in this order: `<file>.writer` (exclusive, by the one writer of a queue) and `<file>.users` (shared, by everybody who has
+the file open, readers included; exclusive, by who has to be alone: clean-up at the start, compaction), both for as long as
+the environment is open; LMDB's writer mutex (by the commit thread, for one batch); the gate (for moments; it keeps readers out
+while the map moves).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import lmdb
+
+from rusmes.errors import NotFound, StoreCorrupt, StoreError, StoreFull
+
+# Workers, the CLI, and short-lived readers of executors; a slot is 64 bytes.
+MAX_READERS: Final = 1024
+GROWTH_FACTOR: Final = 2
+GATE_SECONDS: Final = 30.0
+MAX_KEY_BYTES: Final = 511
+# How long a process that opens a store waits for another one that cleans up.
+USERS_SECONDS: Final = 10.0
+_LOCK_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+
+Transaction = Any
+"""lmdb.Transaction; the binding's stubs do not tell bytes from buffers."""
+
+
+def translate(error: lmdb.Error, what: str) -> StoreError:
+    """The taxonomy's error for LMDB's."""
+    detail = f"{what}: {error}"
+    if isinstance(error, lmdb.DiskError | lmdb.MapFullError):
+        return StoreFull("no space left", detail)
+    if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.InvalidError | lmdb.VersionMismatchError):
+        return StoreCorrupt("the store is damaged", detail)
+    return StoreError("storage failure", detail)
+
+
+class Environment:
+    """An environment with its tables, numbered in the order of `tables`.
+
+    With `is_exclusive` one process at a time may open it for writing; readers are always welcome. `is_alone` says that no other
+    process has it open, or that no other may write it.
+    """
+
+    def __init__(
+        self, path: str, tables: Sequence[bytes], *, map_size: int, is_exclusive: bool, read_only: bool = False
+    ) -> None:
+        self.path = path
+        self.read_only = read_only
+        self.is_alone = False
+        self.handles: list[Any] = []
+        self._tables = tables
+        self._map_size = map_size
+        self._is_exclusive = is_exclusive
+        self._env: Any = None
+        self._writer_lock = -1
+        self._users_lock = -1
+        self._gate = threading.Condition()
+        self._readers = 0
+        self._is_moving = False
+
+    def open(self) -> None:
+        """Raises StoreError (also when another process holds it), StoreCorrupt, NotFound (reading, and nothing is there)."""
+        if self._env is not None:
+            return
+        if self.read_only and not os.path.exists(self.path):
+            raise NotFound("no such store", self.path)
+        try:
+            if not self.read_only:
+                os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
+            self._take_locks()
+            self._open_environment()
+        except OSError as error:
+            self.close()
+            raise StoreError("storage failure", f"opening {self.path}: {error}") from None
+        except lmdb.Error as error:
+            self.close()
+            raise translate(error, f"opening {self.path}") from None
+        except BaseException:
+            self.close()
+            raise
+
+    def _open_environment(self) -> None:
+        is_new = not os.path.exists(self.path)
+        self._env = lmdb.open(
+            self.path,
+            subdir=False,
+            map_size=self._map_size,
+            max_dbs=len(self._tables),
+            max_readers=MAX_READERS,
+            mode=0o600,
+            readonly=self.read_only,
+            readahead=False,
+        )
+        self._env.reader_check()  # slots of processes that were killed keep old pages alive
+        if self.read_only:
+            self.handles = [self._env.open_db(name, create=False) for name in self._tables]
+            return
+        with self._env.begin(write=True) as txn:
+            self.handles = [self._env.open_db(name, txn=txn) for name in self._tables]
+        if is_new:
+            sync_directory(os.path.dirname(self.path))
+
+    def _take_locks(self) -> None:
+        if self._is_exclusive and not self.read_only:
+            self._writer_lock = os.open(f"{self.path}.writer", _LOCK_FLAGS, 0o600)
+            if not _lock(self._writer_lock, fcntl.LOCK_EX, 0.0):
+                raise StoreError("the store is in use", f"another process writes {self.path}")
+        self._users_lock = os.open(f"{self.path}.users", _LOCK_FLAGS, 0o600)
+        self.is_alone = self._writer_lock >= 0 or (not self.read_only and _lock(self._users_lock, fcntl.LOCK_EX, 0.0))
+        if (self._writer_lock >= 0 or not self.is_alone) and not _lock(self._users_lock, fcntl.LOCK_SH, USERS_SECONDS):
+            raise StoreError("the store is in use", f"another process cleans up or compacts {self.path}")
+
+    def share(self) -> None:
+        """Let others in, once what had to be done alone is done."""
+        if self._users_lock >= 0:
+            fcntl.flock(self._users_lock, fcntl.LOCK_SH)
+            self.is_alone = self._writer_lock >= 0
+
+    def claim(self) -> bool:
+        """Become the only process that has it open, if that is so."""
+        if _lock(self._users_lock, fcntl.LOCK_EX, 0.0):
+            self.is_alone = True
+            return True
+        # A conversion that fails may have dropped the shared lock (flock(2)).
+        fcntl.flock(self._users_lock, fcntl.LOCK_SH)
+        return False
+
+    def close(self) -> None:
+        env, self._env = self._env, None
+        self.handles = []
+        if env is not None:
+            env.close()
+        for descriptor in (self._users_lock, self._writer_lock):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._users_lock = self._writer_lock = -1
+
+    @property
+    def is_open(self) -> bool:
+        return self._env is not None
+
+    @contextmanager
+    def reading(self, *, buffers: bool = False) -> Iterator[Transaction]:
+        """A snapshot for one call. LMDB's errors become the taxonomy's."""
+        with self._gate:
+            while self._is_moving:
+                self._gate.wait()
+            if self._env is None:
+                raise StoreError("the store is closed", self.path)
+            self._readers += 1
+        try:
+            try:
+                txn = self._env.begin(buffers=buffers)
+            except lmdb.MapResizedError:
+                self._adopt_size()
+                txn = self._env.begin(buffers=buffers)
+            with txn:
+                yield txn
+        except lmdb.Error as error:
+            raise translate(error, f"reading {self.path}") from None
+        finally:
+            with self._gate:
+                self._readers -= 1
+                if self._is_moving:
+                    self._gate.notify_all()
+
+    def begin_write(self) -> Transaction:
+        """Waits for LMDB's writer mutex."""
+        if self._env is None:
+            raise StoreError("the store is closed", self.path)
+        try:
+            return self._env.begin(write=True, buffers=True)
+        except lmdb.MapResizedError:
+            with self._moving():
+                self._env.set_mapsize(0)
+            return self._env.begin(write=True, buffers=True)
+
+    def _adopt_size(self) -> None:
+        """Another process made the map larger; the caller counts itself as a reader but has no transaction yet."""
+        with self._gate:
+            self._readers -= 1
+        try:
+            with self._moving():
+                self._env.set_mapsize(0)
+        finally:
+            with self._gate:
+                self._readers += 1
+
+    def grow(self) -> None:
+        """Double the map. No transaction of this thread may be open.
+
+        Raises:
+            StoreFull: a reader does not end, or the address space does.
+        """
+        with self._moving():
+            size = self._env.info()["map_size"] * GROWTH_FACTOR
+            try:
+                self._env.set_mapsize(size)
+            except (lmdb.Error, OverflowError) as error:
+                raise StoreFull("no space left", f"{self.path} cannot grow to {size} bytes: {error}") from None
+            self._map_size = size
+
+    @contextmanager
+    def _moving(self) -> Iterator[None]:
+        with self._gate:
+            self._is_moving = True
+            if not self._gate.wait_for(lambda: not self._readers, GATE_SECONDS):
+                self._is_moving = False
+                self._gate.notify_all()
+                raise StoreFull("no space left", f"{self.path}: a reader kept the map from growing")
+        try:
+            yield
+        finally:
+            with self._gate:
+                self._is_moving = False
+                self._gate.notify_all()
+
+    def copy_compact(self, target: str) -> None:
+        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            self._env.copyfd(descriptor, compact=True)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def replace(self, copy: str) -> None:
+        """Let a copy take the file's place and open it. The caller has the store alone; readers of this process wait."""
+        with self._moving():
+            self._env.close()
+            self._env = None
+            os.replace(copy, self.path)
+            self._open_environment()
+
+    def used_bytes(self) -> int:
+        """Pages in use or free inside the file, in bytes."""
+        return int((self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"])
+
+    def check_readers(self) -> int:
+        return int(self._env.reader_check())
+
+
+def _lock(descriptor: int, kind: int, seconds: float) -> bool:
+    """Take a flock(2), waiting at most so long."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.05)
+
+
+def sync_directory(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

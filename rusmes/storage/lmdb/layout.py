@@ -1,0 +1,400 @@
+"""What the rows of the LMDB store look like.
+
+Keys are fixed-width and big-endian (names aside), so rows of one account, mailbox or entry lie together, and what grows with
+time is appended. Every value ends with the CRC-32 of key and value: a row that rotted, or that stands in another row's
+place, is found when it is read. A blob's row has one checksum for its head and another for the body.
+
+Numbers in the tables below are lengths in bytes.
+
+mail.mdb
+
+| table         | key                                   | value                                                              |
+| ------------- | ------------------------------------- | ------------------------------------------------------------------ |
+| meta          | "layout"                              | version 4                                                          |
+|               | "last"                                | account id 8, mailbox id 8, UIDVALIDITY 8: the last ones given     |
+| accounts      | account 8                             | modseq 8, used bytes 8, messages 8, quota bytes 8, messages 8, name|
+| account_names | name                                  | account 8                                                          |
+| mailboxes     | mailbox 8                             | `_MAILBOX`, special use, NUL, name                                 |
+| mailbox_names | account 8, name                       | mailbox 8                                                          |
+| subscriptions | account 8, name                       |                                                                    |
+| messages      | mailbox 8, UID 4                      | `_MESSAGE`, keywords separated by blanks                           |
+| emails        | account 8, email 16                   | `_EMAIL`, memberships 12 each, prefix, envelope, structure, headers|
+| threads       | account 8, thread 16, email 16        |                                                                    |
+| message_ids   | account 8, BLAKE2 of a Message-ID 12  | thread 16                                                          |
+| changes       | account 8, modseq 8                   | (kind and action 1, id) ...                                        |
+| keys          | generation 4, key                     | expiry 8, `_APPENDED`                                              |
+| blobs         | blob 16                               | `_BLOB`, checksum of key and head 4, body (if inline)              |
+| blob_refs     | blob 16                               | count 4; no row means one reference                                |
+
+queue-<slot>.mdb
+
+| table     | key                 | value                                                                          |
+| --------- | ------------------- | ------------------------------------------------------------------------------ |
+| meta      | "layout"            | version 4                                                                      |
+| entries   | entry 16            | MessagePack of `EntryRecord`                                                   |
+| states    | entry 16, index 4   | MessagePack of `StateRecord`; no row: as the entry was put                     |
+| blobs, blob_refs | as above                                                                                       |
+
+Flags and keywords are in the message's row, because a client that opens a mailbox reads those rows and nothing else; all
+messages of one email have the same ones but for `\\Deleted`. Counts are kept in the rows of mailbox and account, and `verify`
+counts again. An idempotency key is kept in the table of its generation, a period as long as the retention: it is looked for in
+the current and the previous one, and older ones are removed whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from typing import Any, Final
+from zlib import crc32
+
+from msgspec import Struct
+
+from rusmes.errors import StoreCorrupt
+from rusmes.model.mailbox import Account, Appended, Change, Email, Mailbox, Message
+from rusmes.storage.flags import jmap_keywords, join_flags
+
+LAYOUT_VERSION: Final = 1
+
+MAIL_TABLES: Final = (
+    b"meta", b"accounts", b"account_names", b"mailboxes", b"mailbox_names", b"subscriptions", b"messages", b"emails",
+    b"threads", b"message_ids", b"changes", b"keys", b"blobs", b"blob_refs",
+)  # fmt: skip
+(
+    META, ACCOUNTS, ACCOUNT_NAMES, MAILBOXES, MAILBOX_NAMES, SUBSCRIPTIONS, MESSAGES, EMAILS,
+    THREADS, MESSAGE_IDS, CHANGES, KEYS, BLOBS, BLOB_REFS,
+) = range(len(MAIL_TABLES))  # fmt: skip
+
+QUEUE_TABLES: Final = (b"meta", b"entries", b"states", b"blobs", b"blob_refs")
+Q_META, Q_ENTRIES, Q_STATES, Q_BLOBS, Q_BLOB_REFS = range(len(QUEUE_TABLES))
+
+LAYOUT_KEY: Final = b"layout"
+LAST_KEY: Final = b"last"
+_CRC: Final = struct.Struct(">I")
+CRC_BYTES: Final = 4
+
+
+def seal(key: bytes, value: bytes) -> bytes:
+    return value + _CRC.pack(crc32(value, crc32(key)))
+
+
+def unseal(table: str, key: bytes, row: bytes) -> bytes:
+    """The value of a row.
+
+    Raises:
+        StoreCorrupt: the checksum does not fit.
+    """
+    value = row[:-CRC_BYTES]
+    if len(row) < CRC_BYTES or _CRC.pack(crc32(value, crc32(key))) != row[-CRC_BYTES:]:
+        raise StoreCorrupt("the store is damaged", f"{table} {key.hex()}: checksum")
+    return value
+
+
+# Keys
+
+_U64: Final = struct.Struct(">Q")
+_U64_U32: Final = struct.Struct(">QI")
+_U64_U64: Final = struct.Struct(">QQ")
+number_key: Final = _U64.pack
+"""An account's or a mailbox's key."""
+message_key: Final = _U64_U32.pack
+change_key: Final = _U64_U64.pack
+
+
+def key_number(key: bytes) -> int:
+    return int.from_bytes(key[:8], "big")
+
+
+def message_of_key(key: bytes) -> tuple[int, int]:
+    mailbox_id, uid = _U64_U32.unpack(key)
+    return mailbox_id, uid
+
+
+def name_key(account_id: int, name: str) -> bytes:
+    return _U64.pack(account_id) + name.encode()
+
+
+def identifier_key(account_id: int, identifier: bytes) -> bytes:
+    return _U64.pack(account_id) + hashlib.blake2b(identifier, digest_size=12).digest()
+
+
+MAX_PLAIN_KEY_BYTES: Final = 400
+
+
+def idempotency_key(generation: int, key: bytes) -> bytes:
+    """A key that is too long for LMDB is replaced by its hash."""
+    if len(key) > MAX_PLAIN_KEY_BYTES:
+        key = hashlib.blake2b(key, digest_size=32).digest()
+    return generation.to_bytes(4, "big") + key
+
+
+# meta
+
+_LAST: Final = struct.Struct(">QQQ")
+
+
+class LastGiven(Struct):
+    """The last numbers that were given away; none of them is ever given again."""
+
+    account_id: int = 0
+    mailbox_id: int = 0
+    uid_validity: int = 0
+
+    def pack(self) -> bytes:
+        return seal(LAST_KEY, _LAST.pack(self.account_id, self.mailbox_id, self.uid_validity))
+
+    @classmethod
+    def unpack(cls, row: bytes) -> LastGiven:
+        return cls(*_LAST.unpack(unseal("meta", LAST_KEY, row)))
+
+
+# accounts
+
+_ACCOUNT: Final = struct.Struct(">QQQQQ")
+
+
+class AccountRecord(Struct):
+    id: int
+    modseq: int
+    used_bytes: int
+    used_messages: int
+    quota_bytes: int
+    quota_messages: int
+    name: str
+
+    def pack(self) -> bytes:
+        head = _ACCOUNT.pack(self.modseq, self.used_bytes, self.used_messages, self.quota_bytes, self.quota_messages)
+        return seal(_U64.pack(self.id), head + self.name.encode())
+
+    @classmethod
+    def unpack(cls, key: bytes, row: bytes) -> AccountRecord:
+        value = unseal("accounts", key, row)
+        fields: list[Any] = [key_number(key), *_ACCOUNT.unpack_from(value), value[_ACCOUNT.size :].decode()]
+        return cls(*fields)
+
+    def has_room(self, size: int, count: int = 1) -> bool:
+        return not (self.quota_bytes and self.used_bytes + size > self.quota_bytes) and not (
+            self.quota_messages and self.used_messages + count > self.quota_messages
+        )
+
+    def value(self) -> Account:
+        return Account(
+            self.id, self.name, self.modseq, self.used_bytes, self.used_messages, self.quota_bytes, self.quota_messages
+        )
+
+
+# mailboxes
+
+_MAILBOX: Final = struct.Struct(">QIQQQIIIIQ")
+
+
+class MailboxRecord(Struct):
+    id: int
+    account_id: int
+    uid_validity: int
+    uid_next: int
+    first_recent: int
+    highest_modseq: int
+    exists: int
+    unseen: int
+    deleted: int
+    recent: int
+    size: int
+    special_use: str
+    name: str
+
+    def pack(self) -> bytes:
+        head = _MAILBOX.pack(
+            self.account_id, self.uid_validity, self.uid_next, self.first_recent, self.highest_modseq,
+            self.exists, self.unseen, self.deleted, self.recent, self.size,
+        )  # fmt: skip
+        return seal(_U64.pack(self.id), b"%b%b\0%b" % (head, self.special_use.encode(), self.name.encode()))
+
+    @classmethod
+    def unpack(cls, key: bytes, row: bytes) -> MailboxRecord:
+        value = unseal("mailboxes", key, row)
+        special_use, _, name = value[_MAILBOX.size :].decode().partition("\0")
+        fields: list[Any] = [key_number(key), *_MAILBOX.unpack_from(value), special_use, name]
+        return cls(*fields)
+
+    def value(self, subscribed: bool) -> Mailbox:
+        return Mailbox(
+            id=self.id,
+            account_id=self.account_id,
+            name=self.name,
+            uid_validity=self.uid_validity,
+            uid_next=self.uid_next,
+            highest_modseq=self.highest_modseq,
+            exists=self.exists,
+            unseen=self.unseen,
+            deleted=self.deleted,
+            recent=self.recent,
+            size=self.size,
+            special_use=self.special_use,
+            subscribed=subscribed,
+            object_id=f"m{self.id:x}",
+        )
+
+
+# messages
+
+_MESSAGE: Final = struct.Struct(">Q16sdQB")
+
+
+class MessageRecord(Struct):
+    modseq: int
+    email_id: bytes
+    internal_date: float
+    size: int
+    bits: int
+    keywords: tuple[str, ...]
+
+    def pack(self, key: bytes) -> bytes:
+        head = _MESSAGE.pack(self.modseq, self.email_id, self.internal_date, self.size, self.bits)
+        return seal(key, head + " ".join(self.keywords).encode() if self.keywords else head)
+
+    @classmethod
+    def unpack(cls, key: bytes, row: bytes) -> MessageRecord:
+        value = unseal("messages", key, row)
+        words = value[_MESSAGE.size :]
+        fields: list[Any] = [*_MESSAGE.unpack_from(value), tuple(words.decode().split(" ")) if words else ()]
+        return cls(*fields)
+
+    def value(self, uid: int, first_recent: int) -> Message:
+        flags = join_flags(self.bits, self.keywords)
+        return Message(uid, self.modseq, self.email_id, self.internal_date, self.size, flags, uid >= first_recent)
+
+
+def unpack_message(key: bytes, row: bytes, first_recent: int) -> Message:
+    """The row as a value, without the way over a record: for listings."""
+    value = unseal("messages", key, row)
+    modseq, email_id, internal_date, size, bits = _MESSAGE.unpack_from(value)
+    words = value[_MESSAGE.size :]
+    keywords = tuple(words.decode().split(" ")) if words else ()
+    uid = int.from_bytes(key[8:], "big")
+    return Message(uid, modseq, email_id, internal_date, size, join_flags(bits, keywords), uid >= first_recent)
+
+
+# emails
+
+_EMAIL: Final = struct.Struct(">16s16sdQQ?HIIII")
+_MEMBERSHIP: Final = struct.Struct(">QI")
+
+
+class EmailRecord(Struct):
+    blob_id: bytes
+    thread_id: bytes
+    received: float
+    size: int
+    skip: int
+    is_file: bool
+    """The body is in a file: what a removal has to know without reading the body."""
+    memberships: list[tuple[int, int]]
+    prefix: bytes
+    envelope: bytes
+    body_structure: bytes
+    headers: bytes
+
+    def pack(self, key: bytes) -> bytes:
+        head = _EMAIL.pack(
+            self.blob_id, self.thread_id, self.received, self.size, self.skip, self.is_file, len(self.memberships),
+            len(self.prefix), len(self.envelope), len(self.body_structure), len(self.headers),
+        )  # fmt: skip
+        members = b"".join([_MEMBERSHIP.pack(*member) for member in self.memberships])
+        return seal(key, b"".join((head, members, self.prefix, self.envelope, self.body_structure, self.headers)))
+
+    @classmethod
+    def unpack(cls, key: bytes, row: bytes) -> EmailRecord:
+        value = unseal("emails", key, row)
+        (blob_id, thread_id, received, size, skip, is_file, members,
+         prefix, envelope, structure, _) = _EMAIL.unpack_from(value)  # fmt: skip
+        at = _EMAIL.size + members * _MEMBERSHIP.size
+        memberships: list[tuple[int, int]] = list(_MEMBERSHIP.iter_unpack(value[_EMAIL.size : at]))
+        ends = (at + prefix, at + prefix + envelope, at + prefix + envelope + structure)
+        return cls(
+            blob_id, thread_id, received, size, skip, is_file, memberships,
+            value[at : ends[0]], value[ends[0] : ends[1]], value[ends[1] : ends[2]], value[ends[2] :],
+        )  # fmt: skip
+
+    def value(self, id: bytes, bits: int, keywords: tuple[str, ...]) -> Email:
+        return Email(
+            id=id,
+            blob_id=self.blob_id,
+            prefix=self.prefix,
+            skip=self.skip,
+            size=self.size,
+            thread_id=self.thread_id,
+            keywords=jmap_keywords(bits, keywords),
+            memberships=tuple(self.memberships),
+            received=self.received,
+            envelope=self.envelope,
+            body_structure=self.body_structure,
+            headers=self.headers,
+        )
+
+
+# changes
+
+_KINDS: Final = ("mailbox", "email", "thread", "message")
+_ACTIONS: Final = ("created", "updated", "destroyed")
+_ID_BYTES: Final = (8, 16, 16, 12)
+MAILBOX, EMAIL, THREAD, MESSAGE = 0, 4, 8, 12
+CREATED, UPDATED, DESTROYED = 0, 1, 2
+MARKS: Final = tuple(bytes((mark,)) for mark in range(16))
+
+
+def unpack_changes(key: bytes, row: bytes) -> list[Change]:
+    value = unseal("changes", key, row)
+    modseq = int.from_bytes(key[8:16], "big")
+    changes, at = [], 0
+    while at < len(value):
+        kind, action = divmod(value[at], 4)
+        end = at + 1 + _ID_BYTES[kind]
+        changes.append(Change(modseq, _KINDS[kind], value[at + 1 : end], _ACTIONS[action]))
+        at = end
+    return changes
+
+
+# keys
+
+_KEY: Final = struct.Struct(">dQQIIQ16s")
+
+
+def pack_appended(key: bytes, expires: float, appended: Appended) -> bytes:
+    a = appended
+    return seal(key, _KEY.pack(expires, a.account_id, a.mailbox_id, a.uid_validity, a.uid, a.modseq, a.email_id))
+
+
+def unpack_appended(key: bytes, row: bytes) -> tuple[float, Appended]:
+    expires, *fields = _KEY.unpack(unseal("keys", key, row))
+    return expires, Appended(*fields)
+
+
+# blobs
+
+_BLOB: Final = struct.Struct(">BQQI")
+BLOB_HEAD_BYTES: Final = _BLOB.size + CRC_BYTES
+INLINE, FILE = 0, 1
+
+
+class BlobHead(Struct, frozen=True):
+    kind: int
+    size: int
+    header_bytes: int
+    checksum: int
+    """CRC-32 of the body."""
+
+    def pack(self, key: bytes) -> bytes:
+        return seal(key, _BLOB.pack(self.kind, self.size, self.header_bytes, self.checksum))
+
+    @classmethod
+    def unpack(cls, key: bytes, row: bytes | memoryview) -> BlobHead:
+        return cls(*_BLOB.unpack(unseal("blobs", key, bytes(row[:BLOB_HEAD_BYTES]))))
+
+
+def pack_count(key: bytes, count: int) -> bytes:
+    return seal(key, count.to_bytes(4, "big"))
+
+
+def unpack_count(key: bytes, row: bytes) -> int:
+    return int.from_bytes(unseal("blob_refs", key, row), "big")

@@ -1,0 +1,397 @@
+"""`MailStore` on LMDB: the public face. Changes go through the commit thread, reads through snapshots of one call.
+
+Several processes share `mail.mdb` (workers, the CLI). A read happens on the caller's thread: pages are usually in memory, and a
+row costs microseconds; long listings go to the loop's executor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from rusmes.clock import Clock, SystemClock
+from rusmes.errors import NotFound
+from rusmes.metrics import MESSAGES_APPENDED, STORE_BYTES, STORE_WRITABLE, Metrics
+from rusmes.model.content import Content, Rendering
+from rusmes.model.ids import IdSource
+from rusmes.model.mailbox import Account, Appended, Change, Email, Mailbox, Message
+from rusmes.model.plan import Append, Refusal
+from rusmes.storage.api import ChangeListener, CompactResult, Finding, FlagChange, StoredMessage
+from rusmes.storage.changes import ChangeNotices
+from rusmes.storage.commit import Batch, Committer
+from rusmes.storage.description import Description, describe
+from rusmes.storage.lmdb import mailboxes as boxes
+from rusmes.storage.lmdb import messages as mail
+from rusmes.storage.lmdb.blobs import LARGE_BYTES, LmdbBlobs, Tables, prepare_now
+from rusmes.storage.lmdb.compact import compact_environment
+from rusmes.storage.lmdb.delivery import Delivery
+from rusmes.storage.lmdb.edits import (
+    Snapshot,
+    check_layout,
+    find_account_id,
+    mailbox_named,
+    read_account,
+    read_email,
+    read_mailbox,
+    read_message,
+)
+from rusmes.storage.lmdb.environment import Environment
+from rusmes.storage.lmdb.layout import (
+    ACCOUNT_NAMES,
+    ACCOUNTS,
+    BLOB_REFS,
+    BLOBS,
+    CHANGES,
+    EMAILS,
+    MAIL_TABLES,
+    MAILBOX_NAMES,
+    MAILBOXES,
+    MESSAGES,
+    META,
+    SUBSCRIPTIONS,
+    THREADS,
+    AccountRecord,
+    EmailRecord,
+    MailboxRecord,
+    change_key,
+    message_key,
+    name_key,
+    number_key,
+    unpack_changes,
+    unpack_message,
+)
+from rusmes.storage.lmdb.verify import verify_mail
+from rusmes.storage.memory import KEY_RETENTION_SECONDS
+from rusmes.storage.names import normal_name
+from rusmes.storage.space import Space
+
+INLINE_LIMIT_BYTES: Final = 64 * 1024
+MAP_BYTES: Final = 1 << 40
+# Listing more messages than this at once would hold up the loop for more than about 10 ms.
+LONG_LISTING: Final = 5000
+# What the rows of one message add beside its body, for the check of free space.
+ROW_BYTES: Final = 4096
+
+
+class LmdbMailStore:
+    """Implements `MailStore` in `<path>/mail.mdb` and `<path>/blobs/mail/`.
+
+    With `read_only` it reads beside a running server and refuses changes. `key_retention` must be longer than a mail may
+    wait in the queue.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        inline_limit: int = INLINE_LIMIT_BYTES,
+        map_size: int = MAP_BYTES,
+        clock: Clock | None = None,
+        metrics: Metrics | None = None,
+        ids: IdSource | None = None,
+        key_retention: float = KEY_RETENTION_SECONDS,
+        read_only: bool = False,
+    ) -> None:
+        self._path = os.path.abspath(path)
+        self._clock = clock or SystemClock()
+        self._metrics = metrics or Metrics()
+        self._ids = ids or IdSource()
+        self._notices = ChangeNotices()
+        self._space = Space(self._path, self._clock)
+        self._environment = Environment(
+            os.path.join(self._path, "mail.mdb"), MAIL_TABLES, map_size=map_size, is_exclusive=False, read_only=read_only
+        )
+        self.blobs = LmdbBlobs(
+            self._environment,
+            os.path.join(self._path, "blobs", "mail"),
+            Tables(BLOBS, BLOB_REFS),
+            ids=self._ids,
+            inline_limit=inline_limit,
+            space=self._space,
+        )
+        self._delivery = Delivery(self.blobs, self._ids, key_retention)
+        self._committer = Committer(
+            self._environment,
+            name="mail",
+            clock=self._clock,
+            space=self._space,
+            metrics=self._metrics,
+            cached_tables=(META, ACCOUNTS, ACCOUNT_NAMES, MAILBOXES, MAILBOX_NAMES),
+            on_notes=self._notices.tell,
+        )
+
+    async def open(self) -> None:
+        """Raises StoreError, StoreCorrupt; NotFound when it is to be read and does not exist."""
+        self._environment.open()
+        if self._environment.read_only:
+            return
+        os.makedirs(self.blobs.directory, mode=0o700, exist_ok=True)
+        if self._environment.is_alone:
+            self.blobs.remove_orphans()
+            self._environment.share()
+        self._committer.start()
+        await self._committer.submit(check_layout)
+
+    async def close(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(None, self._committer.stop)
+        self._environment.close()
+
+    def is_writable(self) -> bool:
+        writable = self._environment.is_open and self._committer.failure is None and not self._space.is_full
+        self._metrics.set(STORE_WRITABLE, float(writable))
+        if self._environment.is_open:
+            self._metrics.set(STORE_BYTES["mail"], float(self._environment.used_bytes()))
+        return writable
+
+    def on_change(self, listener: ChangeListener) -> None:
+        self._notices.add(listener)
+
+    # Delivery
+
+    async def append(self, appends: Sequence[Append]) -> list[Appended | Refusal]:
+        descriptions = await self._describe(appends)
+        contents = list({id(item.rendering.content): item.rendering.content for item in appends}.values())
+        preparations = self.blobs.preparations(contents)
+        if any(content.path and content.size > LARGE_BYTES for content in contents):
+            await asyncio.get_running_loop().run_in_executor(None, prepare_now, preparations)
+        now = self._clock.now()
+
+        def operation(batch: Batch) -> list[Appended | Refusal]:
+            self._delivery.expire_keys(batch, now)
+            return self._delivery.append(batch, appends, descriptions, now)
+
+        growth = sum(0 if content.path else content.size for content in contents) + ROW_BYTES * len(appends)
+        results = await self._committer.submit(operation, prepared=preparations, growth=growth)
+        self._metrics.inc(MESSAGES_APPENDED, sum(isinstance(result, Appended) for result in results))
+        return results
+
+    async def _describe(self, appends: Sequence[Append]) -> list[Description]:
+        """One description for each different rendering; most plans have one."""
+        known: dict[tuple[int, bytes, int], Description] = {}
+        descriptions = []
+        for item in appends:
+            rendering = item.rendering
+            key = (id(rendering.content), rendering.prefix, rendering.skip)
+            description = known.get(key)
+            if description is None:
+                if rendering.content.size > LARGE_BYTES:
+                    description = await asyncio.get_running_loop().run_in_executor(None, describe, rendering)
+                else:
+                    description = describe(rendering)
+                known[key] = description
+            descriptions.append(description)
+        return descriptions
+
+    # Accounts
+
+    async def account(self, name: str) -> Account | None:
+        with self._environment.reading() as txn:
+            rows = Snapshot(self._environment, txn)
+            account_id = find_account_id(rows, name)
+            return read_account(rows, account_id).value() if account_id else None
+
+    async def accounts(self) -> list[Account]:
+        with self._environment.reading() as txn:
+            rows = Snapshot(self._environment, txn)
+            found = [AccountRecord.unpack(key, row).value() for key, row in rows.scan(ACCOUNTS, b"")]
+        return sorted(found, key=lambda account: account.name)
+
+    async def create_account(
+        self, name: str, *, mailboxes: Sequence[str] = (), quota_bytes: int = 0, quota_messages: int = 0
+    ) -> Account:
+        names = [normal_name(mailbox) for mailbox in mailboxes]
+        now = self._clock.now()
+
+        def operation(batch: Batch) -> Account:
+            return boxes.create_account(batch, name, names, quota_bytes, quota_messages, now).value()
+
+        return await self._committer.submit(operation, growth=ROW_BYTES)
+
+    async def set_quota(self, name: str, *, quota_bytes: int, quota_messages: int) -> Account:
+        return await self._committer.submit(
+            lambda batch: boxes.set_quota(batch, name, quota_bytes, quota_messages).value()
+        )
+
+    async def delete_account(self, name: str) -> None:
+        await self._committer.submit(lambda batch: boxes.delete_account(batch, self.blobs, name))
+
+    async def room_for(self, name: str, size: int) -> bool:
+        with self._environment.reading() as txn:
+            rows = Snapshot(self._environment, txn)
+            account_id = find_account_id(rows, name)
+            return not account_id or read_account(rows, account_id).has_room(size)
+
+    # Mailboxes
+
+    async def mailboxes(self, account_id: int) -> list[Mailbox]:
+        with self._environment.reading() as txn:
+            rows = Snapshot(self._environment, txn)
+            read_account(rows, account_id)
+            subscribed = {key for key, _ in rows.scan(SUBSCRIPTIONS, number_key(account_id))}
+            found = boxes.mailboxes_of(rows, account_id)
+        return [box.value(name_key(account_id, box.name) in subscribed) for box in found]
+
+    async def mailbox(self, account_id: int, name: str) -> Mailbox | None:
+        name = normal_name(name)
+        with self._environment.reading() as txn:
+            rows = Snapshot(self._environment, txn)
+            read_account(rows, account_id)
+            try:
+                return _mailbox_value(rows, mailbox_named(rows, account_id, name))
+            except NotFound:
+                return None
+
+    async def create_mailbox(self, account_id: int, name: str, *, special_use: str = "") -> Mailbox:
+        name = normal_name(name)
+        now = self._clock.now()
+
+        def operation(batch: Batch) -> Mailbox:
+            return _mailbox_value(batch, boxes.create_mailbox(batch, account_id, name, special_use, now))
+
+        return await self._committer.submit(operation, growth=ROW_BYTES)
+
+    async def rename_mailbox(self, account_id: int, old: str, new: str) -> None:
+        old, new = normal_name(old), normal_name(new)
+        now = self._clock.now()
+        await self._committer.submit(lambda batch: boxes.rename_mailbox(batch, account_id, old, new, now))
+
+    async def delete_mailbox(self, account_id: int, name: str) -> None:
+        name = normal_name(name)
+        await self._committer.submit(lambda batch: boxes.delete_mailbox(batch, self.blobs, account_id, name))
+
+    async def subscribe(self, account_id: int, name: str, subscribed: bool) -> None:
+        name = normal_name(name)
+        await self._committer.submit(lambda batch: boxes.subscribe(batch, account_id, name, subscribed))
+
+    async def subscriptions(self, account_id: int) -> list[str]:
+        with self._environment.reading() as txn:
+            return boxes.subscriptions(Snapshot(self._environment, txn), account_id)
+
+    async def claim_recent(self, mailbox_id: int) -> int:
+        return await self._committer.submit(lambda batch: boxes.claim_recent(batch, mailbox_id))
+
+    # Messages
+
+    async def messages(self, mailbox_id: int, *, first_uid: int = 1, last_uid: int = 0) -> list[Message]:
+        with self._environment.reading() as txn:
+            mailbox = read_mailbox(Snapshot(self._environment, txn), mailbox_id)
+        if mailbox.exists <= LONG_LISTING:
+            return self._messages(mailbox, first_uid, last_uid)
+        return await asyncio.get_running_loop().run_in_executor(None, self._messages, mailbox, first_uid, last_uid)
+
+    def _messages(self, mailbox: MailboxRecord, first_uid: int, last_uid: int) -> list[Message]:
+        prefix = number_key(mailbox.id)
+        start = message_key(mailbox.id, min(max(first_uid, 1), 0xFFFFFFFF))
+        end = last_uid if 0 < last_uid <= 0xFFFFFFFF else 0xFFFFFFFF
+        last = message_key(mailbox.id, end)
+        found = []
+        with (
+            self._environment.reading() as txn,
+            txn.cursor(self._environment.handles[MESSAGES]) as cursor,
+        ):
+            if first_uid <= end and cursor.set_range(start):
+                for key, row in cursor:
+                    if key > last or not key.startswith(prefix):
+                        break
+                    found.append(unpack_message(key, row, mailbox.first_recent))
+        return found
+
+    async def open_message(self, mailbox_id: int, uid: int) -> StoredMessage:
+        with self._environment.reading() as txn:
+            rows = Snapshot(self._environment, txn)
+            mailbox = read_mailbox(rows, mailbox_id)
+            message = read_message(rows, mailbox_id, uid)
+            if message is None:
+                raise NotFound("no such message", f"mailbox {mailbox_id}, UID {uid}")
+            email = read_email(rows, mailbox.account_id, message.email_id)
+        content: Content = self.blobs.content(email.blob_id)
+        return StoredMessage(
+            message.value(uid, mailbox.first_recent),
+            email.value(message.email_id, message.bits, message.keywords),
+            Rendering(content, email.prefix, email.skip),
+        )
+
+    async def emails(self, account_id: int, ids: Sequence[bytes]) -> list[Email | None]:
+        with self._environment.reading() as txn:
+            rows = Snapshot(self._environment, txn)
+            read_account(rows, account_id)
+            return [_email_value(rows, account_id, id) for id in ids]
+
+    async def thread(self, account_id: int, thread_id: bytes) -> list[bytes]:
+        with self._environment.reading() as txn:
+            rows = Snapshot(self._environment, txn)
+            read_account(rows, account_id)
+            return [key[24:] for key, _ in rows.scan(THREADS, number_key(account_id) + thread_id)]
+
+    async def change_flags(self, mailbox_id: int, change: FlagChange) -> list[Message]:
+        return await self._committer.submit(lambda batch: mail.change_flags(batch, mailbox_id, change))
+
+    async def expunge(self, mailbox_id: int, uids: Sequence[int], *, only_deleted: bool = False) -> list[int]:
+        return await self._committer.submit(
+            lambda batch: mail.expunge(batch, self.blobs, mailbox_id, uids, only_deleted=only_deleted)
+        )
+
+    async def copy(self, mailbox_id: int, uids: Sequence[int], target_id: int) -> list[tuple[int, int]]:
+        return await self._committer.submit(
+            lambda batch: mail.copy(batch, self.blobs, self._ids, mailbox_id, uids, target_id),
+            growth=ROW_BYTES * len(uids),
+        )
+
+    async def move(self, mailbox_id: int, uids: Sequence[int], target_id: int) -> list[tuple[int, int]]:
+        return await self._committer.submit(lambda batch: mail.move(batch, mailbox_id, uids, target_id))
+
+    # Changes
+
+    async def changes(self, account_id: int, since_modseq: int, *, limit: int = 0) -> list[Change]:
+        prefix = number_key(account_id)
+        found: list[Change] = []
+        with self._environment.reading() as txn:
+            read_account(Snapshot(self._environment, txn), account_id)
+            with txn.cursor(self._environment.handles[CHANGES]) as cursor:
+                if cursor.set_range(change_key(account_id, max(since_modseq, 0) + 1)):
+                    for key, row in cursor:
+                        if not key.startswith(prefix) or (limit and len(found) >= limit):
+                            break
+                        found += unpack_changes(key, row)
+        return found
+
+    # Care
+
+    def verify(self) -> Iterator[Finding]:
+        """Reads from one snapshot, so it may run in another process or thread beside the server."""
+        return verify_mail(self._environment, self.blobs)
+
+    async def compact(self) -> CompactResult:
+        """Copy what is in use and take the copy's place.
+
+        Raises:
+            StoreError: another process has the store open.
+            StoreFull: there is no room for the copy.
+        """
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, self._committer.stop)
+        try:
+            return await loop.run_in_executor(None, compact_environment, self._environment)
+        finally:
+            if self._environment.is_open:
+                self._environment.share()
+                self._committer.start()
+
+
+def _mailbox_value(rows: Snapshot | Batch, mailbox: MailboxRecord) -> Mailbox:
+    return mailbox.value(rows.has(SUBSCRIPTIONS, name_key(mailbox.account_id, mailbox.name)))
+
+
+def _email_value(rows: Snapshot, account_id: int, id: bytes) -> Email | None:
+    key = number_key(account_id) + id
+    row = rows.get(EMAILS, key)
+    if row is None:
+        return None
+    email = EmailRecord.unpack(key, row)
+    mailbox_id, uid = email.memberships[0]
+    message = read_message(rows, mailbox_id, uid)
+    if message is None:
+        return email.value(id, 0, ())
+    return email.value(id, message.bits, message.keywords)

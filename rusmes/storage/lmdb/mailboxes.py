@@ -1,0 +1,264 @@
+"""Accounts and mailboxes inside a transaction: making, renaming, removing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rusmes.errors import AlreadyExists, NotAllowed
+from rusmes.storage.commit import Batch
+from rusmes.storage.lmdb.blobs import LmdbBlobs
+from rusmes.storage.lmdb.edits import (
+    Edit,
+    Rows,
+    account_named,
+    find_account_id,
+    find_mailbox_id,
+    mailbox_named,
+    read_account,
+    read_last,
+    read_mailbox,
+)
+from rusmes.storage.lmdb.layout import (
+    ACCOUNT_NAMES,
+    ACCOUNTS,
+    CHANGES,
+    CREATED,
+    DESTROYED,
+    EMAILS,
+    LAST_KEY,
+    MAILBOX,
+    MAILBOX_NAMES,
+    MAILBOXES,
+    MESSAGE_IDS,
+    MESSAGES,
+    META,
+    SUBSCRIPTIONS,
+    THREADS,
+    UPDATED,
+    AccountRecord,
+    EmailRecord,
+    MailboxRecord,
+    name_key,
+    number_key,
+    seal,
+)
+from rusmes.storage.lmdb.messages import all_messages, move_messages, remove_messages
+from rusmes.storage.names import INBOX, SPECIAL_USE_BY_NAME, is_below, normal_name, parents
+
+MAX_ACCOUNT_NAME_BYTES = 500
+
+
+# Accounts
+
+
+def create_account(
+    batch: Batch, name: str, mailboxes: Sequence[str], quota_bytes: int, quota_messages: int, now: float
+) -> AccountRecord:
+    if find_account_id(batch, name):
+        raise AlreadyExists("account exists", name)
+    edit = new_account(batch, name, mailboxes, quota_bytes, quota_messages, now)
+    edit.finish()
+    return edit.account
+
+
+def new_account(
+    batch: Batch, name: str, mailboxes: Sequence[str], quota_bytes: int, quota_messages: int, now: float
+) -> Edit:
+    """Its edit is not finished yet."""
+    key = name.encode()
+    if not 0 < len(key) <= MAX_ACCOUNT_NAME_BYTES:
+        raise NotAllowed("not an account name", f"{len(key)} bytes, at most {MAX_ACCOUNT_NAME_BYTES}")
+    last = read_last(batch)
+    last.account_id += 1
+    batch.put(META, LAST_KEY, last.pack())
+    account = AccountRecord(last.account_id, 0, 0, 0, quota_bytes, quota_messages, name)
+    batch.put(ACCOUNT_NAMES, key, seal(key, number_key(account.id)))
+    edit = Edit(batch, account)
+    for mailbox in dict.fromkeys([INBOX, *mailboxes]):
+        if not find_mailbox_id(batch, account.id, mailbox):
+            new_mailbox(batch, edit, mailbox, now)
+    return edit
+
+
+def set_quota(batch: Batch, name: str, quota_bytes: int, quota_messages: int) -> AccountRecord:
+    account = account_named(batch, name)
+    account.quota_bytes = quota_bytes
+    account.quota_messages = quota_messages
+    batch.put(ACCOUNTS, number_key(account.id), account.pack())
+    return account
+
+
+def delete_account(batch: Batch, blobs: LmdbBlobs, name: str) -> None:
+    account = account_named(batch, name)
+    prefix = number_key(account.id)
+    for key, row in batch.scan(EMAILS, prefix):
+        email = EmailRecord.unpack(key, row)
+        blobs.release(batch, email.blob_id, email.is_file)
+        batch.delete(EMAILS, key)
+        batch.spill_if_large()
+    for mailbox in mailboxes_of(batch, account.id):
+        for key, _ in batch.scan(MESSAGES, number_key(mailbox.id)):
+            batch.delete(MESSAGES, key)
+            batch.spill_if_large()
+        batch.delete(MAILBOXES, number_key(mailbox.id))
+    for table in (MAILBOX_NAMES, SUBSCRIPTIONS, THREADS, MESSAGE_IDS, CHANGES):
+        for key, _ in batch.scan(table, prefix):
+            batch.delete(table, key)
+            batch.spill_if_large()
+    batch.delete(ACCOUNT_NAMES, name.encode())
+    batch.delete(ACCOUNTS, prefix)
+
+
+# Mailboxes
+
+
+def mailboxes_of(rows: Rows, account_id: int) -> list[MailboxRecord]:
+    """In the order of names."""
+    named = rows.scan(MAILBOX_NAMES, number_key(account_id))
+    return [read_mailbox(rows, int.from_bytes(row[:8], "big")) for _, row in named]
+
+
+def create_mailbox(batch: Batch, account_id: int, name: str, special_use: str, now: float) -> MailboxRecord:
+    account = read_account(batch, account_id)
+    if find_mailbox_id(batch, account_id, name):
+        raise AlreadyExists("mailbox exists", name)
+    edit = Edit(batch, account)
+    mailbox = new_mailbox(batch, edit, name, now)
+    if special_use:
+        mailbox.special_use = special_use
+        edit.put_mailbox(mailbox)
+    edit.finish()
+    return mailbox
+
+
+def new_mailbox(batch: Batch, edit: Edit, name: str, now: float) -> MailboxRecord:
+    """Makes the superior names too (RFC 9051 §6.3.4); "Sent" and its like get their special use if it is free."""
+    account_id = edit.account.id
+    taken: set[str] | None = None
+    for level in (*parents(name), name):
+        if find_mailbox_id(batch, account_id, level):
+            continue
+        use = SPECIAL_USE_BY_NAME.get(level, "")
+        if use and taken is None:
+            taken = {mailbox.special_use for mailbox in mailboxes_of(batch, account_id)}
+        last = read_last(batch)
+        last.mailbox_id += 1
+        last.uid_validity = next_uid_validity(last.uid_validity, now)
+        batch.put(META, LAST_KEY, last.pack())
+        mailbox = MailboxRecord(
+            id=last.mailbox_id,
+            account_id=account_id,
+            uid_validity=last.uid_validity,
+            uid_next=1,
+            first_recent=1,
+            highest_modseq=edit.modseq,
+            exists=0,
+            unseen=0,
+            deleted=0,
+            recent=0,
+            size=0,
+            special_use="" if taken and use in taken else use,
+            name=level,
+        )
+        edit.put_mailbox(mailbox)
+        _put_name(batch, account_id, level, mailbox.id)
+        _subscribe(batch, account_id, level, True)
+        edit.log(MAILBOX | CREATED, number_key(mailbox.id))
+    return mailbox
+
+
+def next_uid_validity(last: int, now: float) -> int:
+    """Grows with every mailbox ever made; near the time, so that it also grows over a restore from a backup."""
+    return max(last + 1, int(now) & 0xFFFFFFFF)
+
+
+def _put_name(batch: Batch, account_id: int, name: str, mailbox_id: int) -> None:
+    key = name_key(account_id, name)
+    batch.put(MAILBOX_NAMES, key, seal(key, number_key(mailbox_id)))
+
+
+def rename_mailbox(batch: Batch, account_id: int, old: str, new: str, now: float) -> None:
+    account = read_account(batch, account_id)
+    mailbox_named(batch, account_id, old)
+    if find_mailbox_id(batch, account_id, new):
+        raise AlreadyExists("mailbox exists", new)
+    if old == INBOX:  # RFC 9051 §6.3.6: only its messages move, names below stay
+        edit = Edit(batch, account)
+        target = new_mailbox(batch, edit, new, now)
+        inbox = mailbox_named(batch, account_id, INBOX)
+        move_messages(batch, edit, inbox, target, all_messages(batch, inbox.id))
+        edit.finish()
+        return
+    if is_below(new, old):
+        raise NotAllowed("a mailbox cannot move into itself", f"{old} to {new}")
+    boxes = mailboxes_of(batch, account_id)
+    moved = {box.name: new + box.name[len(old) :] for box in boxes if box.name == old or is_below(box.name, old)}
+    for name in moved.values():
+        normal_name(name)
+        if name not in moved and find_mailbox_id(batch, account_id, name):
+            raise AlreadyExists("mailbox exists", name)
+    edit = Edit(batch, account)
+    superior = parents(new)
+    if superior and not find_mailbox_id(batch, account_id, superior[-1]):
+        new_mailbox(batch, edit, superior[-1], now)
+    renamed = [box for box in boxes if box.name in moved]
+    subscribed = {box.name for box in renamed if batch.has(SUBSCRIPTIONS, name_key(account_id, box.name))}
+    for box in renamed:
+        batch.delete(MAILBOX_NAMES, name_key(account_id, box.name))
+        if box.name in subscribed:
+            _subscribe(batch, account_id, box.name, False)
+    for box in renamed:
+        was_subscribed = box.name in subscribed
+        box.name = moved[box.name]
+        box.highest_modseq = edit.modseq
+        _put_name(batch, account_id, box.name, box.id)
+        if was_subscribed:
+            _subscribe(batch, account_id, box.name, True)
+        edit.put_mailbox(box)
+        edit.log(MAILBOX | UPDATED, number_key(box.id))
+    edit.finish()
+
+
+def delete_mailbox(batch: Batch, blobs: LmdbBlobs, account_id: int, name: str) -> None:
+    account = read_account(batch, account_id)
+    if name == INBOX:
+        raise NotAllowed("INBOX cannot be deleted")  # RFC 9051 §6.3.5
+    mailbox = mailbox_named(batch, account_id, name)
+    edit = Edit(batch, account)
+    remove_messages(batch, edit, blobs, mailbox, all_messages(batch, mailbox.id))
+    batch.delete(MAILBOXES, number_key(mailbox.id))
+    batch.delete(MAILBOX_NAMES, name_key(account_id, name))
+    edit.log(MAILBOX | DESTROYED, number_key(mailbox.id))
+    edit.finish()
+
+
+def subscribe(batch: Batch, account_id: int, name: str, subscribed: bool) -> None:
+    account = read_account(batch, account_id)
+    _subscribe(batch, account_id, name, subscribed)
+    mailbox_id = find_mailbox_id(batch, account_id, name)
+    if mailbox_id:
+        edit = Edit(batch, account)
+        edit.log(MAILBOX | UPDATED, number_key(mailbox_id))
+        edit.finish()
+
+
+def _subscribe(batch: Batch, account_id: int, name: str, subscribed: bool) -> None:
+    key = name_key(account_id, name)
+    batch.put(SUBSCRIPTIONS, key, seal(key, b"") if subscribed else None)
+
+
+def subscriptions(rows: Rows, account_id: int) -> list[str]:
+    read_account(rows, account_id)
+    return [key[8:].decode() for key, _ in rows.scan(SUBSCRIPTIONS, number_key(account_id))]
+
+
+def claim_recent(batch: Batch, mailbox_id: int) -> int:
+    mailbox = read_mailbox(batch, mailbox_id)
+    first = mailbox.first_recent
+    if mailbox.uid_next != first:
+        mailbox.first_recent = mailbox.uid_next
+        mailbox.recent = 0
+        batch.put(MAILBOXES, number_key(mailbox_id), mailbox.pack())
+    return first
+
+

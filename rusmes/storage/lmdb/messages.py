@@ -1,0 +1,304 @@
+"""Messages and emails inside a transaction: adding, flagging, removing, copying, moving."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rusmes.errors import NotAllowed, OverQuota
+from rusmes.model.ids import IdSource
+from rusmes.model.mailbox import Message
+from rusmes.storage.api import FlagChange
+from rusmes.storage.commit import Batch
+from rusmes.storage.flags import DELETED, SEEN, change, split_flags
+from rusmes.storage.lmdb.blobs import LmdbBlobs
+from rusmes.storage.lmdb.edits import Edit, Rows, read_account, read_email, read_mailbox, read_message
+from rusmes.storage.lmdb.layout import (
+    CREATED,
+    DESTROYED,
+    EMAIL,
+    EMAILS,
+    MAILBOX,
+    MESSAGE,
+    MESSAGE_IDS,
+    MESSAGES,
+    THREAD,
+    THREADS,
+    UPDATED,
+    EmailRecord,
+    MailboxRecord,
+    MessageRecord,
+    identifier_key,
+    message_key,
+    number_key,
+    seal,
+    unseal,
+)
+
+_IDENTIFIER_BYTES = 12
+
+
+def add_email(batch: Batch, edit: Edit, id: bytes, email: EmailRecord, identifiers: Sequence[bytes]) -> None:
+    """Count the email and give it a thread; its row is written by the caller, once its memberships are known.
+
+    The thread is that of the first identifier that is known, else a new one named like the email. The identifiers that were not
+    known lead there from now on; the thread's row of this email lists them, so that they can be removed with the thread.
+    """
+    account = edit.account
+    known, fresh = b"", []
+    for identifier in identifiers:
+        key = identifier_key(account.id, identifier)
+        row = batch.get(MESSAGE_IDS, key)
+        if row is None:
+            fresh.append(key)
+        elif not known:
+            known = unseal("message_ids", key, row)
+    email.thread_id = known or id
+    for key in fresh:
+        batch.put(MESSAGE_IDS, key, seal(key, email.thread_id))
+    thread_key = number_key(account.id) + email.thread_id + id
+    batch.put(THREADS, thread_key, seal(thread_key, b"".join([key[8:] for key in fresh])))
+    account.used_bytes += email.size
+    account.used_messages += 1
+    edit.log(EMAIL | CREATED, id)
+    edit.log(THREAD | (UPDATED if known else CREATED), email.thread_id)
+
+
+def add_message(edit: Edit, mailbox: MailboxRecord, email: EmailRecord, message: MessageRecord) -> int:
+    """Give the email a place in the mailbox; the UID. The caller writes mailbox and email."""
+    uid = mailbox.uid_next
+    if uid > 0xFFFFFFFF:  # RFC 9051 §2.3.1.1: UIDs have 32 bits
+        raise NotAllowed("the mailbox has no UID left", mailbox.name)
+    message.modseq = mailbox.highest_modseq = edit.modseq
+    mailbox.uid_next += 1
+    count(mailbox, message, uid, 1)
+    email.memberships.append((mailbox.id, uid))
+    edit.put_message(mailbox.id, uid, message)
+    edit.log(MESSAGE | CREATED, message_key(mailbox.id, uid))
+    return uid
+
+
+def count(mailbox: MailboxRecord, message: MessageRecord, uid: int, by: int) -> None:
+    mailbox.exists += by
+    mailbox.size += by * message.size
+    if not message.bits & SEEN:
+        mailbox.unseen += by
+    if message.bits & DELETED:
+        mailbox.deleted += by
+    if uid >= mailbox.first_recent:
+        mailbox.recent += by
+
+
+def _present(rows: Rows, mailbox_id: int, uids: Sequence[int]) -> list[tuple[int, MessageRecord]]:
+    """The messages that exist, in UID order."""
+    found = ((uid, read_message(rows, mailbox_id, uid)) for uid in sorted(set(uids)))
+    return [(uid, message) for uid, message in found if message is not None]
+
+
+# Flags
+
+
+def change_flags(batch: Batch, mailbox_id: int, request: FlagChange) -> list[Message]:
+    mailbox = read_mailbox(batch, mailbox_id)
+    bits, keywords = split_flags(request.flags)
+    limit = request.unchanged_since
+    result = []
+    edit: Edit | None = None
+    boxes = {mailbox_id: mailbox}
+    for uid, message in _present(batch, mailbox_id, request.uids):
+        if limit is not None and message.modseq > limit:
+            continue
+        new = change(request.operation, message.bits, message.keywords, bits, keywords)
+        if new != (message.bits, message.keywords):
+            if edit is None:
+                edit = Edit(batch, read_account(batch, mailbox.account_id))
+            _set_flags(batch, edit, boxes, mailbox_id, uid, message, *new)
+        result.append((uid, message))
+    if edit is not None:
+        for box in boxes.values():
+            edit.put_mailbox(box)
+        edit.finish()
+    # An email may be twice in one mailbox: what an earlier change did to a later message is read again.
+    current = ((uid, read_message(batch, mailbox_id, uid) if edit else message) for uid, message in result)
+    return [message.value(uid, mailbox.first_recent) for uid, message in current if message is not None]
+
+
+def _set_flags(
+    batch: Batch, edit: Edit, boxes: dict[int, MailboxRecord], mailbox_id: int, uid: int, message: MessageRecord,
+    bits: int, keywords: tuple[str, ...],
+) -> None:  # fmt: skip
+    """Keywords belong to the email: its messages in other mailboxes get them too. `\\Deleted` is the message's own."""
+    if (message.bits ^ bits) & ~DELETED or message.keywords != keywords:
+        edit.log(EMAIL | UPDATED, message.email_id)
+        members = read_email(batch, edit.account.id, message.email_id).memberships
+    else:
+        members = [(mailbox_id, uid)]
+    unseen_changed = (message.bits ^ bits) & SEEN
+    for box_id, member_uid in members:
+        is_this = (box_id, member_uid) == (mailbox_id, uid)
+        member = message if is_this else read_message(batch, box_id, member_uid)
+        if member is None:
+            continue
+        member_bits = bits if is_this else (bits & ~DELETED) | (member.bits & DELETED)
+        if (member.bits, member.keywords) == (member_bits, keywords):
+            continue
+        box = boxes.get(box_id)
+        if box is None:
+            box = boxes[box_id] = read_mailbox(batch, box_id)
+        count(box, member, member_uid, -1)
+        member.bits, member.keywords = member_bits, keywords
+        member.modseq = box.highest_modseq = edit.modseq
+        count(box, member, member_uid, 1)
+        edit.put_message(box_id, member_uid, member)
+        edit.log(MESSAGE | UPDATED, message_key(box_id, member_uid))
+        if unseen_changed:
+            edit.log(MAILBOX | UPDATED, number_key(box_id))
+
+
+# Removal
+
+
+def expunge(batch: Batch, blobs: LmdbBlobs, mailbox_id: int, uids: Sequence[int], *, only_deleted: bool) -> list[int]:
+    mailbox = read_mailbox(batch, mailbox_id)
+    present = _present(batch, mailbox_id, uids)
+    gone = [(uid, message) for uid, message in present if not only_deleted or message.bits & DELETED]
+    if not gone:
+        return []
+    edit = Edit(batch, read_account(batch, mailbox.account_id))
+    remove_messages(batch, edit, blobs, mailbox, gone)
+    edit.log(MAILBOX | UPDATED, number_key(mailbox_id))
+    edit.put_mailbox(mailbox)
+    edit.finish()
+    return [uid for uid, _ in gone]
+
+
+def all_messages(rows: Rows, mailbox_id: int) -> list[tuple[int, MessageRecord]]:
+    return [
+        (int.from_bytes(key[8:], "big"), MessageRecord.unpack(key, row))
+        for key, row in rows.scan(MESSAGES, number_key(mailbox_id))
+    ]
+
+
+def remove_messages(
+    batch: Batch, edit: Edit, blobs: LmdbBlobs, mailbox: MailboxRecord, messages: Sequence[tuple[int, MessageRecord]]
+) -> None:
+    """The caller writes the mailbox."""
+    for uid, message in messages:
+        key = message_key(mailbox.id, uid)
+        batch.delete(MESSAGES, key)
+        count(mailbox, message, uid, -1)
+        mailbox.highest_modseq = edit.modseq
+        edit.log(MESSAGE | DESTROYED, key)
+        email = read_email(batch, edit.account.id, message.email_id)
+        email.memberships.remove((mailbox.id, uid))
+        if email.memberships:
+            edit.put_email(message.email_id, email)
+            edit.log(EMAIL | UPDATED, message.email_id)
+        else:
+            _remove_email(batch, edit, blobs, message.email_id, email)
+        batch.spill_if_large()
+
+
+def _remove_email(batch: Batch, edit: Edit, blobs: LmdbBlobs, id: bytes, email: EmailRecord) -> None:
+    account = edit.account
+    batch.delete(EMAILS, number_key(account.id) + id)
+    blobs.release(batch, email.blob_id, email.is_file)
+    account.used_bytes -= email.size
+    account.used_messages -= 1
+    edit.log(EMAIL | DESTROYED, id)
+    prefix = number_key(account.id) + email.thread_id
+    own = prefix + id
+    row = batch.get(THREADS, own)
+    identifiers = unseal("threads", own, row) if row is not None else b""
+    batch.delete(THREADS, own)
+    # A younger one first: whole threads are removed from the oldest email on, and looking back would pass all that are gone.
+    others = batch.scan(THREADS, prefix, start=own, limit=1) or batch.scan(THREADS, prefix, stop=own, limit=1)
+    if others:  # the identifiers stay with the thread: another of its emails keeps the list
+        if identifiers:
+            heir, heirs_row = others[0]
+            batch.put(THREADS, heir, seal(heir, unseal("threads", heir, heirs_row) + identifiers))
+        edit.log(THREAD | UPDATED, email.thread_id)
+        return
+    for at in range(0, len(identifiers), _IDENTIFIER_BYTES):
+        batch.delete(MESSAGE_IDS, number_key(account.id) + identifiers[at : at + _IDENTIFIER_BYTES])
+    edit.log(THREAD | DESTROYED, email.thread_id)
+
+
+# Copying and moving
+
+
+def _pair(batch: Batch, mailbox_id: int, target_id: int) -> tuple[MailboxRecord, MailboxRecord]:
+    """Source and target, one object when they are the same mailbox."""
+    source = read_mailbox(batch, mailbox_id)
+    target = source if target_id == mailbox_id else read_mailbox(batch, target_id)
+    if target.account_id != source.account_id:
+        raise NotAllowed("the target is in another account")
+    return source, target
+
+
+def copy(
+    batch: Batch, blobs: LmdbBlobs, ids: IdSource, mailbox_id: int, uids: Sequence[int], target_id: int
+) -> list[tuple[int, int]]:
+    source, target = _pair(batch, mailbox_id, target_id)
+    messages = _present(batch, mailbox_id, uids)
+    if not messages:
+        return []
+    account = read_account(batch, source.account_id)
+    if not account.has_room(sum(message.size for _, message in messages), len(messages)):
+        raise OverQuota("over quota", account.name)
+    edit = Edit(batch, account)
+    pairs = []
+    for uid, message in messages:
+        email = read_email(batch, account.id, message.email_id)
+        thread_id = email.thread_id
+        id = ids.next_id()
+        email.memberships = []
+        blobs.refer_again(batch, email.blob_id)
+        # The copy is of the same thread, whose identifiers are known already.
+        thread_key = number_key(account.id) + thread_id + id
+        batch.put(THREADS, thread_key, seal(thread_key, b""))
+        account.used_bytes += email.size
+        account.used_messages += 1
+        edit.log(EMAIL | CREATED, id)
+        edit.log(THREAD | UPDATED, thread_id)
+        copied = MessageRecord(0, id, message.internal_date, message.size, message.bits, message.keywords)
+        pairs.append((uid, add_message(edit, target, email, copied)))
+        edit.put_email(id, email)
+        batch.spill_if_large()
+    edit.log(MAILBOX | UPDATED, number_key(target_id))
+    edit.put_mailbox(target)
+    edit.finish()
+    return pairs
+
+
+def move(batch: Batch, mailbox_id: int, uids: Sequence[int], target_id: int) -> list[tuple[int, int]]:
+    source, target = _pair(batch, mailbox_id, target_id)
+    messages = _present(batch, mailbox_id, uids)
+    if not messages:
+        return []
+    edit = Edit(batch, read_account(batch, source.account_id))
+    pairs = move_messages(batch, edit, source, target, messages)
+    edit.finish()
+    return pairs
+
+
+def move_messages(
+    batch: Batch, edit: Edit, source: MailboxRecord, target: MailboxRecord, messages: Sequence[tuple[int, MessageRecord]]
+) -> list[tuple[int, int]]:
+    """The email stays the same one (RFC 8474 §4.2): only where it is a member changes. Writes both mailboxes."""
+    pairs = []
+    for uid, message in messages:
+        key = message_key(source.id, uid)
+        email = read_email(batch, edit.account.id, message.email_id)
+        email.memberships.remove((source.id, uid))
+        batch.delete(MESSAGES, key)
+        count(source, message, uid, -1)
+        edit.log(MESSAGE | DESTROYED, key)
+        pairs.append((uid, add_message(edit, target, email, message)))
+        edit.put_email(message.email_id, email)
+        edit.log(EMAIL | UPDATED, message.email_id)
+        batch.spill_if_large()
+    source.highest_modseq = edit.modseq
+    for mailbox in (source, target) if source is not target else (source,):
+        edit.log(MAILBOX | UPDATED, number_key(mailbox.id))
+        edit.put_mailbox(mailbox)
+    return pairs

@@ -1,0 +1,310 @@
+"""Reading every row and every body, and counting again what is counted. Nothing is changed: what is found is said."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+from zlib import crc32
+
+from msgspec import Struct
+
+from rusmes.errors import StoreError
+from rusmes.storage.api import Finding
+from rusmes.storage.flags import DELETED, SEEN
+from rusmes.storage.lmdb.blobs import LmdbBlobs, file_checksum
+from rusmes.storage.lmdb.edits import Snapshot
+from rusmes.storage.lmdb.environment import Environment
+from rusmes.storage.lmdb.layout import (
+    ACCOUNT_NAMES,
+    ACCOUNTS,
+    BLOB_HEAD_BYTES,
+    BLOB_REFS,
+    BLOBS,
+    CHANGES,
+    EMAILS,
+    FILE,
+    KEYS,
+    LAST_KEY,
+    MAIL_TABLES,
+    MAILBOX_NAMES,
+    MAILBOXES,
+    MESSAGE_IDS,
+    MESSAGES,
+    META,
+    Q_BLOB_REFS,
+    Q_BLOBS,
+    Q_ENTRIES,
+    Q_STATES,
+    SUBSCRIPTIONS,
+    THREADS,
+    AccountRecord,
+    BlobHead,
+    EmailRecord,
+    LastGiven,
+    MailboxRecord,
+    MessageRecord,
+    message_key,
+    message_of_key,
+    name_key,
+    number_key,
+    unpack_appended,
+    unpack_changes,
+    unpack_count,
+    unseal,
+)
+from rusmes.storage.lmdb.queue_layout import INDEX_BYTES, unpack_entry, unpack_state
+
+# A file without a row is a mail on its way in, unless it is older than any transaction can be.
+ORPHAN_SECONDS: Final = 3600.0
+
+
+def verify_mail(environment: Environment, blobs: LmdbBlobs) -> Iterator[Finding]:
+    yield from _guarded(environment, lambda snapshot, txn: _MailCheck(environment, snapshot, txn, blobs).run())
+
+
+def verify_queue(environment: Environment, blobs: LmdbBlobs) -> Iterator[Finding]:
+    yield from _guarded(environment, lambda snapshot, txn: _queue_findings(environment, snapshot, txn, blobs))
+
+
+def _guarded(environment: Environment, check: Callable[[Snapshot, Any], Iterator[Finding]]) -> Iterator[Finding]:
+    """A page that LMDB itself cannot read ends the check with a finding."""
+    try:
+        with environment.reading(buffers=True) as txn:
+            yield from check(Snapshot(environment, txn), txn)
+    except StoreError as error:
+        yield Finding(environment.path, f"the check could not go on: {error}")
+
+
+def _rows(environment: Environment, txn: Any, table: int) -> Iterator[tuple[bytes, memoryview]]:
+    with txn.cursor(environment.handles[table]) as cursor:
+        for key, value in cursor:
+            yield bytes(key), value
+
+
+class _Counts(Struct):
+    """A mailbox counted from its messages."""
+
+    exists: int = 0
+    unseen: int = 0
+    deleted: int = 0
+    recent: int = 0
+    size: int = 0
+
+
+class _MailCheck:
+    def __init__(self, environment: Environment, snapshot: Snapshot, txn: Any, blobs: LmdbBlobs) -> None:
+        self.environment = environment
+        self.rows = snapshot
+        self.txn = txn
+        self.blobs = blobs
+        self.accounts: dict[int, AccountRecord] = {}
+        self.mailboxes: dict[int, MailboxRecord] = {}
+        self.counts: dict[int, _Counts] = {}
+        self.used_bytes: Counter[int] = Counter()
+        self.used_messages: Counter[int] = Counter()
+        self.references: Counter[bytes] = Counter()
+
+    def run(self) -> Iterator[Finding]:
+        yield from self._accounts_and_mailboxes()
+        yield from self._messages()
+        yield from self._emails()
+        yield from self._totals()
+        yield from self._small_tables()
+        yield from blob_findings(self.environment, self.txn, self.blobs, BLOBS, BLOB_REFS, self.references)
+
+    def _table(self, table: int) -> Iterator[tuple[bytes, bytes]]:
+        for key, value in _rows(self.environment, self.txn, table):
+            yield key, bytes(value)
+
+    def _accounts_and_mailboxes(self) -> Iterator[Finding]:
+        last = LastGiven()
+        row = self.rows.get(META, LAST_KEY)
+        if row is not None:
+            try:
+                last = LastGiven.unpack(bytes(row))
+            except StoreError as error:
+                yield Finding("meta last", error.detail)
+        for key, row in self._table(ACCOUNTS):
+            try:
+                account = AccountRecord.unpack(key, row)
+            except (StoreError, ValueError) as error:
+                yield Finding(f"accounts {key.hex()}", str(error))
+                continue
+            self.accounts[account.id] = account
+            if self._number(ACCOUNT_NAMES, account.name.encode()) != account.id:
+                yield Finding(f"accounts {account.name}", "its name does not lead to it")
+            if account.id > last.account_id:
+                yield Finding(f"accounts {account.name}", "its id was not given yet and would be given again")
+        for key, row in self._table(MAILBOXES):
+            try:
+                mailbox = MailboxRecord.unpack(key, row)
+            except (StoreError, ValueError) as error:
+                yield Finding(f"mailboxes {key.hex()}", str(error))
+                continue
+            self.mailboxes[mailbox.id] = mailbox
+            self.counts[mailbox.id] = _Counts()
+            if mailbox.account_id not in self.accounts:
+                yield Finding(f"mailboxes {mailbox.id}", f"account {mailbox.account_id} is missing")
+            if self._number(MAILBOX_NAMES, name_key(mailbox.account_id, mailbox.name)) != mailbox.id:
+                yield Finding(f"mailboxes {mailbox.id}", f"its name {mailbox.name!r} does not lead to it")
+            if mailbox.id > last.mailbox_id or mailbox.uid_validity > last.uid_validity:
+                yield Finding(f"mailboxes {mailbox.id}", "its id or UIDVALIDITY was not given yet and would be given again")
+
+    def _number(self, table: int, key: bytes) -> int:
+        row = self.rows.get(table, key)
+        try:
+            return int.from_bytes(unseal(MAIL_TABLES[table].decode(), key, bytes(row)), "big") if row is not None else 0
+        except StoreError:
+            return 0
+
+    def _messages(self) -> Iterator[Finding]:
+        for key, row in self._table(MESSAGES):
+            mailbox_id, uid = message_of_key(key)
+            place = f"messages {mailbox_id}/{uid}"
+            try:
+                message = MessageRecord.unpack(key, row)
+            except (StoreError, ValueError) as error:
+                yield Finding(place, str(error))
+                continue
+            mailbox = self.mailboxes.get(mailbox_id)
+            if mailbox is None:
+                yield Finding(place, "its mailbox is missing")
+                continue
+            counts = self.counts[mailbox_id]
+            counts.exists += 1
+            counts.unseen += not message.bits & SEEN
+            counts.deleted += bool(message.bits & DELETED)
+            counts.recent += uid >= mailbox.first_recent
+            counts.size += message.size
+            if uid >= mailbox.uid_next or message.modseq > mailbox.highest_modseq:
+                yield Finding(place, "its UID or modseq was not given yet and would be given again")
+            if not self.rows.has(EMAILS, number_key(mailbox.account_id) + message.email_id):
+                yield Finding(place, f"email {message.email_id.hex()} is missing")
+
+    def _emails(self) -> Iterator[Finding]:
+        for key, row in self._table(EMAILS):
+            account_id, id = int.from_bytes(key[:8], "big"), key[8:]
+            place = f"emails {account_id}/{id.hex()}"
+            try:
+                email = EmailRecord.unpack(key, row)
+            except (StoreError, ValueError) as error:
+                yield Finding(place, str(error))
+                continue
+            self.used_bytes[account_id] += email.size
+            self.used_messages[account_id] += 1
+            self.references[email.blob_id] += 1
+            if not email.memberships:
+                yield Finding(place, "is in no mailbox")
+            for mailbox_id, uid in email.memberships:
+                member = self.rows.get(MESSAGES, message_key(mailbox_id, uid))
+                if member is None or id not in bytes(member):
+                    yield Finding(place, f"message {mailbox_id}/{uid} is missing or another email's")
+            if not self.rows.has(THREADS, key[:8] + email.thread_id + id):
+                yield Finding(place, f"is not in its thread {email.thread_id.hex()}")
+
+    def _totals(self) -> Iterator[Finding]:
+        for account in self.accounts.values():
+            counted = (self.used_bytes[account.id], self.used_messages[account.id])
+            if counted != (account.used_bytes, account.used_messages):
+                yield Finding(
+                    f"accounts {account.name}",
+                    f"uses {counted[0]} bytes in {counted[1]} messages, "
+                    f"not {account.used_bytes} in {account.used_messages}",
+                )
+        for mailbox in self.mailboxes.values():
+            said = _Counts(mailbox.exists, mailbox.unseen, mailbox.deleted, mailbox.recent, mailbox.size)
+            if said != self.counts[mailbox.id]:
+                yield Finding(f"mailboxes {mailbox.id}", f"holds {self.counts[mailbox.id]}, not {said}")
+
+    def _small_tables(self) -> Iterator[Finding]:
+        for table in (META, ACCOUNT_NAMES, MAILBOX_NAMES, SUBSCRIPTIONS, THREADS, MESSAGE_IDS, CHANGES, KEYS):
+            name = MAIL_TABLES[table].decode()
+            for key, row in self._table(table):
+                try:
+                    if table == CHANGES:
+                        unpack_changes(key, row)
+                    elif table == KEYS:
+                        unpack_appended(key, row)
+                    else:
+                        unseal(name, key, row)
+                except (StoreError, ValueError, IndexError) as error:
+                    yield Finding(f"{name} {key.hex()}", str(error))
+                    continue
+                if table == THREADS and not self.rows.has(EMAILS, key[:8] + key[24:]):
+                    yield Finding(f"threads {key.hex()}", "its email is missing")
+
+
+def _queue_findings(environment: Environment, snapshot: Snapshot, txn: Any, blobs: LmdbBlobs) -> Iterator[Finding]:
+    references: Counter[bytes] = Counter()
+    recipients: dict[bytes, int] = {}
+    for id, row in _rows(environment, txn, Q_ENTRIES):
+        try:
+            record = unpack_entry(id, bytes(row))
+        except StoreError as error:
+            yield Finding(f"entries {id.hex()}", error.detail)
+            continue
+        references[record.blob_id] += 1
+        recipients[id] = len(record.recipients)
+    for key, row in _rows(environment, txn, Q_STATES):
+        id, index = key[:-INDEX_BYTES], int.from_bytes(key[-INDEX_BYTES:], "big")
+        try:
+            unpack_state(key, bytes(row))
+        except StoreError as error:
+            yield Finding(f"states {key.hex()}", error.detail)
+        if index >= recipients.get(id, 0):
+            yield Finding(f"states {key.hex()}", "no such recipient")
+    yield from blob_findings(environment, txn, blobs, Q_BLOBS, Q_BLOB_REFS, references)
+
+
+def blob_findings(
+    environment: Environment, txn: Any, blobs: LmdbBlobs, table: int, counts_table: int, references: Counter[bytes]
+) -> Iterator[Finding]:
+    """Bodies against their checksums, counts against `references`, files against rows."""
+    counts: dict[bytes, int] = {}
+    for key, row in _rows(environment, txn, counts_table):
+        try:
+            counts[key] = unpack_count(key, bytes(row))
+        except StoreError as error:
+            yield Finding(f"blob_refs {key.hex()}", error.detail)
+    seen: set[bytes] = set()
+    for key, row in _rows(environment, txn, table):
+        seen.add(key)
+        reason = _body_finding(blobs, key, row)
+        if reason:
+            yield Finding(f"blobs {key.hex()}", reason)
+        if counts.get(key, 1) != references[key]:
+            yield Finding(f"blobs {key.hex()}", f"{references[key]} references, not {counts.get(key, 1)}")
+    for key in references.keys() - seen:
+        yield Finding(f"blobs {key.hex()}", f"is missing; {references[key]} references")
+    for key in counts.keys() - seen:
+        yield Finding(f"blob_refs {key.hex()}", "a count without a body")
+    for id, path in blobs.files():
+        if (id is None or id not in seen) and _is_old(path):
+            yield Finding(path, "no row refers to this file; the next start removes it")
+
+
+def _body_finding(blobs: LmdbBlobs, key: bytes, row: memoryview) -> str:
+    try:
+        head = BlobHead.unpack(key, row)
+        if head.kind != FILE:
+            body = row[BLOB_HEAD_BYTES:]
+            good = len(body) == head.size and crc32(body) == head.checksum
+        else:
+            path = blobs.path_of(key)
+            good = os.path.getsize(path) == head.size and file_checksum(path) == head.checksum
+    except StoreError as error:
+        return error.detail
+    except OSError as error:
+        return str(error)
+    return "" if good else "size or checksum of the body"
+
+
+def _is_old(path: str) -> bool:
+    try:
+        return time.time() - os.stat(path).st_mtime > ORPHAN_SECONDS
+    except OSError:
+        return False
+
