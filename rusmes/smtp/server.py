@@ -54,6 +54,7 @@ from rusmes.smtp.reply import (
     R421_TOO_MANY_CONNECTIONS,
     R421_TOO_MANY_ERRORS,
     R454_TLS_UNAVAILABLE,
+    R502_NOT_IMPLEMENTED,
     R503_IN_TRANSACTION,
     R554_EARLY_DATA,
     Reply,
@@ -86,7 +87,7 @@ class SmtpService:
 
     Args:
         tls: the current context, None where TLS cannot be offered.
-        implicit_tls: the handshake comes before the banner (RFC 8314 §3.3).
+        implicit_tls: the listener makes the handshake before it hands a connection over (RFC 8314 §3.3).
         sleep: waits that slow a client down; tests hand over their own.
     """
 
@@ -159,7 +160,7 @@ class _Dialogue:
         self._connection = connection
         self._log = log
         self._metrics = service.ports.metrics
-        self._session = Session(policy.limits, protocol=policy.protocol, tls=service.implicit_tls)
+        self._session = Session(policy.limits, protocol=policy.protocol, tls=connection.tls is not None)
         self._conversation = Conversation(
             service.ports,
             policy,
@@ -392,11 +393,9 @@ class _Dialogue:
     # The beginning, and TLS
 
     async def _greet(self) -> None:
-        """TLS where it comes first, then the banner, or the reason why there is none."""
+        """The banner, or the reason why there is none."""
         connection, conversation = self._connection, self._conversation
-        if self._service.implicit_tls:
-            if connection.tls is None:
-                await self._handshake("implicit", b"")
+        if connection.tls is not None:
             self._encrypted()
         conversation.starttls_works = conversation.policy.offers_starttls and self._service.tls() is not None
         ports = self._service.ports
@@ -434,28 +433,24 @@ class _Dialogue:
         return True
 
     async def _start_tls(self) -> None:
-        """RFC 3207. The session has refused whatever came in the same read; here is what came since."""
-        context = self._service.tls()
+        """RFC 3207. The session has refused whatever came in the same read, `_command` what came since."""
+        context, clock = self._service.tls(), self._service.ports.clock
         if self._conversation.transaction is not None:
             self._answer_command(R503_IN_TRANSACTION)
+        elif not self._conversation.policy.offers_starttls:
+            self._answer_command(R502_NOT_IMPLEMENTED)
         elif context is None:
             self._answer(R454_TLS_UNAVAILABLE)
         else:
             self._answer(R220_READY_FOR_TLS)
-            await self._handshake("starttls", self._session.data_to_send())
+            began = clock.monotonic()
+            await self._connection.start_tls(context, self._session.data_to_send(), timeout=HANDSHAKE_SECONDS)
+            self._metrics.observe(TLS_HANDSHAKE_SECONDS, clock.monotonic() - began)
+            self._metrics.inc(TLS_SESSIONS["starttls"])
+            self._unsent = 0
             self._session.tls_started()
             self._conversation.forget_client()
             self._encrypted()
-
-    async def _handshake(self, kind: str, final_plaintext: bytes) -> None:
-        clock, context = self._service.ports.clock, self._service.tls()
-        if context is None:
-            raise TlsFailed("TLS handshake failed", "no TLS context")
-        began = clock.monotonic()
-        await self._connection.start_tls(context, final_plaintext, timeout=HANDSHAKE_SECONDS)
-        self._unsent = 0
-        self._metrics.inc(TLS_SESSIONS[kind])
-        self._metrics.observe(TLS_HANDSHAKE_SECONDS, clock.monotonic() - began)
 
     def _encrypted(self) -> None:
         conversation = self._conversation

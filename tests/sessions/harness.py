@@ -36,7 +36,7 @@ from rusmes.config import schema
 from rusmes.config.units import Networks, parse_network
 from rusmes.log import LogSink, SessionLog
 from rusmes.model.ids import IdSource
-from rusmes.net.connection import Connection
+from rusmes.net.connection import Connection, TlsInfo
 from rusmes.smtp.server import SmtpService
 from tests.fakes import FakeAuthenticator, FakeDirectory, FakeIntake
 
@@ -108,9 +108,7 @@ def server_context() -> ssl.SSLContext:
         pem = Path(folder) / "pair.pem"
         pem.write_bytes(
             certificate.public_bytes(serialization.Encoding.PEM)
-            + key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
+            + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         )
         context.load_cert_chain(pem)
     return context
@@ -126,7 +124,9 @@ def client_context() -> ssl.SSLContext:
 class Bench:
     """A service with everything around it."""
 
-    def __init__(self, listener: str = "mx", *, tls: bool = True, implicit_tls: bool = False, **changes: Any) -> None:
+    def __init__(
+        self, listener: str = "mx", *, tls: bool = True, implicit_tls: bool = False, level: str = "debug", **changes: Any
+    ) -> None:
         self.config = make_config(**changes)
         self.intake = FakeIntake()
         self.directory = FakeDirectory()
@@ -134,7 +134,7 @@ class Bench:
         self.limits = SharedCounters(1, 4096)
         self.metrics = Metrics(1)
         self.lines: list[str] = []
-        self.level = "debug"
+        self.send_timeout = 300.0
         self.naps: list[float] = []
         self.connections: list[Connection] = []
         self._listener = listener
@@ -142,7 +142,7 @@ class Bench:
         self._implicit = implicit_tls
         self._tasks: set[asyncio.Task[None]] = set()
         self._clients: list[Client] = []
-        self._sink = LogSink(lambda line: self.lines.append(line.decode()), level=self.level)
+        self._sink = LogSink(lambda line: self.lines.append(line.decode()), level=level)
 
     async def __aenter__(self) -> Bench:
         self.service = SmtpService(
@@ -160,7 +160,14 @@ class Bench:
             sleep=self._sleep,
         )
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Connection(self._made), "127.0.0.1", 0)
+        context = server_context() if self._implicit else None
+        self._server = await loop.create_server(
+            lambda: Connection(self._made, send_timeout=self.send_timeout),
+            "127.0.0.1",
+            0,
+            ssl=context,
+            ssl_handshake_timeout=1 if context else None,
+        )
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -180,6 +187,8 @@ class Bench:
 
     def _made(self, connection: Connection) -> None:
         self.connections.append(connection)
+        if self._implicit:
+            connection.tls = TlsInfo(connection._transport.get_extra_info("ssl_object"))
         log = SessionLog(f"session-{len(self.connections)}", connection.peer_address, self.service.protocol, sink=self._sink)
         task = asyncio.get_running_loop().create_task(self._handle(connection, log))
         self._tasks.add(task)

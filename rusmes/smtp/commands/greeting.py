@@ -81,8 +81,9 @@ def extensions(conversation: Conversation) -> frozenset[str]:
     elif conversation.starttls_works:
         names.add("STARTTLS")
     if policy.mechanisms:
-        names.add("AUTH")  # known, so that AUTH before TLS is told what it lacks; offered only where it can succeed
-    names.add("XCLIENT")  # likewise
+        names.add("AUTH")  # also for AUTH= of MAIL, which clients send before they may log in (RFC 4954 §5)
+    if trust.xclient:
+        names.add("XCLIENT")
     return frozenset(names)
 
 
@@ -95,7 +96,7 @@ def extension_lines(conversation: Conversation) -> list[str]:
     lines += [name for name in ("DSN", "STARTTLS", "REQUIRETLS") if name in names]
     if login := mechanisms(conversation):
         lines.append("AUTH " + " ".join(login))
-    if conversation.trust.xclient:
+    if "XCLIENT" in names:
         lines.append("XCLIENT " + " ".join(XCLIENT_ATTRIBUTES))
     return [*lines, limits, "ENHANCEDSTATUSCODES"]
 

@@ -15,6 +15,7 @@ from rusmes.smtp.reply import (
     R454_AUTH_UNAVAILABLE,
     R501_AUTH_CANCELLED,
     R501_AUTH_MALFORMED,
+    R502_NOT_IMPLEMENTED,
     R504_MECHANISM,
     R535_AUTH_FAILED,
     R538_TLS_REQUIRED,
@@ -30,6 +31,8 @@ LOCKED_OUT: Final = Reply(421, "4.7.0", "Too many failed logins, try again later
 
 async def auth(conversation: Conversation, command: Command) -> Reply:
     """Run an exchange. The session has refused a second login, and one in a transaction (RFC 4954 §4)."""
+    if not conversation.policy.mechanisms:
+        return R502_NOT_IMPLEMENTED
     names = mechanisms(conversation)
     if not conversation.policy.may_login(conversation.trust, tls=bool(conversation.tls)):
         return R538_TLS_REQUIRED
