@@ -154,6 +154,13 @@ class AttributePresent(FastMatcher):
     value: Final[Any]
     def __init__(self, name: str, value: Any = None) -> None: ...
 
+def return_path(sender: Any) -> bytes:
+    """The trace field of final delivery (RFC 5321 §4.4), for an address or None.
+
+    Raises:
+        ValueError: the address has line ends or NUL.
+    """
+
 def count_in(content: Any, name: bytes) -> int:
     """How many fields of the content's header are called `name`, given in lower case."""
 

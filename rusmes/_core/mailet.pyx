@@ -14,7 +14,10 @@ The rules of the loop:
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t
-from libc.string cimport memchr
+from libc.string cimport memchr, memcpy
+
+cdef extern from "Python.h":
+    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
 
 from rusmes._core.counters cimport Histogram, Metrics
 
@@ -420,6 +423,45 @@ cdef class AttributePresent(FastMatcher):
         if found is None or (self.value is not None and found != self.value):
             return ()
         return EVERYONE
+
+
+# Trace
+
+cdef bytes NULL_RETURN_PATH = b"Return-Path: <>\r\n"
+
+
+def return_path(sender):
+    """The trace field of final delivery (RFC 5321 §4.4), for an address or None."""
+    if sender is None:
+        return NULL_RETURN_PATH
+    cdef str local = sender.local, domain = sender.domain
+    cdef Py_ssize_t n, m, i
+    cdef const char* p = PyUnicode_AsUTF8AndSize(local, &n)
+    cdef const char* q = PyUnicode_AsUTF8AndSize(domain, &m)
+    cdef bint plain = n > 0 and m > 0
+    # Letters, digits and single dots inside need no quotes; whatever else is there, the address writes itself.
+    for i in range(n):
+        if not (c'a' <= (p[i] | 0x20) <= c'z' or c'0' <= p[i] <= c'9' or p[i] == c'-' or p[i] == c'_' or p[i] == c'+'
+                or (p[i] == c'.' and 0 < i < n - 1 and p[i - 1] != c'.')):
+            plain = False
+            break
+    for i in range(m):
+        if not (c'a' <= q[i] <= c'z' or c'0' <= q[i] <= c'9' or q[i] == c'-' or q[i] == c'.'):
+            plain = False
+            break
+    if not plain:
+        line = f"Return-Path: <{sender}>\r\n".encode()
+        if line.count(b"\r") != 1 or line.count(b"\n") != 1 or b"\0" in line:
+            raise ValueError("an address has no line ends")
+        return line
+    cdef bytes made = PyBytes_FromStringAndSize(NULL, 14 + n + 1 + m + 3)
+    cdef char* out = PyBytes_AS_STRING(made)
+    memcpy(out, b"Return-Path: <", 14)
+    memcpy(out + 14, p, n)
+    out[14 + n] = c'@'
+    memcpy(out + 15 + n, q, m)
+    memcpy(out + 15 + n + m, b">\r\n", 3)
+    return made
 
 
 # Header blocks

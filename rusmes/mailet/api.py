@@ -124,6 +124,9 @@ class Notices(Protocol):
     def failure(self, mail: Mail, recipients: Sequence[Recipient], refusal: Refusal) -> Mail | None:
         """A failure DSN (RFC 3464) to the sender; None when none may be sent (null sender, NOTIFY=NEVER)."""
 
+    def expanded(self, mail: Mail, recipients: Sequence[Recipient]) -> Mail | None:
+        """An "expanded" DSN to the sender who asked for SUCCESS; None when nobody did, or none may be sent."""
+
 
 class Toolbox(Struct):
     """What a mailet or matcher may use; given to its constructor."""
@@ -138,7 +141,7 @@ class Toolbox(Struct):
     count: Callable[[str], None]
     """Adds one to the counter `rusmes_mailet_events_total{event=...}` (bounded labels)."""
     recipient_delimiter: str = "+"
-    """[domains] recipient_delimiter; "" = no sub-addressing."""
+    """[domains] recipient_delimiter: each of its characters is one; "" = no sub-addressing."""
 
 
 class MatcherClass(Protocol):

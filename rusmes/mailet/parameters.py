@@ -6,7 +6,7 @@ A `Parameters` Struct may use the types of `rusmes.config.units` (Duration, Size
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -41,10 +41,13 @@ class Domains(tuple[str, ...]):
 
     __slots__ = ()
 
-    def contains(self, domain: str) -> bool:
-        if domain in self:
-            return True
-        return any(item[0] == "." and domain.endswith(item) for item in self)
+    def test(self) -> Callable[[str], bool]:
+        """Whether a domain is meant."""
+        exact = frozenset(item for item in self if not item.startswith("."))
+        below = tuple(item for item in self if item.startswith("."))
+        if not below:
+            return exact.__contains__
+        return lambda domain: domain in exact or domain.endswith(below)
 
 
 class Pattern:

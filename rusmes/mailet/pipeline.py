@@ -88,7 +88,8 @@ class Pipeline:
             mail.recipients = merged(mail.recipients)
         current: Mail | None = mail
         while current is not None:
-            journey.enter(current)
+            if current.recipients:
+                journey.enter(current)
             while (waiting := journey.advance()) is not None:
                 await self._wait(journey, waiting, deadline)
             current = settlement.next_mail()

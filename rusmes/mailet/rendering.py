@@ -4,19 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from rusmes._core.mailet import count_in, find_fields, remove_fields
-from rusmes.model.address import Address
+from rusmes._core.mailet import count_in, find_fields, remove_fields, return_path
 from rusmes.model.content import Content, Rendering
 from rusmes.model.mail import Mail
 
 NO_LINES: Final[tuple[bytes, ...]] = ()
 _RETURN_PATH: Final = frozenset(("return-path",))
-
-
-def return_path(sender: Address | None) -> bytes:
-    """The trace field of final delivery (RFC 5321 §4.4)."""
-    line = f"Return-Path: <{sender}>\r\n" if sender is not None else "Return-Path: <>\r\n"
-    return checked_line(line.encode())
 
 
 def checked_line(line: bytes) -> bytes:
@@ -62,10 +55,11 @@ def field_values(mail: Mail, name: str) -> list[bytes]:
 class Renderings:
     """The renderings of one plan: the same look of the same content is the same object."""
 
-    __slots__ = ("_made",)
+    __slots__ = ("_last", "_made")
 
     def __init__(self) -> None:
-        self._made: dict[tuple[bytes, bytes, int], Rendering] = {}
+        self._last: Rendering | None = None
+        self._made: dict[tuple[bytes, bytes, int], Rendering] | None = None
 
     def as_is(self, content: Content) -> Rendering:
         """The content without edits, for a mail that goes on in the pipeline later."""
@@ -96,6 +90,13 @@ class Renderings:
         return self._get(mail.content, prefix, 0)
 
     def _get(self, content: Content, prefix: bytes, skip: int) -> Rendering:
+        last = self._last
+        if last is None:
+            # Most plans have one rendering; the table is made for the second.
+            self._last = made = Rendering(content, prefix, skip)
+            return made
+        if self._made is None:
+            self._made = {(last.content.id, last.prefix, last.skip): last}
         key = (content.id, prefix, skip)
         found = self._made.get(key)
         if found is None:

@@ -109,6 +109,7 @@ class Settlement:
         return self._fail(mail, 0, f"undecided at the end of processor {mail.state!r}")
 
     def unknown_state(self, mail: Mail) -> Outcome:
+        """A mail that comes from the queue, or from a mailet, names a state that is not there."""
         return self._fail(mail, 0, f"no processor handles the state {mail.state!r}")
 
     def suspend(self, mail: Mail, step: Step) -> None:
@@ -187,6 +188,8 @@ class Settlement:
         return None
 
     def _goto(self, mail: Mail, decision: Goto, step: Step) -> Outcome:
+        if decision.state not in self._chains:
+            return self._fail(mail, step.index, f"no processor handles the state {decision.state!r}")
         mail.hops += 1
         if mail.hops > MAX_HOPS:
             return self._fail(mail, step.index, f"more than {MAX_HOPS} processor changes, the last one to {decision.state!r}")

@@ -57,7 +57,9 @@ class LocalDelivery:
         return Split(tuple((tuple(members), Deliver(name, self._decision.flags)) for name, members in parts.items()))
 
     def _mailbox_of(self, recipient: Recipient) -> str:
-        detail = recipient.address.local.partition(self._delimiter)[2]
+        local = recipient.address.local
+        at = next((place for place, char in enumerate(local) if place and char in self._delimiter), len(local))
+        detail = local[at + 1 :]
         # A detail comes from outside: no levels, no control characters, no surprise names.
         plain = 0 < len(detail) <= 64 and detail.isprintable() and not set(detail) & set('/\\%*"&~')
         return detail if plain and detail.upper() != "INBOX" else self._decision.mailbox

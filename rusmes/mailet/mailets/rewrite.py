@@ -19,7 +19,7 @@ from rusmes.model.mail import NOTIFY_NEVER, NOTIFY_SUCCESS, Mail, Recipient
 from rusmes.model.plan import Refusal
 
 MAX_EXPANDED: Final = 10_000
-"""Recipients that one alias may become; what a mailing list is larger than that for is not an alias."""
+"""Addresses that one alias may lead to."""
 
 LOOP: Final = Refusal(554, "5.4.6", "the alias leads back to itself")
 TOO_DEEP: Final = Refusal(554, "5.4.6", "aliases are nested too deep")
@@ -40,9 +40,7 @@ class Expansion:
 
     def __init__(self, toolbox: Toolbox, limit: int) -> None:
         self._directory = toolbox.directory
-        self._delimiter = toolbox.recipient_delimiter
         self._limit = limit
-        self._postmaster = _address_or_none(toolbox.postmaster)
 
     def is_settled(self, recipient: Recipient) -> bool:
         """Whether nothing is to be done: an account is known, or the address is elsewhere and no alias."""
@@ -59,44 +57,35 @@ class Expansion:
             AuthUnavailable
         """
         found: dict[str, tuple[Address, str]] = {}
-        await self._follow(address, (), found)
+        await self._follow(address, 0, set(), found)
         if not found:
             raise Refused(LOOP)
         return list(found.values())
 
-    async def _follow(self, address: Address, path: tuple[str, ...], found: dict[str, tuple[Address, str]]) -> None:
+    async def _follow(self, address: Address, depth: int, seen: set[str], found: dict[str, tuple[Address, str]]) -> None:
+        """Each alias is followed once: one that leads back to itself, or is reached by two ways, adds nothing."""
+        if address.folded in seen:
+            return
+        seen.add(address.folded)
+        if len(seen) > MAX_EXPANDED:
+            raise Refused(TOO_MANY)
         if self._is_here(address):
             account = await self._directory.account_of(address)
             if account:
                 found[address.folded] = (address, account)
                 return
-        targets = self._targets(address)
+        targets = self._directory.expand(address)
         if targets is None:
             found[address.folded] = (address, "")
             return
-        if len(path) >= self._limit:
+        if depth >= self._limit:
             raise Refused(TOO_DEEP)
         for target in targets:
-            if len(found) > MAX_EXPANDED:
-                raise Refused(TOO_MANY)
             if target.folded == address.folded:
                 # "alice" = ["alice", "archive"]: the account behind the alias.
                 found[target.folded] = (target, await self._directory.account_named(target))
-            elif target.folded not in path:
-                await self._follow(target, (*path, address.folded), found)
-
-    def _targets(self, address: Address) -> Sequence[Address] | None:
-        """One level of expansion; an alias also answers for its sub-addresses (RFC 5233).
-
-        A postmaster that is neither account nor alias is the configured one (RFC 5321 §4.5.1).
-        """
-        targets = self._directory.expand(address)
-        if targets is None and self._delimiter and self._delimiter in address.local[1:]:
-            base = address.local[:1] + address.local[1:].partition(self._delimiter)[0]
-            targets = self._directory.expand(Address(base, address.domain))
-        if targets is None and address.local.lower() == "postmaster" and self._is_here(address):
-            return [self._postmaster] if self._postmaster is not None and self._postmaster != address else None
-        return targets
+            else:
+                await self._follow(target, depth + 1, seen, found)
 
     def is_local(self, address: Address) -> bool:
         return self._is_here(address)
@@ -106,18 +95,11 @@ class Expansion:
         return not address.domain or self._directory.is_local_domain(address.domain)
 
 
-def _address_or_none(text: str) -> Address | None:
-    try:
-        return names.address(text)
-    except ValueError:
-        return None
-
-
 def heirs(recipient: Recipient, ends: Sequence[tuple[Address, str]]) -> list[Recipient]:
     """The recipients that an alias's recipient becomes, with its notice wishes (RFC 3461 §5.2.7).
 
-    One heir keeps all of them. Of several, none reports success for the whole: NOTIFY loses SUCCESS. ORCPT stays, or names
-    the address that was asked for (§5.2.1 allows to add that one alone).
+    One heir keeps all of them. Of several, none can report success for the whole: NOTIFY loses SUCCESS, and the sender is told
+    that the address was expanded. ORCPT stays, or names the address that was asked for (§5.2.1 allows to add that one).
     """
     notify = recipient.notify
     if len(ends) > 1 and notify & NOTIFY_SUCCESS:
@@ -158,6 +140,7 @@ class RecipientRewrite:
     async def _rewrite(self, mail: Mail) -> Decision:
         recipients: list[Recipient] = []
         refused: dict[Refusal, list[Recipient]] = {}
+        expanded: list[Recipient] = []
         for recipient in mail.recipients:
             if self._expansion.is_settled(recipient):
                 recipients.append(recipient)
@@ -171,6 +154,8 @@ class RecipientRewrite:
             if len(ends) == 1 and ends[0][0] == recipient.address and ends[0][1]:
                 recipients.append(msgspec.structs.replace(recipient, account=ends[0][1]))
                 continue
+            if len(ends) > 1 and recipient.notify & NOTIFY_SUCCESS:
+                expanded.append(recipient)
             for heir in heirs(recipient, ends):
                 if heir.account or not self._expansion.is_local(heir.address):
                     recipients.append(heir)
@@ -180,12 +165,14 @@ class RecipientRewrite:
                 else:
                     recipients.append(heir)
                     self._unknown(heir, refused)
+        notice = self._notices.expanded(mail, expanded) if expanded else None
         mail.recipients = recipients
-        if not refused:
-            return CONTINUE
         # A recipient that two aliases lead to may be here twice; the container merges them.
         parts = {refusal: {r.address: r for r in members} for refusal, members in refused.items()}
-        return Split(tuple((tuple(members.values()), Reject(refusal)) for refusal, members in parts.items()))
+        decision: Decision = CONTINUE
+        if parts:
+            decision = Split(tuple((tuple(members.values()), Reject(refusal)) for refusal, members in parts.items()))
+        return Submit((notice,), decision) if notice is not None else decision
 
     def _unknown(self, recipient: Recipient, refused: dict[Refusal, list[Recipient]]) -> None:
         if self._rejects_unknown:

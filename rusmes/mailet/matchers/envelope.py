@@ -100,7 +100,7 @@ class RecipientDomainIs:
     Parameters = DomainList
 
     def __init__(self, parameters: DomainList, toolbox: Toolbox) -> None:
-        self._contains = parameters.domains.contains
+        self._contains = parameters.domains.test()
 
     def match(self, mail: Mail) -> Match:
         contains = self._contains
@@ -171,7 +171,7 @@ class SenderDomainIs:
     Parameters = DomainList
 
     def __init__(self, parameters: DomainList, toolbox: Toolbox) -> None:
-        self._contains = parameters.domains.contains
+        self._contains = parameters.domains.test()
 
     def match(self, mail: Mail) -> Match:
         return EVERYONE if mail.sender is not None and self._contains(mail.sender.domain) else NOBODY

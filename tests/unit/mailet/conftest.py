@@ -18,7 +18,7 @@ from rusmes.metrics import Metrics
 from rusmes.model.address import Address
 from rusmes.model.content import Content
 from rusmes.model.identity import Identity
-from rusmes.model.mail import NOTIFY_NEVER, Mail, Origin, Recipient
+from rusmes.model.mail import NOTIFY_NEVER, NOTIFY_SUCCESS, Mail, Origin, Recipient
 from rusmes.model.plan import Plan, Refusal
 
 BODY = b"Received: by mx.here; now\r\nFrom: a@elsewhere.org\r\nSubject: one\r\n two\r\nX-Spam: yes\r\n\r\nhello\r\n"
@@ -77,6 +77,10 @@ class Notices:
         content = Content(self._new_id(), len(body), len(body), data=body)
         account = mail.sender.folded if mail.sender.domain == "here.org" else ""
         return Mail(self._new_id(), None, [Recipient(mail.sender, account)], content, Origin(), created=self._clock.now())
+
+    def expanded(self, mail: Mail, recipients: Sequence[Recipient]) -> Mail | None:
+        wanting = [recipient for recipient in recipients if recipient.notify & NOTIFY_SUCCESS]
+        return self.failure(mail, wanting, Refusal(250, "2.1.5", "expanded")) if wanting else None
 
 
 class Kit:

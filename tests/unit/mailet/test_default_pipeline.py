@@ -14,13 +14,13 @@ def test_local_recipient_gets_the_mail_with_return_path_on_top(kit: Any) -> None
     (append,) = plan.appends
     assert (append.account, append.mailbox) == ("alice@here.org", "INBOX")
     assert b"".join(append.rendering.chunks()).startswith(b"Return-Path: <sam@elsewhere.org>\r\nReceived: by mx.here")
-    assert not plan.queued and not plan.refused and not plan.dropped
+    assert (plan.queued, plan.refused, plan.dropped) == ([], {}, [])
 
 
 def test_stranger_may_not_relay(kit: Any) -> None:
     plan = kit.run(None, kit.mail("x@far.org"))
     assert list(plan.refused.values()) == [Refusal(550, "5.7.1", "relaying denied")]
-    assert not plan.appends and not plan.queued
+    assert (plan.appends, plan.queued) == ([], [])
 
 
 def test_trusted_client_relays_and_delivers_in_one_plan(kit: Any) -> None:
@@ -29,7 +29,7 @@ def test_trusted_client_relays_and_delivers_in_one_plan(kit: Any) -> None:
     (row,) = plan.queued
     assert row.action == "relay"
     assert [str(recipient.address) for recipient in row.recipients] == ["x@far.org", "y@far.org"]
-    assert row.rendering.prefix == b"" and row.rendering.skip == 0, "relayed mail is byte for byte what came"
+    assert (row.rendering.prefix, row.rendering.skip) == (b"", 0), "relayed mail is byte for byte what came"
     assert row.rendering.content is plan.appends[0].rendering.content
 
 
