@@ -17,7 +17,7 @@ _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep",
 
 # What stands in a comment or a domain as it is; the rest (specials of RFC 5322 §3.2.3, blanks, control characters, what is
 # not ASCII) becomes "?", so that nobody's name closes our comment, folds our line or adds a field.
-_SAFE: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:[]+*/=%~!#$&'^`{|}")
+_SAFE: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:[]+*/%~!#$&'^`{|}")
 
 
 def neutralised(text: str, limit: int = HELO_CHARACTERS) -> str:

@@ -104,7 +104,13 @@ def challenge(data: bytes) -> Reply:
 
 def accepted(queue_id: str) -> Reply:
     """250 to the end of a message: it is ours now, and durable."""
-    return Reply(250, "2.0.0", f"OK queued as {queue_id}")
+    # Once a message: the checks of Reply() cost 2.7 us, and an identifier of ours needs none.
+    reply = Reply.__new__(Reply)
+    reply.code = 250
+    reply.status = "2.0.0"
+    reply.lines = (f"OK queued as {queue_id}",)
+    reply.wire = f"250 2.0.0 OK queued as {queue_id}\r\n".encode("ascii")
+    return reply
 
 
 def refused(refusal: Refusal) -> Reply:
@@ -165,6 +171,7 @@ R502_NOT_IMPLEMENTED: Final = Reply(502, "5.5.1", "Command not implemented")
 R503_BAD_SEQUENCE: Final = Reply(503, "5.5.1", "Bad sequence of commands")
 R503_HELLO_FIRST: Final = Reply(503, "5.5.1", "Say hello first")
 R503_NO_TRANSACTION: Final = Reply(503, "5.5.1", "MAIL first")
+R503_NO_RECIPIENT: Final = Reply(503, "5.5.1", "RCPT first")
 R503_IN_TRANSACTION: Final = Reply(503, "5.5.1", "Not inside a mail transaction")
 R503_NESTED_MAIL: Final = Reply(503, "5.5.1", "Sender already given")
 R503_CHUNKS_ONLY: Final = Reply(503, "5.5.1", "BDAT was used, only BDAT or RSET can follow")

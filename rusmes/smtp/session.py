@@ -297,12 +297,14 @@ class Session:
     # Out
 
     def reply(self, reply: Reply) -> None:
-        """Give a reply. It is what moves the session on.
+        """Give a reply. It is what moves the session on. Nothing is said any more in a session that is closed.
 
         Raises:
             RuntimeError: no reply is due (a 421 always may be given).
         """
         due = self._due
+        if self.closed:
+            return
         if due == _NOTHING and reply.code != 421:
             raise RuntimeError(f"no reply is due in state {self.state.value}: {reply!r}")
         self._out.append(reply.wire)
@@ -358,11 +360,6 @@ class Session:
                 # RFC 5321 §4.3.1: the client waits for the greeting.
                 return self._fatal(Malformed("early-talker", replies.R554_EARLY_TALKER, True))
             return NEED_DATA
-        if self._due == _BDAT:
-            # Chunks come without a reply to their command.
-            self._due = _NOTHING
-            self.replies_due = 0
-            return self.next_event()
         raise RuntimeError(f"a reply is due in state {self.state.value}")
 
     def _take_command(self, command: Command) -> Event:
@@ -375,8 +372,9 @@ class Session:
             wrong = self._take_envelope(command, bit)
             if wrong is not None:
                 return wrong
-        self._due = bit
-        self.replies_due = 1
+        if bit != _BDAT:  # whose reply is due at the end of its chunk
+            self._due = bit
+            self.replies_due = 1
         return command
 
     def _check(self, command: Command, bit: int) -> Event | None:
@@ -421,18 +419,22 @@ class Session:
             if bit == _AUTH and self.authenticated:
                 return replies.R503_ALREADY_AUTHENTICATED  # RFC 4954 §4
             return None
+        return self._explain_order(bit)
+
+    def _explain_order(self, bit: int) -> Reply:
+        """The reply to a command that this state does not allow."""
         state = self.state
         if state is State.GREET:
             return replies.R503_HELLO_FIRST
+        if state is State.READY:
+            return replies.R503_NO_TRANSACTION
         if state is State.BDAT:
             return replies.R503_CHUNKS_ONLY
-        if bit & (_RCPT | _DATA | _BDAT):
-            if self._rejected:
-                return replies.R554_NO_RECIPIENTS
-            return replies.R503_NO_TRANSACTION if state is State.READY else replies.R503_BAD_SEQUENCE
-        if bit == _MAIL:
-            return replies.R503_NESTED_MAIL
-        return replies.R503_IN_TRANSACTION if self.sender_given else replies.R503_BAD_SEQUENCE
+        if state is State.REFUSED:
+            return replies.R503_BAD_SEQUENCE
+        if bit & (_DATA | _BDAT):
+            return replies.R554_NO_RECIPIENTS if self._rejected else replies.R503_NO_RECIPIENT
+        return replies.R503_NESTED_MAIL if bit == _MAIL else replies.R503_IN_TRANSACTION
 
     def _begin_chunk(self, command: Command) -> Event | None:
         limits = self.limits
@@ -522,6 +524,8 @@ class Session:
         return self._fatal(malformed) if fatal else self._refuse(malformed)
 
     def _refuse(self, malformed: Malformed) -> Malformed:
+        if malformed.verb == "RCPT":
+            self._rejected += 1
         self._due = _MALFORMED
         self.replies_due = 1
         return malformed
