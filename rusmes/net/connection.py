@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from collections.abc import Callable
 from typing import Any, Final
@@ -107,10 +108,12 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_closed_waiter",
+        "_cut_when",
         "_deadline",
         "_drain_waiter",
         "_eof",
         "_expired",
+        "_handshakes",
         "_inbox",
         "_inbox_bytes",
         "_interruptible",
@@ -144,8 +147,11 @@ class Connection(asyncio.Protocol):
         *,
         loop: asyncio.AbstractEventLoop | None = None,
         send_timeout: float = SEND_TIMEOUT_SECONDS,
+        handshakes: asyncio.Semaphore | None = None,
     ) -> None:
         self._loop = loop or asyncio.get_running_loop()
+        self._handshakes = handshakes
+        self._cut_when: tuple[bytes, ...] = ()
         self._on_made = on_made
         self._transport: Any = None
         self.peer_address = ""
@@ -186,6 +192,9 @@ class Connection(asyncio.Protocol):
             self.peer_address, self.peer_port = peer[0], peer[1]
             here = transport.get_extra_info("sockname")
             self.local_address, self.local_port = here[0], here[1]
+        ssl_object = transport.get_extra_info("ssl_object")
+        if ssl_object is not None:
+            self.tls = TlsInfo(ssl_object, getattr(ssl_object.context, "end_point", b""))
         on_made, self._on_made = self._on_made, None
         if on_made is not None:
             on_made(self)
@@ -193,6 +202,12 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         size = len(data)
         self.bytes_in += size
+        if self._cut_when:
+            if data.startswith(self._cut_when):
+                self._lost_reason = "a PROXY header that came too late"
+                self.abort()
+                return
+            self._cut_when = ()
         inbox = self._inbox
         if not inbox:
             self._inbox = data
@@ -212,7 +227,7 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         self._eof = True
         self._wake()
-        return True  # half-closed: the peer may still wait for replies (no effect under TLS)
+        return self.tls is None  # half-closed: the peer may still wait for replies; TLS cannot do that
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True
@@ -436,15 +451,16 @@ class Connection(asyncio.Protocol):
         if self._lost:
             raise ConnectionLost(self._lost_reason or "connection closed")
         try:
-            transport = await self._loop.start_tls(
-                self._transport,
-                self,
-                context,
-                server_side=server_side,
-                server_hostname=server_hostname,
-                ssl_handshake_timeout=timeout,
-                ssl_shutdown_timeout=SHUTDOWN_TIMEOUT_SECONDS,
-            )
+            async with self._handshakes or contextlib.nullcontext():
+                transport = await self._loop.start_tls(
+                    self._transport,
+                    self,
+                    context,
+                    server_side=server_side,
+                    server_hostname=server_hostname,
+                    ssl_handshake_timeout=timeout,
+                    ssl_shutdown_timeout=SHUTDOWN_TIMEOUT_SECONDS,
+                )
         except (OSError, ssl.SSLError, TimeoutError) as error:
             self.abort()
             raise TlsFailed("TLS handshake failed", _reason_of(error)) from None
@@ -497,6 +513,20 @@ class Connection(asyncio.Protocol):
                 pass
         self._deadline = 0.0
 
+    # For the listener
+
+    def cut_when_first(self, *beginnings: bytes) -> None:
+        """Cut the connection if the next input begins like one of these."""
+        self._cut_when = beginnings
+
+    def refuse(self, data: bytes) -> None:
+        """Write a refusal and close, without waiting for anything."""
+        if not self._lost:
+            if data:
+                self.bytes_out += len(data)
+                self._transport.write(data)
+            self._transport.close()
+
     def abort(self) -> None:
         """Cut the connection now."""
         if self._transport is not None and not self._lost:
@@ -505,6 +535,41 @@ class Connection(asyncio.Protocol):
     @property
     def is_lost(self) -> bool:
         return self._lost
+
+
+async def adopt(
+    sock: socket.socket,
+    context: ssl.SSLContext | None,
+    *,
+    handshakes: asyncio.Semaphore | None = None,
+    timeout: float = HANDSHAKE_TIMEOUT_SECONDS,
+) -> Connection:
+    """A connection made of an accepted socket, after the TLS handshake when there is a context.
+
+    Raises:
+        TlsFailed, OSError: the socket is closed then.
+    """
+    loop = asyncio.get_running_loop()
+    connection = Connection(loop=loop, handshakes=handshakes)
+    if context is None:
+        await loop.connect_accepted_socket(lambda: connection, sock)
+        return connection
+    try:
+        async with handshakes or contextlib.nullcontext():
+            await loop.connect_accepted_socket(
+                lambda: connection,
+                sock,
+                ssl=context,
+                ssl_handshake_timeout=timeout,
+                ssl_shutdown_timeout=SHUTDOWN_TIMEOUT_SECONDS,
+            )
+    except (OSError, ssl.SSLError, TimeoutError) as error:
+        sock.close()
+        raise TlsFailed("TLS handshake failed", _reason_of(error)) from None
+    except BaseException:
+        sock.close()
+        raise
+    return connection
 
 
 async def connect(
