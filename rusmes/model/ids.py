@@ -10,7 +10,6 @@ import time
 
 ID_BYTES = 16
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
-_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 _VALUES = {c: i for i, c in enumerate(_ALPHABET)}
 _PAIRS = tuple(a + b for a in _ALPHABET for b in _ALPHABET)  # two characters a step: 1.1 us instead of 2.8
 _SHIFTS = tuple(range(120, -1, -10))

@@ -63,6 +63,7 @@ class Policy:
         "bare_newline",
         "check_recipients",
         "command_timeout",
+        "counts_messages",
         "data_timeout",
         "greet_delay",
         "hostname",
@@ -120,6 +121,7 @@ class Policy:
         self.sender_check = submission.sender_check
         self.max_account_messages = submission.max_messages_per_hour if is_submission else 0
         self.max_client_messages = smtp.rate_limit.max_messages_per_hour if listener == "mx" else 0
+        self.counts_messages = bool(self.max_account_messages or self.max_client_messages)
         self.rate_window = float(smtp.rate_limit.window_duration)
         self.check_recipients = config.security.check_recipient_exists
         self.refuse_unknown = config.security.reject_unknown_recipients

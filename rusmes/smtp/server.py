@@ -34,9 +34,10 @@ from rusmes.metrics import (
 from rusmes.model.ids import IdSource
 from rusmes.net.connection import Connection, ConnectionLost, DeadlineExceeded, Draining, TlsFailed
 from rusmes.queue.api import Intake
-from rusmes.smtp.commands import COMMANDS, ENDS_GROUP, JUNK, message
+from rusmes.smtp.commands import COMMANDS, ENDS_GROUP, ENVELOPE, JUNK, message
 from rusmes.smtp.commands.conversation import Conversation, Ports
 from rusmes.smtp.commands.greeting import banner
+from rusmes.smtp.commands.login import BrokenExchange
 from rusmes.smtp.policy import (
     GRACE_SECONDS,
     HANDSHAKE_SECONDS,
@@ -111,13 +112,16 @@ class SmtpService:
         self.listener: Listener = listener
         self.implicit_tls = implicit_tls
         self.tls = tls
-        self.ports = Ports(intake, directory, authenticator, limits, metrics, clock, ids, sleep)
-        self.apply(config)
+        policy = self._make_policy(config)
+        self.ports = Ports(intake, directory, authenticator, limits, metrics, clock, ids, sleep, policy)
 
     def apply(self, config: Config) -> None:
         """Take over a new configuration."""
+        self.ports.policy = self._make_policy(config)
+
+    def _make_policy(self, config: Config) -> Policy:
         hostname = config.hostname or socket.getfqdn()
-        self.policy = Policy(config, self.listener, hostname=hostname, implicit_tls=self.implicit_tls)
+        return Policy(config, self.listener, hostname=hostname, implicit_tls=self.implicit_tls)
 
     def refusal(self, reason: str) -> bytes:
         """What a client hears that is not served at all; `reason` is a label of CONNECTIONS_REFUSED."""
@@ -126,10 +130,6 @@ class SmtpService:
     async def handle(self, connection: Connection, log: SessionLog) -> None:
         """Serve one client to its end."""
         await _Dialogue(self, connection, log).run()
-
-
-class _ExchangeBroken(Exception):
-    """The client's part of an AUTH exchange was malformed, and has been answered."""
 
 
 class _Ended(Exception):
@@ -145,17 +145,17 @@ class _Dialogue:
         "_conversation",
         "_in_body",
         "_last_reply",
+        "_line_begun",
         "_log",
         "_metrics",
         "_service",
         "_session",
         "_unsent",
         "_verbose",
-        "_waiting_for_line",
     )
 
     def __init__(self, service: SmtpService, connection: Connection, log: SessionLog) -> None:
-        policy = service.policy
+        policy = service.ports.policy
         self._service = service
         self._connection = connection
         self._log = log
@@ -163,7 +163,6 @@ class _Dialogue:
         self._session = Session(policy.limits, protocol=policy.protocol, tls=connection.tls is not None)
         self._conversation = Conversation(
             service.ports,
-            policy,
             self._session,
             log,
             connection.peer_address,
@@ -173,7 +172,7 @@ class _Dialogue:
         )
         self._in_body = False
         self._body_seconds = 0.0
-        self._waiting_for_line = False
+        self._line_begun = False
         self._unsent = 0
         self._last_reply = R421_INTERNAL
         self._verbose = log.enabled("debug")
@@ -182,11 +181,19 @@ class _Dialogue:
         clock = self._service.ports.clock
         started = clock.monotonic()
         self._metrics.inc(SMTP_CONNECTIONS)
-        reason = "quit"
+        reason = ""
         try:
-            reason = await self._serve()
+            await self._serve()
+            last = self._last_reply
+            reason = "quit" if last.code == 221 else f"{last.code} {last.lines[-1]}"
         except _Ended as end:
             reason = str(end)
+        except DeadlineExceeded:
+            reason = "timeout"
+            self._answer(TOO_SLOW if self._in_body else R421_TIMEOUT)
+        except Draining:
+            reason = "server is shutting down"
+            self._answer(R421_SHUTTING_DOWN)
         except TlsFailed as error:
             self._metrics.inc(TLS_FAILURES[self._service.protocol])
             reason = f"TLS handshake failed: {error.detail}"
@@ -218,40 +225,44 @@ class _Dialogue:
 
     # The loop
 
-    async def _serve(self) -> str:
-        """Why it ended."""
+    async def _serve(self) -> None:
+        """From the banner to the end. The hot path is written out: a message costs nine events."""
         session, metrics, verbose = self._session, self._metrics, self._verbose
-        conversation = self._conversation
+        connection, conversation, commands = self._connection, self._conversation, COMMANDS
         await self._greet()
         while not session.closed:
             event = session.next_event()
             if isinstance(event, Command):
-                metrics.inc(SMTP_COMMANDS[event.verb])
+                verb = event.verb
+                metrics.inc(SMTP_COMMANDS[verb])
                 if verbose:
-                    self._log.debug("command", verb=event.verb, argument="" if event.verb == "AUTH" else event.text)
-                self._waiting_for_line = False
-                await self._command(event)
+                    self._log.debug("command", verb=verb, argument="" if verb == "AUTH" else event.text)
+                self._line_begun = False
+                if verb not in ENVELOPE and not await self._may_go_on(verb):
+                    continue
+                reply = await commands[verb](conversation, event)
+                if reply is None or reply.code == 354:
+                    self._begin_body()
+                if reply is not None:
+                    self._answer_command(reply)
             elif event is NEED_DATA:
-                try:
-                    await self._more_input()
-                except DeadlineExceeded:
-                    self._answer(TOO_SLOW if self._in_body else R421_TIMEOUT)
-                except Draining:
-                    self._answer(R421_SHUTTING_DOWN)
+                connection.write(session.data_to_send())
+                self._unsent = 0
+                session.receive(await self._more_input())
             elif isinstance(event, BodyChunk):
                 message.take_chunk(conversation, event.data)
             elif isinstance(event, BodyEnd):
                 await self._end_of_body(event)
             elif isinstance(event, Malformed):
-                self._waiting_for_line = False
+                self._line_begun = False
                 self._malformed(event)
             if self._unsent >= MAX_UNSENT_REPLIES:
-                await self._flush()
-        last = self._last_reply
-        return "quit" if last.code == 221 else f"{last.code} {last.lines[-1]}"
+                connection.write(session.data_to_send())
+                self._unsent = 0
+                await connection.flush()
 
-    async def _command(self, command: Command) -> None:
-        verb = command.verb
+    async def _may_go_on(self, verb: str) -> bool:
+        """What the order of things says about a command, before anybody looks at what it wants."""
         conversation = self._conversation
         if verb in ENDS_GROUP and self._connection.has_input:
             self._metrics.inc(SMTP_ERRORS)
@@ -259,25 +270,13 @@ class _Dialogue:
             raise _Ended("input before our reply")
         if verb == "STARTTLS":
             await self._start_tls()
-            return
+            return False
         if verb in JUNK:
             conversation.junk += 1
             if conversation.junk > MAX_JUNK_COMMANDS:
                 self._answer(TOO_MUCH_JUNK)
-                return
-        elif verb == "MAIL":
-            conversation.policy = self._service.policy
-        try:
-            reply = await COMMANDS[verb](conversation, command)
-        except _ExchangeBroken:
-            return
-        if reply is None:
-            self._begin_body()
-        elif reply.code == 354:
-            self._answer(reply)
-            self._begin_body()
-        else:
-            self._answer_command(reply)
+                return False
+        return True
 
     def _answer_command(self, reply: Reply) -> None:
         """Answer, and count: a refusal for good is an error, one for now brings no mail forward either."""
@@ -312,64 +311,49 @@ class _Dialogue:
 
     # Input and its deadlines
 
-    async def _more_input(self) -> None:
-        """Send what is due, then wait for bytes.
+    async def _more_input(self) -> bytes:
+        """Wait for bytes.
 
         A command line has its time as a whole, counted from when we began to wait for it: a byte now and then does not
         prolong it. A body has a budget: it begins with the grace, and every 500 bytes buy a second, up to `data_timeout`.
         """
         connection, conversation = self._connection, self._conversation
-        connection.write(self._session.data_to_send())
-        self._unsent = 0
+        policy = conversation.policy
         if self._in_body:
-            clock = self._service.ports.clock
-            began = clock.monotonic()
+            monotonic = self._service.ports.clock.monotonic
+            began = monotonic()
             connection.set_deadline(self._body_seconds)
             data = await connection.receive()
-            left = self._body_seconds - (clock.monotonic() - began) + len(data) / MIN_BYTES_PER_SECOND
-            self._body_seconds = min(left, conversation.policy.data_timeout)
+            left = self._body_seconds - (monotonic() - began) + len(data) / MIN_BYTES_PER_SECOND
+            self._body_seconds = left if left < policy.data_timeout else policy.data_timeout
         else:
-            if not self._waiting_for_line:
-                self._waiting_for_line = True
-                connection.set_deadline(self._line_seconds())
+            if not self._line_begun:
+                self._line_begun = True
+                connection.set_deadline(policy.idle_timeout if conversation.identity is None else policy.command_timeout)
             data = await connection.receive(interruptible=conversation.transaction is None)
         if not data:
             raise _Ended("connection closed by client")
-        self._session.receive(data)
-
-    def _line_seconds(self) -> float:
-        """How long the next command may take; in a transaction no longer than the transaction."""
-        conversation = self._conversation
-        policy, transaction = conversation.policy, conversation.transaction
-        seconds = policy.idle_timeout if conversation.identity is None else policy.command_timeout
-        if transaction is None:
-            return seconds
-        elapsed = self._service.ports.clock.monotonic() - transaction.started
-        return min(seconds, max(policy.transaction_timeout - elapsed, 0.0))
-
-    async def _flush(self) -> None:
-        self._connection.write(self._session.data_to_send())
-        self._unsent = 0
-        await self._connection.flush()
+        return data
 
     async def _ask(self, text: bytes) -> bytes:
         """One round of an AUTH exchange.
 
         Raises:
-            _ExchangeBroken: the line was malformed; the reply has been given.
+            BrokenExchange: the line was malformed.
         """
         self._answer(challenge(base64.b64decode(text)))
-        self._waiting_for_line = False
+        self._line_begun = False
         while True:
             event = self._session.next_event()
             if event is NEED_DATA:
-                await self._more_input()
+                self._connection.write(self._session.data_to_send())
+                self._unsent = 0
+                self._session.receive(await self._more_input())
             elif isinstance(event, Line):
-                self._waiting_for_line = False
+                self._line_begun = False
                 return event.data
             elif isinstance(event, Malformed):
-                self._malformed(event)
-                raise _ExchangeBroken
+                raise BrokenExchange(event.reply)
             else:
                 raise _Ended("closed")
 
@@ -381,7 +365,7 @@ class _Dialogue:
 
     async def _end_of_body(self, event: BodyEnd) -> None:
         self._in_body = False
-        self._waiting_for_line = False
+        self._line_begun = False
         self._conversation.junk = 0
         replies = await message.end_of_body(self._conversation, event)
         if replies[0].code >= 500:

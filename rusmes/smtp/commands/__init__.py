@@ -41,6 +41,9 @@ COMMANDS: Final[Mapping[str, Handler]] = MappingProxyType(
     }
 )
 
+ENVELOPE: Final = frozenset({"MAIL", "RCPT"})
+"""Commands that may come at any place of a pipelined group, as often as they like."""
+
 JUNK: Final = frozenset({"EHLO", "LHLO", "HELO", "RSET", "NOOP", "VRFY", "HELP", "XCLIENT"})
 """Commands that bring no mail forward; too many in a row end the session."""
 

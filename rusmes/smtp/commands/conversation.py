@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 
 class Ports:
-    """The contracts a session calls, as `server.build` hands them over."""
+    """The contracts a session calls, as `server.build` hands them over, and the rules as they are now."""
 
-    __slots__ = ("authenticator", "clock", "directory", "ids", "intake", "limits", "metrics", "sleep")
+    __slots__ = ("authenticator", "clock", "directory", "ids", "intake", "limits", "metrics", "policy", "sleep")
 
     def __init__(
         self,
@@ -41,6 +41,7 @@ class Ports:
         clock: Clock,
         ids: IdSource,
         sleep: Callable[[float], Awaitable[None]],
+        policy: Policy,
     ) -> None:
         self.intake = intake
         self.directory = directory
@@ -50,6 +51,7 @@ class Ports:
         self.clock = clock
         self.ids = ids
         self.sleep = sleep
+        self.policy = policy
 
 
 class Transaction:
@@ -108,7 +110,6 @@ class Conversation:
     def __init__(
         self,
         ports: Ports,
-        policy: Policy,
         session: Session,
         log: SessionLog,
         client_address: str,
@@ -117,7 +118,7 @@ class Conversation:
         ask: Callable[[bytes], Awaitable[bytes]],
     ) -> None:
         self.ports = ports
-        self.policy = policy
+        self.policy: Policy = ports.policy
         self.session = session
         self.log = log
         self.is_draining = is_draining
@@ -129,7 +130,7 @@ class Conversation:
         """Verified host name, given by XCLIENT."""
         self.forwarded_helo = ""
         """HELO of the real client, given by XCLIENT."""
-        self.trust: Trust = policy.trust_of(client_address)
+        self.trust: Trust = ports.policy.trust_of(client_address)
         self.identity: Identity | None = None
         self.encryption: Encryption | None = None
         self.tls = ""
@@ -180,6 +181,12 @@ class Conversation:
             utf8=utf8,
             lmtp=self.policy.protocol == "lmtp",
         )
+
+    def take_policy(self, policy: Policy) -> None:
+        """Follow a reload."""
+        self.policy = policy
+        self.trust = policy.trust_of(self.client_address)
+        self.forget_origin()
 
     def log_in(self, identity: Identity) -> None:
         self.identity = identity

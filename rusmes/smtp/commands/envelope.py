@@ -45,8 +45,10 @@ TRANSACTION_TOO_LONG: Final = Reply(421, "4.4.2", "Transaction takes too long, c
 
 
 async def mail(conversation: Conversation, command: Command) -> Reply:
-    """Open a transaction."""
-    policy = conversation.policy
+    """Open a transaction, under the configuration as it is now."""
+    policy = conversation.ports.policy
+    if policy is not conversation.policy:
+        conversation.take_policy(policy)
     refusal = _may_send(conversation)
     if refusal is not None:
         return refusal
@@ -57,7 +59,7 @@ async def mail(conversation: Conversation, command: Command) -> Reply:
     if identity is not None and not may_use_sender(identity, command.address, policy.sender_check, policy.recipient_delimiter):
         conversation.log.warn("sender refused", sender=str(command.address), reason="not an address of the user")
         return SENDER_NOT_OWN
-    if is_rate_exceeded(conversation, take=False):
+    if policy.counts_messages and is_rate_exceeded(conversation, take=False):
         return R450_RATE_LIMITED
     ports = conversation.ports
     busy = ports.intake.admit(max(parameters.size, 0))
@@ -100,7 +102,10 @@ def may_use_sender(identity: Identity, sender: Address | None, check: str, delim
 
 
 def is_rate_exceeded(conversation: Conversation, *, take: bool) -> bool:
-    """Whether one more message of this client or account is too many; with `take` it is counted when it is not."""
+    """Whether one more message of this client or account is too many; with `take` it is counted when it is not.
+
+    Counted at the body, so that a transaction without one costs nothing; asked at MAIL, so that nobody sends in vain.
+    """
     policy, ports = conversation.policy, conversation.ports
     identity = conversation.identity
     if policy.max_account_messages and identity is not None:

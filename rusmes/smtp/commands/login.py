@@ -29,6 +29,14 @@ if TYPE_CHECKING:
 LOCKED_OUT: Final = Reply(421, "4.7.0", "Too many failed logins, try again later")
 
 
+class BrokenExchange(Exception):
+    """The client sent no line of an exchange; `reply` tells it so."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(reply)
+        self.reply = reply
+
+
 async def auth(conversation: Conversation, command: Command) -> Reply:
     """Run an exchange. The session has refused a second login, and one in a transaction (RFC 4954 §4)."""
     if not conversation.policy.mechanisms:
@@ -49,6 +57,8 @@ async def auth(conversation: Conversation, command: Command) -> Reply:
             tls=conversation.encryption,
             offered=names,
         )
+    except BrokenExchange as error:
+        return error.reply
     except Cancelled:
         return R501_AUTH_CANCELLED
     except MalformedResponse as error:

@@ -65,7 +65,7 @@ def begin_body(conversation: Conversation) -> Reply | None:
     ports = conversation.ports
     if ports.clock.monotonic() - transaction.started > conversation.policy.transaction_timeout:
         return TRANSACTION_TOO_LONG
-    if is_rate_exceeded(conversation, take=True):
+    if conversation.policy.counts_messages and is_rate_exceeded(conversation, take=True):
         return R450_RATE_LIMITED
     transaction.writer = ports.intake.writer()
     return _write(conversation, transaction, _received(conversation, transaction))

@@ -182,7 +182,7 @@ async def sender_of_another(id: str) -> None:
 
 @row("R18")
 async def rights_that_do_not_carry_over(id: str) -> None:
-    """A login is of one connection, and no RSET or EHLO makes one; RFC 4954 §4 keeps it over RSET and EHLO, STARTTLS ends it."""
+    """A login is of one connection; no RSET or EHLO makes one or ends it (RFC 4954 §4), STARTTLS ends it."""
     async with Bench("submission") as bench:
         async with bench.greeted() as client:
             for line in ("RSET", "EHLO client.example", "RSET"):
@@ -225,7 +225,8 @@ async def malformed_notice_parameters(id: str) -> None:
         "B2": ((), ("NOTIFY=NEVER,SUCCESS", "NOTIFY=", "NOTIFY=SOMETIMES", "NOTIFY")),
         "B3": (
             (),
-            ("ORCPT=rfc822;a+2", "ORCPT=rfc822;a=b", "ORCPT=rfc822;" + "x" * 500, "ORCPT=x400;a", "ORCPT=rfc822", "ORCPT=rfc822;a+0D+0Ab"),
+            ("ORCPT=rfc822;a+2", "ORCPT=rfc822;a=b", "ORCPT=rfc822;" + "x" * 500,
+             "ORCPT=x400;a", "ORCPT=rfc822", "ORCPT=rfc822;a+0D+0Ab"),
         ),
         "B4": (("ENVID=" + "x" * 101, "ENVID=a+2", "ENVID=a+0Ab", "ENVID", "RET=ALL"), ()),
     }[id]  # fmt: skip
