@@ -27,7 +27,7 @@ from rusmes.storage.description import Description, describe
 from rusmes.storage.flags import DELETED, SEEN, change, jmap_keywords, join_flags, split_flags
 from rusmes.storage.memory_blobs import MemoryBlobs
 from rusmes.storage.memory_queue import MemoryQueueStore
-from rusmes.storage.names import INBOX, SPECIAL_USE_BY_NAME, is_below, normal_name, parents
+from rusmes.storage.names import INBOX, SPECIAL_USE_BY_NAME, check_account_name, is_below, normal_name, parents
 
 __all__ = ["MemoryBlobs", "MemoryMailStore", "MemoryQueueStore"]
 
@@ -150,7 +150,10 @@ class MemoryMailStore:
         if account is not None and not account.has_room(size):
             return Refusal(552, "5.2.2", "mailbox full")
         if account is None:
-            account = self._new_account(item.account, (), 0, 0)
+            try:
+                account = self._new_account(item.account, (), 0, 0)
+            except NotAllowed as error:
+                return Refusal(554, "5.6.0", error.public)
         modseq = self._next_modseq(account)
         mailbox = account.mailboxes.get(name) or self._new_mailbox(account, name, modseq)
         received = item.received or now
@@ -225,13 +228,15 @@ class MemoryMailStore:
     async def create_account(
         self, name: str, *, mailboxes: Sequence[str] = (), quota_bytes: int = 0, quota_messages: int = 0
     ) -> Account:
+        names = [normal_name(mailbox) for mailbox in mailboxes]
         if name in self._accounts:
             raise AlreadyExists("account exists", name)
-        account = self._new_account(name, [normal_name(mailbox) for mailbox in mailboxes], quota_bytes, quota_messages)
+        account = self._new_account(name, names, quota_bytes, quota_messages)
         self._tell(account)
         return _account_value(account)
 
     def _new_account(self, name: str, mailboxes: Sequence[str], quota_bytes: int, quota_messages: int) -> _Account:
+        check_account_name(name)
         self._last_account_id += 1
         account = _Account(self._last_account_id, name, quota_bytes, quota_messages)
         self._accounts[name] = account
@@ -277,12 +282,13 @@ class MemoryMailStore:
         return [_mailbox_value(account.mailboxes[name]) for name in sorted(account.mailboxes)]
 
     async def mailbox(self, account_id: int, name: str) -> Mailbox | None:
-        mailbox = self._account_by_id(account_id).mailboxes.get(normal_name(name))
+        name = normal_name(name)
+        mailbox = self._account_by_id(account_id).mailboxes.get(name)
         return _mailbox_value(mailbox) if mailbox is not None else None
 
     async def create_mailbox(self, account_id: int, name: str, *, special_use: str = "") -> Mailbox:
-        account = self._account_by_id(account_id)
         name = normal_name(name)
+        account = self._account_by_id(account_id)
         if name in account.mailboxes:
             raise AlreadyExists("mailbox exists", name)
         mailbox = self._new_mailbox(account, name, self._next_modseq(account))
@@ -312,8 +318,8 @@ class MemoryMailStore:
         return self._last_uid_validity
 
     async def rename_mailbox(self, account_id: int, old: str, new: str) -> None:
-        account = self._account_by_id(account_id)
         old, new = normal_name(old), normal_name(new)
+        account = self._account_by_id(account_id)
         if old not in account.mailboxes:
             raise NotFound("no such mailbox", old)
         if new in account.mailboxes:
@@ -348,8 +354,8 @@ class MemoryMailStore:
         self._tell(account)
 
     async def delete_mailbox(self, account_id: int, name: str) -> None:
-        account = self._account_by_id(account_id)
         name = normal_name(name)
+        account = self._account_by_id(account_id)
         if name == INBOX:
             raise NotAllowed("INBOX cannot be deleted")  # RFC 9051 §6.3.5
         if name not in account.mailboxes:
@@ -362,8 +368,8 @@ class MemoryMailStore:
         self._tell(account)
 
     async def subscribe(self, account_id: int, name: str, subscribed: bool) -> None:
-        account = self._account_by_id(account_id)
         name = normal_name(name)
+        account = self._account_by_id(account_id)
         (account.subscriptions.add if subscribed else account.subscriptions.discard)(name)
         if name in account.mailboxes:
             modseq = self._next_modseq(account)

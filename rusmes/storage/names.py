@@ -11,6 +11,7 @@ INBOX: Final = "INBOX"
 # An LMDB key holds 511 bytes, 8 of them the account.
 MAX_NAME_BYTES: Final = 480
 MAX_LEVELS: Final = 32
+MAX_ACCOUNT_NAME_BYTES: Final = 500
 
 SPECIAL_USE_BY_NAME: Final = {
     "Drafts": "\\Drafts",
@@ -47,6 +48,15 @@ def normal_name(name: str) -> str:
     if not name.isprintable() and any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in name):
         raise NotAllowed("not a mailbox name", f"{name!r} has control characters")
     return name
+
+
+def check_account_name(name: str) -> None:
+    """Raises NotAllowed for a name that is empty, too long for a key, or has control characters."""
+    if 0 < len(name) <= MAX_ACCOUNT_NAME_BYTES and name.isascii() and name.isprintable():
+        return
+    size = len(name.encode(errors="replace"))
+    if not 0 < size <= MAX_ACCOUNT_NAME_BYTES or any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
+        raise NotAllowed("not an account name", f"{name[:80]!r}, {size} bytes")
 
 
 def parents(name: str) -> list[str]:

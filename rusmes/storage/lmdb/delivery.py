@@ -29,7 +29,7 @@ from rusmes.storage.lmdb.layout import (
 )
 from rusmes.storage.lmdb.mailboxes import new_account, new_mailbox
 from rusmes.storage.lmdb.messages import add_email, add_message
-from rusmes.storage.names import normal_name
+from rusmes.storage.names import check_account_name, normal_name
 
 # Rows of expired generations removed by one batch: little enough not to be felt.
 EXPIRED_AT_ONCE = 200
@@ -60,6 +60,7 @@ class Delivery:
         try:
             name = normal_name(item.mailbox)
             bits, keywords = split_flags(item.flags)
+            check_account_name(item.account)
         except NotAllowed as error:
             return Refusal(554, "5.6.0", error.public)
         rendering = item.rendering

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from rusmes.errors import NotFound, StoreCorrupt, StoreError
 from rusmes.storage.commit import Batch
-from rusmes.storage.lmdb.environment import Environment, Transaction
+from rusmes.storage.lmdb.environment import MAX_KEY_BYTES, Environment, Transaction
 from rusmes.storage.lmdb.layout import (
     ACCOUNT_NAMES,
     ACCOUNTS,
@@ -76,8 +76,8 @@ class Snapshot:
 
 def find_account_id(rows: Rows, name: str) -> int:
     """0 when there is none."""
-    key = name.encode()
-    row = rows.get(ACCOUNT_NAMES, key) if 0 < len(key) <= 511 else None
+    key = name.encode(errors="replace")
+    row = rows.get(ACCOUNT_NAMES, key) if 0 < len(key) <= MAX_KEY_BYTES else None
     return int.from_bytes(unseal("account_names", key, row), "big") if row is not None else 0
 
 

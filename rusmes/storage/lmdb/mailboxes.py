@@ -43,10 +43,7 @@ from rusmes.storage.lmdb.layout import (
     seal,
 )
 from rusmes.storage.lmdb.messages import all_messages, move_messages, remove_messages
-from rusmes.storage.names import INBOX, SPECIAL_USE_BY_NAME, is_below, normal_name, parents
-
-MAX_ACCOUNT_NAME_BYTES = 500
-
+from rusmes.storage.names import INBOX, SPECIAL_USE_BY_NAME, check_account_name, is_below, normal_name, parents
 
 # Accounts
 
@@ -65,9 +62,8 @@ def new_account(
     batch: Batch, name: str, mailboxes: Sequence[str], quota_bytes: int, quota_messages: int, now: float
 ) -> Edit:
     """Its edit is not finished yet."""
+    check_account_name(name)
     key = name.encode()
-    if not 0 < len(key) <= MAX_ACCOUNT_NAME_BYTES:
-        raise NotAllowed("not an account name", f"{len(key)} bytes, at most {MAX_ACCOUNT_NAME_BYTES}")
     last = read_last(batch)
     last.account_id += 1
     batch.put(META, LAST_KEY, last.pack())

@@ -1,0 +1,220 @@
+"""Flags, expunging, copying, moving, threads and the change log."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import pytest
+
+from rusmes.errors import NotAllowed, OverQuota
+from rusmes.model.mailbox import Appended, Mailbox
+from rusmes.storage.api import FlagChange, MailStore
+from tests.contract.mails import ALICE, BOB, append_of, message
+
+
+async def fill(store: MailStore, count: int, **more: object) -> list[Appended]:
+    results = await store.append([append_of(store.blobs, message(str(n)), **more) for n in range(count)])
+    return [result for result in results if isinstance(result, Appended)]
+
+
+async def box(store: MailStore, name: str = "INBOX") -> Mailbox:
+    account = await store.account(ALICE)
+    assert account is not None
+    found = await store.mailbox(account.id, name)
+    assert found is not None
+    return found
+
+
+async def uids(store: MailStore, mailbox_id: int) -> list[int]:
+    return [message.uid for message in await store.messages(mailbox_id)]
+
+
+async def test_ranges_of_messages(store: MailStore) -> None:
+    await fill(store, 5)
+    inbox = await box(store)
+    assert await uids(store, inbox.id) == [1, 2, 3, 4, 5]
+    assert [found.uid for found in await store.messages(inbox.id, first_uid=2, last_uid=4)] == [2, 3, 4]
+    assert [found.uid for found in await store.messages(inbox.id, first_uid=4)] == [4, 5]
+    assert await store.messages(inbox.id, first_uid=6) == []
+    assert await store.messages(inbox.id, first_uid=4, last_uid=2) == []
+
+
+async def test_flags_are_set_added_and_removed(store: MailStore) -> None:
+    await fill(store, 3)
+    inbox = await box(store)
+    changed = await store.change_flags(inbox.id, FlagChange((1, 3, 99), "add", ("\\Seen", "Work")))
+    assert [(found.uid, found.flags) for found in changed] == [(1, ("\\Seen", "Work")), (3, ("\\Seen", "Work"))]
+    await store.change_flags(inbox.id, FlagChange((1,), "add", ("WORK", "\\Deleted")))
+    await store.change_flags(inbox.id, FlagChange((3,), "remove", ("work", "\\Draft")))
+    await store.change_flags(inbox.id, FlagChange((2,), "set", ("\\Flagged",)))
+    found = {found.uid: found.flags for found in await store.messages(inbox.id)}
+    assert found == {1: ("\\Seen", "\\Deleted", "Work"), 2: ("\\Flagged",), 3: ("\\Seen",)}
+    inbox = await box(store)
+    assert (inbox.unseen, inbox.deleted) == (1, 1)
+    with pytest.raises(NotAllowed):
+        await store.change_flags(inbox.id, FlagChange((1,), "add", ("\\Unknown",)))
+    with pytest.raises(NotAllowed):
+        await store.change_flags(inbox.id, FlagChange((1,), "add", tuple(f"k{n}" for n in range(101))))
+
+
+async def test_unchanged_since_refuses_what_changed(store: MailStore) -> None:
+    await fill(store, 2)
+    inbox = await box(store)
+    [first] = await store.change_flags(inbox.id, FlagChange((1,), "add", ("\\Seen",)))
+    changed = await store.change_flags(inbox.id, FlagChange((1, 2), "add", ("\\Flagged",), unchanged_since=first.modseq - 1))
+    assert [found.uid for found in changed] == [2]
+    assert changed[0].modseq == first.modseq + 1
+    assert (await box(store)).highest_modseq == first.modseq + 1
+
+
+async def test_a_change_that_changes_nothing_has_no_modseq(store: MailStore) -> None:
+    await fill(store, 1)
+    inbox = await box(store)
+    [found] = await store.change_flags(inbox.id, FlagChange((1,), "remove", ("\\Seen",)))
+    assert found.modseq == inbox.highest_modseq == (await box(store)).highest_modseq
+
+
+async def test_recent_belongs_to_the_first_who_asks(store: MailStore) -> None:
+    await fill(store, 2)
+    inbox = await box(store)
+    assert inbox.recent == 2
+    assert await store.claim_recent(inbox.id) == 1
+    assert await store.claim_recent(inbox.id) == 3
+    await fill(store, 1)
+    assert [found.recent for found in await store.messages(inbox.id)] == [False, False, True]
+    assert (await box(store)).recent == 1
+
+
+async def test_expunge_never_frees_a_uid(store: MailStore) -> None:
+    await fill(store, 4)
+    inbox = await box(store)
+    await store.change_flags(inbox.id, FlagChange((2, 4), "add", ("\\Deleted",)))
+    assert await store.expunge(inbox.id, [1, 2, 4], only_deleted=True) == [2, 4]
+    assert await store.expunge(inbox.id, [3, 77]) == [3]
+    assert await store.expunge(inbox.id, [3]) == []
+    inbox = await box(store)
+    assert (inbox.exists, inbox.unseen, inbox.deleted, inbox.recent, inbox.uid_next) == (1, 1, 0, 1, 5)
+    [result] = await fill(store, 1)
+    assert result.uid == 5
+
+
+async def test_a_copy_is_another_email_of_the_same_blob_and_thread(store: MailStore) -> None:
+    [made] = await fill(store, 1, flags=("\\Seen", "K"))
+    await store.create_mailbox(made.account_id, "b")
+    target = await box(store, "b")
+    assert await store.copy(made.mailbox_id, [1, 9], target.id) == [(1, 1)]
+    original = (await store.open_message(made.mailbox_id, 1)).email
+    copy = await store.open_message(target.id, 1)
+    assert copy.email.id != original.id
+    assert (copy.email.blob_id, copy.email.thread_id) == (original.blob_id, original.thread_id)
+    assert copy.message.flags == ("\\Seen", "K")
+    assert copy.message.recent
+    await store.change_flags(target.id, FlagChange((1,), "set", ()))
+    assert (await store.open_message(made.mailbox_id, 1)).message.flags == ("\\Seen", "K")
+    await store.expunge(made.mailbox_id, [1])
+    assert b"".join((await store.open_message(target.id, 1)).rendering.chunks()) == message("0")
+    assert await store.copy(made.mailbox_id, [1], target.id) == []
+
+
+async def test_copies_count_for_the_quota(store: MailStore) -> None:
+    made = await fill(store, 2)
+    await store.set_quota(ALICE, quota_bytes=0, quota_messages=3)
+    with pytest.raises(OverQuota):
+        await store.copy(made[0].mailbox_id, [1, 2], made[0].mailbox_id)
+    assert await store.copy(made[0].mailbox_id, [2], made[0].mailbox_id) == [(2, 3)]
+
+
+async def test_a_move_keeps_the_email(store: MailStore) -> None:
+    made = await fill(store, 3)
+    await store.create_mailbox(made[0].account_id, "b")
+    target = await box(store, "b")
+    assert await store.move(made[0].mailbox_id, [3, 1], target.id) == [(1, 1), (3, 2)]
+    moved = await store.open_message(target.id, 2)
+    assert moved.email.id == made[2].email_id
+    assert moved.email.memberships == ((target.id, 2),)
+    assert await uids(store, made[0].mailbox_id) == [2]
+    assert await store.move(made[0].mailbox_id, [2], made[0].mailbox_id) == [(2, 4)]
+    assert await uids(store, made[0].mailbox_id) == [4]
+
+
+async def test_other_accounts_are_no_target(store: MailStore) -> None:
+    [made] = await fill(store, 1)
+    [other] = await fill(store, 1, account=BOB)
+    with pytest.raises(NotAllowed):
+        await store.copy(made.mailbox_id, [1], other.mailbox_id)
+    with pytest.raises(NotAllowed):
+        await store.move(made.mailbox_id, [1], other.mailbox_id)
+
+
+async def threads(store: MailStore, *mails: tuple[str, str]) -> list[bytes]:
+    found = []
+    for id, references in mails:
+        [made] = await store.append([append_of(store.blobs, message(message_id=id, references=references))])
+        assert isinstance(made, Appended)
+        found.append((await store.open_message(made.mailbox_id, made.uid)).email.thread_id)
+    return found
+
+
+async def test_answers_join_the_thread_in_any_order(store: MailStore) -> None:
+    found = await threads(store, ("a", ""), ("c", "a b"), ("b", "a"), ("other", ""), ("", "c"), ("", ""))
+    assert found[0] == found[1] == found[2] == found[4]
+    assert len(set(found)) == 3
+    account = await store.account(ALICE)
+    assert account is not None
+    members = await store.thread(account.id, found[0])
+    assert [email.thread_id for email in await store.emails(account.id, members) if email] == [found[0]] * 4
+    assert await store.thread(account.id, bytes(16)) == []
+    assert await store.emails(account.id, [bytes(16)]) == [None]
+
+
+async def test_a_thread_ends_with_its_last_email(store: MailStore) -> None:
+    [thread, same] = await threads(store, ("a", ""), ("b", "a"))
+    assert thread == same
+    inbox = await box(store)
+    await store.expunge(inbox.id, [1])
+    [third] = await threads(store, ("c", "a"))
+    assert third == thread
+    await store.expunge(inbox.id, [3, 2])
+    account = await store.account(ALICE)
+    assert account is not None
+    assert await store.thread(account.id, thread) == []
+    for new in await threads(store, ("d", "a"), ("e", "b"), ("f", "c")):
+        assert new != thread
+
+
+async def test_the_change_log_tells_what_happened(store: MailStore) -> None:
+    account = await store.create_account(ALICE)
+    [made] = await fill(store, 1)
+    await store.change_flags(made.mailbox_id, FlagChange((1,), "add", ("\\Seen",)))
+    await store.create_mailbox(account.id, "b")
+    target = await box(store, "b")
+    await store.move(made.mailbox_id, [1], target.id)
+    await store.expunge(target.id, [1])
+    log = defaultdict(set)
+    for change in await store.changes(account.id, 0):
+        log[change.modseq].add((change.kind, change.action))
+    expected = [
+        {("mailbox", "created")},
+        {("email", "created"), ("thread", "created"), ("message", "created"), ("mailbox", "updated")},
+        {("email", "updated"), ("message", "updated"), ("mailbox", "updated")},
+        {("mailbox", "created")},
+        {("message", "destroyed"), ("message", "created"), ("email", "updated"), ("mailbox", "updated")},
+        {("message", "destroyed"), ("email", "destroyed"), ("thread", "destroyed"), ("mailbox", "updated")},
+    ]
+    assert [log[modseq] for modseq in sorted(log)] == expected
+    current = await store.account(ALICE)
+    assert current is not None
+    assert (min(log), max(log)) == (1, current.modseq)
+
+
+async def test_a_limited_log_never_cuts_a_modseq(store: MailStore) -> None:
+    await fill(store, 3)
+    account = await store.account(ALICE)
+    assert account is not None
+    everything = await store.changes(account.id, 0)
+    since, collected = 0, []
+    while page := await store.changes(account.id, since, limit=2):
+        collected += page
+        since = page[-1].modseq
+    assert collected == everything
+    assert await store.changes(account.id, account.modseq) == []
