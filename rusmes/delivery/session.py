@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import os
 from typing import Final
 
 from rusmes.delivery.routes import Endpoint, Login, RoutePlan
@@ -269,7 +270,7 @@ async def open_session(
     except TimeoutError:
         raise Gone(f"connect to {endpoint}: no answer within {plan.connect_timeout:g} s") from None
     except OSError as error:
-        raise Gone(f"connect to {endpoint}: {error.strerror or error}") from None
+        raise Gone(f"connect to {endpoint}: {os.strerror(error.errno) if error.errno else error}") from None
     session = Session(connection, endpoint)
     try:
         if plan.implicit_tls:
