@@ -144,7 +144,8 @@ def test_a_dialogue_is_the_same_however_it_is_cut():
     pieces_of_dialogue = [
         b"EHLO client.example\r\n",
         b"MAIL FROM:<a@b.c>\r\nRCPT TO:<d@e.f>\r\nDATA\r\n",
-        b"Subject: x\r\n\r\nhello\r\n.\r\nMAIL FROM:<>\r\nRCPT TO:<q@e.f>\r\nBDAT 7\r\nabc\r\n.\rBDAT 3 LAST\r\n\nxyRSET\r\nNOOP\r\n",
+        b"Subject: x\r\n\r\nhello\r\n.\r\nMAIL FROM:<>\r\nRCPT TO:<q@e.f>\r\n"
+        b"BDAT 7\r\nabc\r\n.\rBDAT 3 LAST\r\n\nxyRSET\r\nNOOP\r\n",
         b"AUTH LOGIN\r\n",
         b"dXNlcg==\r\n",
         b"FOO\r\nQUIT\r\n",
