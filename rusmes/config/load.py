@@ -76,6 +76,17 @@ def parse_config(
     return replace(config, path=os.path.abspath(path) if path else "", warnings=tuple(problems.warnings))
 
 
+def locate(error: ConfigError, path: str) -> ConfigError:
+    """An error of somebody who built something from the configuration, with file and line of the key it names."""
+    if error.path or not path:
+        return error
+    lines = {dotted(key): line for key, line in key_lines(_read(path).replace("\r\n", "\n")).items()}
+    key = error.key.replace('"', "'")
+    while key and key not in lines:
+        key = key[: max(key.rfind("."), key.rfind("["), 0)]
+    return ConfigError(error.reason, key=error.key, path=path, line=lines.get(key, 0), hint=error.hint)
+
+
 def _read(path: str) -> str:
     try:
         with open(path, "rb") as file:

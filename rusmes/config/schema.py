@@ -298,7 +298,7 @@ class Queue(Struct, frozen=True, kw_only=True):
     delay_warning: Duration = Duration("4h")
     """After that the sender gets a delay notice. 0 = none."""
     backscatter: bool = False
-    """Send notices about relayed mail of clients that are neither logged in nor in relay_networks. false = only the log tells."""
+    """Send notices about relayed mail of clients neither logged in nor in relay_networks. false = only the log tells."""
     notice_content_limit: Size = Size("64KB")
     """RET=FULL of a larger message gives only its header (RFC 3461)."""
     memory: Size = Size("64MB")
