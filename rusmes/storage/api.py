@@ -160,6 +160,18 @@ class MailStore(Protocol):
     async def thread(self, account_id: int, thread_id: bytes) -> list[bytes]:
         """The ids of a thread's emails, oldest first; empty when there is no such thread."""
 
+    async def renderings(self, mailbox_id: int, uids: Sequence[int], *, limit_bytes: int = 0) -> list[Rendering]:
+        """The messages as they are sent, and nothing else of them; one snapshot. Bodies that the store keeps inline come with
+        their bytes (`content.data`).
+
+        It stops before the first message that would make more than `limit_bytes` together (0 = no limit), and before one that
+        is not there; the first is always given.
+
+        Raises:
+            NotFound: the first one is not there.
+            StoreCorrupt
+        """
+
     async def change_flags(self, mailbox_id: int, change: FlagChange) -> list[Message]:
         """The messages as they are afterwards, those that were refused (`unchanged_since`) left out."""
 

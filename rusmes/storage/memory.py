@@ -408,6 +408,21 @@ class MemoryMailStore:
         rendering = Rendering(self.blobs.contents[email.blob_id], email.prefix, email.skip)
         return StoredMessage(_message_value(row, mailbox), self._email_value(email), rendering)
 
+    async def renderings(self, mailbox_id: int, uids: Sequence[int], *, limit_bytes: int = 0) -> list[Rendering]:
+        mailbox = self._mailbox_by_id(mailbox_id)
+        found: list[Rendering] = []
+        total = 0
+        for uid in uids:
+            row = mailbox.rows.get(uid)
+            total += row.size if row is not None else 0
+            if found and (row is None or total > limit_bytes > 0):
+                break
+            if row is None:
+                raise NotFound("no such message", f"mailbox {mailbox_id}, UID {uid}")
+            email = mailbox.account.emails[row.email_id]
+            found.append(Rendering(self.blobs.contents[email.blob_id], email.prefix, email.skip))
+        return found
+
     async def emails(self, account_id: int, ids: Sequence[bytes]) -> list[Email | None]:
         emails = self._account_by_id(account_id).emails
         return [self._email_value(emails[id]) if id in emails else None for id in ids]

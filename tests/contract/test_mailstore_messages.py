@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import pytest
 
-from rusmes.errors import NotAllowed, OverQuota
+from rusmes.errors import NotAllowed, NotFound, OverQuota
 from rusmes.model.mailbox import Appended, Mailbox
 from rusmes.storage.api import FlagChange, MailStore
 from tests.contract.mails import ALICE, BOB, append_of, message
@@ -114,6 +115,25 @@ async def test_a_copy_is_another_email_of_the_same_blob_and_thread(store: MailSt
     await store.expunge(made.mailbox_id, [1])
     assert b"".join((await store.open_message(target.id, 1)).rendering.chunks()) == message("0")
     assert await store.copy(made.mailbox_id, [1], target.id) == []
+
+
+async def test_renderings_stop_at_the_limit_and_at_gaps(store: MailStore) -> None:
+    made = await fill(store, 5)
+    mailbox_id = made[0].mailbox_id
+    size = len(message("0"))
+    await store.expunge(mailbox_id, [4])
+
+    async def bodies(uids: Sequence[int], limit_bytes: int = 0) -> list[bytes]:
+        return [b"".join(item.chunks()) for item in await store.renderings(mailbox_id, uids, limit_bytes=limit_bytes)]
+
+    assert await bodies([1, 2, 3, 4, 5]) == [message("0"), message("1"), message("2")]
+    assert await bodies([5, 1]) == [message("4"), message("0")]
+    assert await bodies([1, 2, 3], 2 * size) == [message("0"), message("1")]
+    assert await bodies([1, 2, 3], 1) == [message("0")]
+    assert await bodies([]) == []
+    for uids_ in ([4], [9], [0]):
+        with pytest.raises(NotFound):
+            await store.renderings(mailbox_id, uids_)
 
 
 async def test_copies_count_for_the_quota(store: MailStore) -> None:

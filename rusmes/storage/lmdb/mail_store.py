@@ -313,6 +313,23 @@ class LmdbMailStore:
             Rendering(content, email.prefix, email.skip),
         )
 
+    async def renderings(self, mailbox_id: int, uids: Sequence[int], *, limit_bytes: int = 0) -> list[Rendering]:
+        found: list[Rendering] = []
+        total = 0
+        with self._environment.reading() as txn:
+            rows = Snapshot(self._environment, txn)
+            account_id = read_mailbox(rows, mailbox_id).account_id
+            for uid in uids:
+                message = read_message(rows, mailbox_id, uid)
+                total += message.size if message is not None else 0
+                if found and (message is None or total > limit_bytes > 0):
+                    break
+                if message is None:
+                    raise NotFound("no such message", f"mailbox {mailbox_id}, UID {uid}")
+                email = read_email(rows, account_id, message.email_id)
+                found.append(Rendering(self.blobs.content_in(txn, email.blob_id), email.prefix, email.skip))
+        return found
+
     async def emails(self, account_id: int, ids: Sequence[bytes]) -> list[Email | None]:
         with self._environment.reading() as txn:
             rows = Snapshot(self._environment, txn)
