@@ -11,12 +11,13 @@ from rusmes._version import __version__
 from rusmes.auth.api import Attempt, Authenticator, Denied
 from rusmes.errors import AuthUnavailable, NotFound, StoreCorrupt, StoreError
 from rusmes.metrics import POP3_MESSAGES, Metrics
+from rusmes.model.content import Rendering
 from rusmes.model.identity import Identity
 from rusmes.pop3 import reply
 from rusmes.pop3.maildrop import Maildrop
 from rusmes.pop3.reply import Answer, Body, Goodbye, Listing, Reply, StartTls
 from rusmes.pop3.session import Session
-from rusmes.storage.api import MailStore, StoredMessage
+from rusmes.storage.api import MailStore
 
 MAILBOX: Final = "INBOX"
 
@@ -220,26 +221,27 @@ class Commands:
         return Reply(True, f"{command.number} {maildrop.unique_id(command.number)}")
 
     async def _retr(self, command: Command) -> Answer:
-        stored = await self.open_message(command.number)
-        return stored if isinstance(stored, Reply) else Body(stored.rendering)
+        found = await self._rendering(command.number)
+        return found if isinstance(found, Reply) else Body(found)
 
     async def _top(self, command: Command) -> Answer:
-        stored = await self.open_message(command.number)
-        return stored if isinstance(stored, Reply) else Body(stored.rendering, command.lines)
+        found = await self._rendering(command.number)
+        return found if isinstance(found, Reply) else Body(found, command.lines)
 
-    async def open_message(self, number: int) -> StoredMessage | Reply:
+    async def _rendering(self, number: int) -> Rendering | Reply:
         """The message, or why not."""
         maildrop = self._maildrop
         if not maildrop.has(number):
             return NO_SUCH_MESSAGE
         try:
-            return await self._store.open_message(maildrop.mailbox_id, maildrop.uid(number))
+            [rendering] = await self._store.renderings(maildrop.mailbox_id, (maildrop.uid(number),))
         except NotFound:
             return GONE
         except StoreCorrupt:
             return UNREADABLE
         except StoreError:
             return STORE_FAILS
+        return rendering
 
     def _dele(self, command: Command) -> Answer:
         if not self._maildrop.has(command.number):

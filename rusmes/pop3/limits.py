@@ -20,8 +20,9 @@ ERRORS_AFTER_LOGIN: Final = 20
 FAILED_LOGINS: Final = 3
 """In one session, then it is closed."""
 
+READ_AHEAD_MESSAGES: Final = 16
 READ_AHEAD_OCTETS: Final = 64 * 1024
-"""The next message of a client that reads them in order is prepared while it digests this one, up to this size."""
+"""The next messages of a client that reads them in order are prepared while it digests this one, up to these bounds."""
 
 FLUSH_OCTETS: Final = 64 * 1024
 """Replies to pipelined commands are collected up to this size; then the client must read."""

@@ -47,6 +47,17 @@ class Maildrop:
     def unique_id(self, number: int) -> str:
         return f"{self.uid_validity:08x}{self._uids[number - 1]:08x}"
 
+    def following(self, number: int, count: int, octets: int) -> list[int]:
+        """The numbers from `number` on that are there, at most so many with at most so many octets together."""
+        numbers = []
+        for candidate in range(number, min(number + count, len(self._uids) + 1)):
+            octets -= self._sizes[candidate - 1]
+            if octets < 0:
+                break
+            if candidate not in self.deleted:
+                numbers.append(candidate)
+        return numbers
+
     def deleted_uids(self) -> list[int]:
         return sorted(self._uids[number - 1] for number in self.deleted)
 

@@ -17,7 +17,7 @@ from rusmes._core.pop3 import VERBS, Command, DotStuffer, message_reply
 from rusmes.auth.api import Attempt, Authenticator
 from rusmes.auth.negotiation import negotiate, offered
 from rusmes.clock import Clock
-from rusmes.errors import AuthUnavailable, StoreError
+from rusmes.errors import AuthUnavailable, NotFound, StoreError
 from rusmes.log import SessionLog
 from rusmes.metrics import POP3_COMMANDS, POP3_CONNECTIONS, POP3_ERRORS, POP3_MESSAGES, Metrics
 from rusmes.model.content import Rendering
@@ -25,7 +25,7 @@ from rusmes.model.identity import Identity
 from rusmes.net.connection import Connection, ConnectionLost, DeadlineExceeded, Draining, PipelinedPlaintext
 from rusmes.pop3 import reply
 from rusmes.pop3.commands import NEEDS_TLS, NOT_NOW, Commands, Limits
-from rusmes.pop3.limits import FLUSH_OCTETS, READ_AHEAD_OCTETS
+from rusmes.pop3.limits import FLUSH_OCTETS, READ_AHEAD_MESSAGES, READ_AHEAD_OCTETS
 from rusmes.pop3.reply import Answer, Body, Goodbye, Listing, Reply, StartTls
 from rusmes.pop3.session import NEED_DATA, Session, State
 from rusmes.sasl import Cancelled, MalformedResponse
@@ -118,8 +118,8 @@ class Conversation:
     """One connection with its session."""
 
     __slots__ = (
-        "_ahead", "_ahead_number", "_connection", "_log", "_next", "_previous", "_retrieved", "_service", "_unflushed",
-        "attempt", "commands", "session",
+        "_connection", "_in_order", "_log", "_previous", "_ready", "_retrieved", "_service", "_unflushed", "attempt",
+        "commands", "session",
     )  # fmt: skip
 
     def __init__(self, service: Pop3Service, connection: Connection, log: SessionLog) -> None:
@@ -130,10 +130,10 @@ class Conversation:
         self._retrieved = 0
         self._previous = 0
         """The message retrieved last."""
-        self._next = 0
-        """The message to make ready, 0 = none."""
-        self._ahead_number = 0
-        self._ahead = b""
+        self._in_order = False
+        """It was the one after the one before."""
+        self._ready: dict[int, bytes] = {}
+        """Replies to RETR made ahead."""
         self.attempt = Attempt(connection.peer_address, "pop3", log.session_id)
         self.session = Session()
         self.commands = Commands(
@@ -163,7 +163,7 @@ class Conversation:
                 self._write(reply.line(_TOO_MANY_ERRORS))
                 return
             if event is NEED_DATA:
-                if self._next:
+                if self._in_order:
                     await self._read_ahead()
                 data = await connection.receive(interruptible=True)
                 self._unflushed = 0
@@ -182,15 +182,11 @@ class Conversation:
         """Run a command and answer; False ends the session."""
         service = self._service
         service.metrics.inc(_COMMAND_COUNTERS[command.verb])
-        if command.verb == core.RETR and command.number == self._ahead_number:
-            self._write(self._ahead)
+        if command.verb == core.RETR and (ready := self._take_ready(command.number)):
+            self._write(ready)
             self._message_sent(command.number)
             more = True
         else:
-            if command.verb != core.RETR:
-                self._next = 0
-            self._ahead = b""
-            self._ahead_number = 0
             answer = await self._auth(command) if command.verb == core.AUTH else await self.commands.run(command)
             more = await self._answer(answer, command)
         if self._unflushed >= FLUSH_OCTETS:
@@ -248,14 +244,16 @@ class Conversation:
 
     async def _send_message(self, body: Body, number: int) -> None:
         rendering = body.rendering
-        data = rendering.content.data
-        if data is not None and body.lines < 0:
+        if body.lines < 0 and (data := rendering.content.data) is not None:
             self._write(_small_message(rendering, data))
             self._message_sent(number)
             return
         stuffer = DotStuffer(body.lines)
         try:
-            self._write(b"+OK %d octets\r\n" % _octets(rendering) if body.lines < 0 else b"+OK top of message follows\r\n")
+            if body.lines < 0:
+                self._write(b"+OK %d octets\r\n" % (rendering.size if _is_ended(rendering) else rendering.size + 2))
+            else:
+                self._write(b"+OK top of message follows\r\n")
             for chunk in rendering.chunks():
                 await self._stream(stuffer.feed(chunk))
                 if stuffer.is_done:
@@ -272,25 +270,42 @@ class Conversation:
     def _message_sent(self, number: int) -> None:
         self._service.metrics.inc(POP3_MESSAGES["retrieved"])
         self._retrieved += 1
-        self._ahead = b""
-        self._ahead_number = 0
-        self._next = number + 1 if number == self._previous + 1 else 0
+        self._in_order = number == self._previous + 1
         self._previous = number
 
-    async def _read_ahead(self) -> None:
-        """Most clients retrieve one message after the other, and wait for each. So, after two in a row, the next one is made
-        ready while the client digests this one. The next command takes it or throws it away."""
-        number, self._next = self._next, 0
+    def _take_ready(self, number: int) -> bytes:
+        """The reply to RETR that was made ahead, b"" when there is none or the message is marked as deleted."""
+        ready = self._ready.pop(number, b"")
+        if not ready:
+            self._ready.clear()
+            return b""
         maildrop = self.session.maildrop
-        connection = self._connection
-        if maildrop is None or connection.has_input or not maildrop.has(number) or maildrop.size(number) > READ_AHEAD_OCTETS:
+        return ready if maildrop is not None and maildrop.has(number) else b""
+
+    async def _read_ahead(self) -> None:
+        """Most clients retrieve one message after the other, and wait for each. So the next ones are made ready while the
+        client digests this one, in one look at the store: 8 us a message instead of 21 (measured on LMDB, 3 KB). What a
+        client leaves is thrown away when it asks for another message."""
+        self._in_order = False
+        number = self._previous + 1
+        maildrop, connection = self.session.maildrop, self._connection
+        if maildrop is None or number in self._ready or connection.has_input:
+            return
+        numbers = maildrop.following(number, READ_AHEAD_MESSAGES, READ_AHEAD_OCTETS)
+        if not numbers:
             return
         await connection.flush()
         self._unflushed = 0
-        stored = await self.commands.open_message(number)
-        if not isinstance(stored, Reply) and stored.rendering.content.data is not None:
-            self._ahead = _small_message(stored.rendering, stored.rendering.content.data)
-            self._ahead_number = number
+        self._ready.clear()
+        try:
+            uids = [maildrop.uid(number) for number in numbers]
+            for number, rendering in zip(
+                numbers, await self._service.store.renderings(maildrop.mailbox_id, uids), strict=False
+            ):
+                if (data := rendering.content.data) is not None:
+                    self._ready[number] = _small_message(rendering, data)
+        except (NotFound, StoreError):
+            return  # asked for again when the client wants it, and answered then
 
     # Login and TLS
 
@@ -386,20 +401,21 @@ class Conversation:
 
 
 def _small_message(rendering: Rendering, data: bytes) -> bytes:
-    return message_reply(b"+OK %d octets\r\n" % _octets(rendering), rendering.prefix, data, rendering.skip)
+    """The whole reply to RETR. `data` is the content's, asked for once: a store may fetch it each time."""
+    ended = data[-2:] == b"\r\n" if len(data) - rendering.skip >= 2 else _is_ended(rendering)
+    size = rendering.size if ended else rendering.size + 2
+    return message_reply(b"+OK %d octets\r\n" % size, rendering.prefix, data, rendering.skip)
 
 
-def _octets(rendering: Rendering) -> int:
-    """What RETR sends, without stuffing and end: a last line that does not end is ended."""
+def _is_ended(rendering: Rendering) -> bool:
+    """Whether the message ends in the line end that RETR needs (an empty one does)."""
     content = rendering.content
-    size = rendering.size
-    if content.size - rendering.skip >= 2:
-        if content.data is not None:
-            end = content.data[-2:]
-        else:
-            with open(content.path, "rb") as file:
-                file.seek(content.size - 2)
-                end = file.read(2)
+    if content.size - rendering.skip < 2:
+        end = rendering.prefix + content.read()[rendering.skip :]
+    elif (data := content.data) is not None:
+        end = data
     else:
-        end = (rendering.prefix + content.read()[rendering.skip :])[-2:]
-    return size if end == b"\r\n" or not size else size + 2
+        with open(content.path, "rb") as file:
+            file.seek(content.size - 2)
+            end = file.read(2)
+    return not end or end.endswith(b"\r\n")

@@ -440,10 +440,10 @@ class Failing(MemoryMailStore):
             raise self.on_expunge
         return await super().expunge(mailbox_id, uids, only_deleted=only_deleted)
 
-    async def open_message(self, mailbox_id: int, uid: int) -> Any:
+    async def renderings(self, mailbox_id: int, uids: Any, *, limit_bytes: int = 0) -> Any:
         if self.on_open is not None:
             raise self.on_open
-        return await super().open_message(mailbox_id, uid)
+        return await super().renderings(mailbox_id, uids, limit_bytes=limit_bytes)
 
     async def messages(self, mailbox_id: int, *, first_uid: int = 1, last_uid: int = 0) -> Any:
         if self.on_messages is not None:
