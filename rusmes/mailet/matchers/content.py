@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated
 
 from msgspec import Meta, Struct
 
@@ -12,9 +12,6 @@ from rusmes.mailet.api import EVERYONE, NOBODY, Match, Toolbox
 from rusmes.mailet.parameters import Pattern
 from rusmes.mailet.rendering import field_values
 from rusmes.model.mail import Mail
-
-MAX_SEARCHED_CHARACTERS: Final = 4096
-"""HeaderMatches looks no further into one value: a bound for the time of a pattern."""
 
 
 class HopLimit(Struct, frozen=True):
@@ -77,7 +74,7 @@ class HeaderPattern(Struct, frozen=True):
     header: str
     """Name of a field."""
     pattern: Pattern
-    """Searched in the unfolded value, of which the first 4096 characters count."""
+    """Searched in the unfolded value, of which the first 4096 characters count (512 for a pattern with three repeats)."""
 
 
 class HeaderMatches:
@@ -88,11 +85,12 @@ class HeaderMatches:
     def __init__(self, parameters: HeaderPattern, toolbox: Toolbox) -> None:
         self._name = parameters.header
         self._search = parameters.pattern.search
+        self._max_characters = parameters.pattern.max_characters
 
     def match(self, mail: Mail) -> Match:
         for value in field_values(mail, self._name):
             # RFC 5322 §2.2.3: unfolding takes out the line ends alone.
-            text = value.replace(b"\r\n", b"")[: 4 * MAX_SEARCHED_CHARACTERS].decode("utf-8", "replace")
-            if self._search(text[:MAX_SEARCHED_CHARACTERS]):
+            text = value.replace(b"\r\n", b"")[: 4 * self._max_characters].decode("utf-8", "replace")
+            if self._search(text[: self._max_characters]):
                 return EVERYONE
         return NOBODY
