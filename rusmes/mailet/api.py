@@ -14,8 +14,8 @@ A mailet:
 5. may be cancelled (timeout, session budget) and is then run again from the mail as it was before.
 
 Optional attributes of a mailet's class: `after_accept = True` runs it only once the client has its 250; `final = True` says
-that it never answers with Continue. Optional method of a mailet: `states()`, the processors it may send mail to. Both serve
-the check of the configuration.
+that it never answers with Continue. Optional methods of a mailet: `states()`, the processors it may send the mail to, and
+`starts()`, those in which mails that it submits start. They serve the check of the configuration.
 
 Parameters are a msgspec Struct named in `Parameters`; it is filled from the configuration's `params` in strict mode,
 durations and sizes through the types of `rusmes.config.units`. What follows "=" in "Name=condition" fills the first field.

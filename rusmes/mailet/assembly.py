@@ -78,8 +78,7 @@ class Assembly:
         matcher = self._matcher(expression, matcher_values, processor, key, who)
         mailet_who = f"{who}, mailet {step.mailet}"
         mailet = self._build(mailet_class, mailet_values, mailet_who, f"{key}.params")
-        named = mailet.states() if hasattr(mailet, "states") else ()
-        for state in named:
+        for state in (*named_states(mailet, "states"), *named_states(mailet, "starts")):
             if state not in states:
                 raise ConfigError(
                     f"{mailet_who}: no processor handles the state {state!r}", key=f"{key}.params", hint=nearest(state, states)
@@ -236,6 +235,11 @@ class Assembly:
             raise ConfigError(f"{who}: {kind} takes a list of matchers", key=key)
         built = [self._expression(one, {}, processor, f"{key}.{kind}[{i}]", who, deeper) for i, one in enumerate(given)]
         return AllOf(built) if kind == "all" else AnyOf(built)
+
+
+def named_states(mailet: object, method: str) -> tuple[str, ...]:
+    """What a mailet's optional method `states` or `starts` says."""
+    return tuple(getattr(mailet, method)()) if hasattr(mailet, method) else ()
 
 
 def _expression(step: schema.Step, key: str, who: str) -> tuple[Expression, str]:

@@ -73,7 +73,7 @@ class Settlement:
         self._in_session = in_session
         self._metrics = metrics
         self._renderings = Renderings()
-        self._refused: list[tuple[Mail, Recipient, Refusal]] = []
+        self._refused: list[tuple[Mail, Recipient, Refusal, Step]] = []
         self._pending: deque[Mail] = deque()
         self._submitted = 0
 
@@ -199,7 +199,7 @@ class Settlement:
     def _reject(self, mail: Mail, decision: Reject, step: Step) -> Outcome:
         refusal = decision.refusal
         if self._in_session and SENT_BY not in mail.attributes:
-            self._refused.extend((mail, recipient, refusal) for recipient in mail.recipients)
+            self._refused.extend((mail, recipient, refusal, step) for recipient in mail.recipients)
         elif refusal.is_permanent:
             self._bounce_all(mail, mail.recipients, refusal)
         else:
@@ -383,22 +383,21 @@ class Settlement:
                 accepted.update(recipient.standing_for)
         for recipient, _ in plan.dropped:
             accepted.update(recipient.standing_for)
-        bounced: dict[tuple[int, Refusal], tuple[Mail, list[Recipient]]] = {}
-        for mail, recipient, refusal in refused:
+        bounced: dict[tuple[int, Refusal], tuple[Mail, list[Recipient], Step]] = {}
+        for mail, recipient, refusal, step in refused:
             only_here = [address for address in recipient.standing_for if address not in accepted]
             for address in only_here:
                 known = plan.refused.get(address)
                 if known is None or (known.is_permanent and not refusal.is_permanent):
                     plan.refused[address] = refusal
             if len(only_here) < len(recipient.standing_for):
-                bounced.setdefault((id(mail), refusal), (mail, []))[1].append(recipient)
-        for (_, refusal), (mail, recipients) in bounced.items():
+                bounced.setdefault((id(mail), refusal), (mail, [], step))[1].append(recipient)
+        for (_, refusal), (mail, recipients, step) in bounced.items():
             part = fork(mail, recipients)
             if refusal.is_permanent:
                 self._bounce_all(part, recipients, refusal)
             else:
-                due = self._toolbox.clock.now() + RETRY_SECONDS
-                self._queue(part, "resume", state="root", due=due, reason=refusal.text)
+                self._defer(part, Defer(RETRY_SECONDS, refusal.text), step)
 
 
 class StepTimeout(Exception):

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from rusmes._core.mailet import Step
 from rusmes.errors import ConfigError
+from rusmes.mailet.assembly import named_states
 
 Chains = dict[str, list[Step]]
 
@@ -18,7 +19,8 @@ def survey(chains: Chains) -> list[str]:
     """
     warnings: list[str] = []
     edges = {state: _targets(steps) for state, steps in chains.items()}
-    entered = _reachable(edges, "root") | _reachable(edges, "error")
+    starts = {state for steps in chains.values() for step in steps for state in named_states(step.mailet, "starts")}
+    entered = set().union(*(_reachable(edges, start) for start in ("root", "error", *starts)))
     for state, steps in chains.items():
         if state not in entered:
             warnings.append(f"no step leads to processor {state!r}")
@@ -37,18 +39,18 @@ def survey(chains: Chains) -> list[str]:
 
 
 def _decides_all(step: Step) -> bool:
-    return step.matcher is None and bool(getattr(step.mailet, "final", False)) and step.on_mailet_exception != "ignore"
+    return step.matcher is None and _is_final(step) and step.on_mailet_exception != "ignore"
 
 
-def _states_of(step: Step) -> tuple[str, ...]:
-    return tuple(step.mailet.states()) if hasattr(step.mailet, "states") else ()
+def _is_final(step: Step) -> bool:
+    return bool(getattr(step.mailet, "final", False))
 
 
 def _targets(steps: Iterable[Step]) -> set[str]:
     """Where mail can go from a processor; what fails goes to `error` from everywhere, which is no news."""
     found: set[str] = set()
     for step in steps:
-        found.update(_states_of(step))
+        found.update(named_states(step.mailet, "states"))
         for state in (step.on_match_exception, step.on_mailet_exception):
             if state not in ("error", "ignore", "nomatch", "matchall"):
                 found.add(state)
@@ -87,6 +89,7 @@ def _cycles(edges: dict[str, set[str]]) -> list[tuple[str, ...]]:
 def _certainly_goes(steps: list[Step], cycle: tuple[str, ...]) -> bool:
     """Whether nothing decides about a mail before a step sends all of it along the cycle."""
     for step in steps:
-        if getattr(step.mailet, "final", False) or _states_of(step):
-            return step.matcher is None and bool(set(_states_of(step)) & set(cycle)) and bool(step.mailet.final)
+        states = named_states(step.mailet, "states")
+        if _is_final(step) or states:
+            return step.matcher is None and _is_final(step) and not set(states).isdisjoint(cycle)
     return False

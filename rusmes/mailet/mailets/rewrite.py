@@ -286,7 +286,7 @@ class Copy:
         self._sender = NewSender(parameters.sender, toolbox)
         self._new_id = toolbox.new_id
 
-    def states(self) -> tuple[str, ...]:
+    def starts(self) -> tuple[str, ...]:
         return (self._parameters.state,)
 
     def service(self, mail: Mail) -> Decision | Awaitable[Decision]:
