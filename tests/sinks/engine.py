@@ -42,7 +42,9 @@ def route_to(port: int, *, domains: Sequence[str] = ("*",), **more: Any) -> Rout
     return Route(name="sink", host="127.0.0.1", port=port, domains=tuple(domains), use_tls=False, **more)
 
 
-def config_for(port: int = 0, *, queue: dict[str, Any] | None = None, route: dict[str, Any] | None = None, **delivery: Any) -> Config:
+def config_for(
+    port: int = 0, *, queue: dict[str, Any] | None = None, route: dict[str, Any] | None = None, **delivery: Any
+) -> Config:
     """A configuration that sends everything that is not local to a port of this machine."""
     times = {"retry_schedule": (Duration("100ms"),), "delay_warning": Duration(0), **(queue or {})}
     routes = (route_to(port, **(route or {})),) if port else ()
@@ -134,10 +136,9 @@ class Engine:
         box = await self.mail_store.mailbox(found.id, mailbox)
         if box is None:
             return []
-        out = []
-        for message in await self.mail_store.messages(box.id):
-            out.append(b"".join((await self.mail_store.open_message(box.id, message.uid)).rendering.chunks()))
-        return out
+        messages = await self.mail_store.messages(box.id)
+        opened = [await self.mail_store.open_message(box.id, message.uid) for message in messages]
+        return [b"".join(message.rendering.chunks()) for message in opened]
 
 
 @contextlib.asynccontextmanager
