@@ -190,7 +190,8 @@ WireEvent = Command | Line | BodyChunk | BodyEnd | Fault | Signal
 
 cdef inline unsigned int four(const unsigned char* p) noexcept nogil:
     """Four letters in lower case as a number; the order of its octets is the same everywhere."""
-    return (p[0] | 32) << 24 | (p[1] | 32) << 16 | (p[2] | 32) << 8 | (p[3] | 32)
+    return (<unsigned int>(p[0] | 32) << 24 | <unsigned int>(p[1] | 32) << 16
+            | <unsigned int>(p[2] | 32) << 8 | <unsigned int>(p[3] | 32))
 
 
 cdef inline bint is_word(const unsigned char* p, Py_ssize_t n, const char* word, Py_ssize_t length) noexcept nogil:
