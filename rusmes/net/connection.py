@@ -217,10 +217,10 @@ class Connection(asyncio.Protocol):
             self._inbox = [inbox, data]  # type: ignore[list-item]
         self._inbox_bytes += size
         waiter = self._waiter
-        if waiter is not None:
-            if not waiter.done():
-                waiter.set_result(None)
-        elif self._inbox_bytes >= INBOX_BYTES and not self._reading_paused:
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+        # Also while a receive is about to go on: libuv reads up to 32 times before the loop runs anything else.
+        if self._inbox_bytes >= INBOX_BYTES and not self._reading_paused:
             self._reading_paused = True
             self._transport.pause_reading()
 
