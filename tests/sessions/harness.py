@@ -135,6 +135,8 @@ class Bench:
         self.metrics = Metrics(1)
         self.lines: list[str] = []
         self.send_timeout = 300.0
+        self.expect_defect = False
+        self.defects: list[Exception] = []
         self.naps: list[float] = []
         self.connections: list[Connection] = []
         self._listener = listener
@@ -181,6 +183,7 @@ class Bench:
                 task.cancel()
             assert not pending, "a session did not end with its client"
         await self._server.wait_closed()
+        assert exc[0] is not None or bool(self.defects) == self.expect_defect, self.defects
 
     async def _sleep(self, seconds: float) -> None:
         self.naps.append(seconds)
@@ -195,7 +198,10 @@ class Bench:
         task.add_done_callback(self._tasks.discard)
 
     async def _handle(self, connection: Connection, log: SessionLog) -> None:
-        await self.service.handle(connection, log)
+        try:
+            await self.service.handle(connection, log)
+        except Exception as error:
+            self.defects.append(error)
 
     async def connect(self, source: str = TRUSTED, *, tls: bool | None = None) -> Client:
         reader, writer = await asyncio.open_connection(
@@ -291,6 +297,11 @@ class Client:
     async def command(self, line: str | bytes, code: int, status: str = "") -> Reply:
         self.send((line.encode() if isinstance(line, str) else line) + b"\r\n")
         return await self.expect(code, status)
+
+    async def command_any(self, line: str) -> Reply:
+        """Whatever the server says to it."""
+        self.send(line + "\r\n")
+        return await self.reply()
 
     async def is_closed(self, seconds: float = REPLY_SECONDS) -> bool:
         """Whether the server closes without another word."""

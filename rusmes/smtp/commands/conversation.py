@@ -185,6 +185,7 @@ class Conversation:
     def take_policy(self, policy: Policy) -> None:
         """Follow a reload."""
         self.policy = policy
+        self.session.limits = policy.limits
         self.trust = policy.trust_of(self.client_address)
         self.forget_origin()
 
