@@ -243,9 +243,19 @@ STEP_SECONDS = histogram_family(
 PIPELINE_ERRORS = counter_family(
     "rusmes_pipeline_errors_total", "Exceptions and timeouts.", "kind", ("matcher", "mailet", "timeout")
 )
-MAILET_EVENTS = counter_family(
-    "rusmes_mailet_events_total", "Events counted by mailets.", "event", tuple(f"event{n}" for n in range(1, 17))
-)
+MAX_EVENTS: Final = 64
+"""Different events that Metrics mailets may name; further ones count as other."""
+MAILET_EVENTS = counter_family("rusmes_mailet_events_total", "Events counted by mailets.", "event", ())
+_EVENT_SLOTS: Final = iter(range(_SLOTS.take(MAX_EVENTS), _SLOTS.next))
+
+
+def name_events(events: Sequence[str]) -> None:
+    """Give the events of a pipeline their counters. Every process calls it with the same pipelines in the same order."""
+    for event in events:
+        if event not in MAILET_EVENTS and (slot := next(_EVENT_SLOTS, None)) is not None:
+            MAILET_EVENTS[event] = Counter(slot)
+
+
 
 # Store (storage)
 
@@ -289,7 +299,8 @@ DELAY_NOTICES = counter("rusmes_mail_delay_notices_total", "Delay warnings made.
 
 # Process (server)
 
-WORKER_UP = gauge("rusmes_workers", "Workers alive.")
+WORKER_UP = gauge("rusmes_workers", "Workers that serve.")
+WORKER_HEARTBEAT = gauge("rusmes_worker_heartbeat", "Monotonic time of the last sign of life of a worker.", aggregate="max")
 WORKER_RESTARTS = counter("rusmes_worker_restarts_total", "Workers started again after they died.")
 LOOP_LAG_SECONDS = histogram("rusmes_loop_lag_seconds", "How late the event loop's timer came.", FAST_SECONDS)
 LOG_LINES_DROPPED = counter("rusmes_log_lines_dropped_total", "Log lines that could not be written.")

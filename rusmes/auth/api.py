@@ -48,15 +48,18 @@ class Backend(Protocol):
     3. Every method raises AuthUnavailable when the backend cannot answer now; that is never counted as a failure.
     """
 
-    mechanisms: frozenset[str]
-    """SASL mechanisms the backend can serve: PLAIN and LOGIN (it can check a password), SCRAM-SHA-256 (it keeps
-    keys), OAUTHBEARER and XOAUTH2 (it can check a token), EXTERNAL (it can name an account without a password)."""
+    @property
+    def mechanisms(self) -> frozenset[str]:
+        """SASL mechanisms the backend can serve: PLAIN and LOGIN (it can check a password), SCRAM-SHA-256 (it keeps
+        keys), OAUTHBEARER and XOAUTH2 (it can check a token), EXTERNAL (it can name an account without a password)."""
 
-    decoy_secret: bytes
-    """Makes the SCRAM salt of an unknown account look the same every time, in every process."""
+    @property
+    def decoy_secret(self) -> bytes:
+        """Makes the SCRAM salt of an unknown account look the same every time, in every process."""
 
-    scram_iterations: int
-    """What the SCRAM credentials of an unknown account claim; the number most accounts have."""
+    @property
+    def scram_iterations(self) -> int:
+        """What the SCRAM credentials of an unknown account claim; the number most accounts have."""
 
     async def generation(self) -> int:
         """A number that changes when any account may have changed; cached credentials of another generation are void."""
@@ -83,8 +86,9 @@ class Backend(Protocol):
 class Authenticator(Protocol):
     """What sessions log in with; throttling, constant time and the credential cache are inside."""
 
-    mechanisms: frozenset[str]
-    """What the backend can serve; `auth.negotiation.offered` takes what the session's state allows of it."""
+    @property
+    def mechanisms(self) -> frozenset[str]:
+        """What the backend can serve; `auth.negotiation.offered` takes what the session's state allows of it."""
 
     async def login(self, username: str, password: str, attempt: Attempt, *, authorize_as: str = "") -> Identity | Denied:
         """Check a password.

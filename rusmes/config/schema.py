@@ -519,7 +519,7 @@ class Config(Struct, frozen=True, kw_only=True):
     run_as_group: str = ""
     """"" = the user's group."""
     chroot: bool = False
-    """Into runtime_dir, after binding."""
+    """Into the data directory, after binding; runtime_dir has to be inside."""
     server: Server = field(default_factory=Server)
     smtp: Smtp = field(default_factory=Smtp)
     submission: Submission = field(default_factory=Submission)

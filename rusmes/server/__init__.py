@@ -1,0 +1,16 @@
+"""The house: the only place that knows everything.
+
+What it is: processes (a supervisor and its workers), signals, sockets, privileges, reload, and the assembly of all rooms into a
+worker. What it is not: any decision about mail or protocol; those are made below, by what is put together here.
+
+systemd's notification protocol (sd_notify(3), sd_watchdog_enabled(3)); LSB exit codes of daemons only in so far as
+0 is done, 1 is a failure, 2 is a wrong command line or configuration.
+
+Map: `entry` the program; `supervisor` the first process; `worker` one of the others; `build` what a worker is made of;
+`channel` how the two talk; `control` what the operator may ask; `reload` a changed configuration; `sockets` binding; `places`
+directories, locks, the PID file; `privileges` who we are; `logs` where lines go; `readiness` telling the init system.
+
+Order at start, and why: read and check everything (an error costs nothing yet), take the lock of the data directory, bind all
+sockets (ports below 1024 need root), load certificates (keys may be root's), drop privileges, fork the workers (before any
+loop or thread exists here), open the loop. Later forks happen between two runs of the loop, never inside one.
+"""

@@ -92,7 +92,8 @@ class CompactResult(Struct, frozen=True):
 class MailStore(Protocol):
     """Accounts, mailboxes, messages (`mail.mdb`)."""
 
-    blobs: BlobStore
+    @property
+    def blobs(self) -> BlobStore: ...
 
     async def open(self) -> None: ...
 
@@ -234,8 +235,10 @@ class QueueChange(Struct):
 class QueueStore(Protocol):
     """The queue of one worker slot (`queue-<slot>.mdb`), written by one process only."""
 
-    slot: int
-    blobs: BlobStore
+    @property
+    def slot(self) -> int: ...
+    @property
+    def blobs(self) -> BlobStore: ...
 
     async def open(self) -> None: ...
 

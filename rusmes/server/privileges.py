@@ -1,0 +1,140 @@
+"""Who we are: users, groups, the root directory, descriptors."""
+
+from __future__ import annotations
+
+import codecs
+import grp
+import os
+import pwd
+import shutil
+import ssl
+from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from rusmes.config.schema import Config
+from rusmes.errors import ConfigError
+
+CHROOT_FILES: Final = tuple(
+    f"/etc/{name}" for name in ("resolv.conf", "hosts", "host.conf", "nsswitch.conf", "services", "localtime")
+)
+"""What the C library and the resolver read later; copied at every start, as Postfix does."""
+
+
+class Person(Struct, frozen=True):
+    """A user and group to become."""
+
+    uid: int
+    gid: int
+    name: str
+
+
+def wanted_person(config: Config) -> Person | None:
+    """Whom `run_as_user` and `run_as_group` mean; None = stay who we are.
+
+    Raises:
+        ConfigError: no such user or group, or we are not root and somebody else is wanted.
+    """
+    if not config.run_as_user:
+        if config.run_as_group:
+            raise ConfigError("needs run_as_user", key="run_as_group")
+        return None
+    try:
+        user = pwd.getpwnam(config.run_as_user)
+    except KeyError:
+        raise ConfigError(f"there is no user {config.run_as_user}", key="run_as_user", hint="create it first") from None
+    gid = user.pw_gid
+    if config.run_as_group:
+        try:
+            gid = grp.getgrnam(config.run_as_group).gr_gid
+        except KeyError:
+            raise ConfigError(f"there is no group {config.run_as_group}", key="run_as_group") from None
+    if os.geteuid() != 0:
+        if os.geteuid() == user.pw_uid:
+            return None
+        raise ConfigError("only root can become another user", key="run_as_user", hint="start as root, or remove run_as_user")
+    return Person(user.pw_uid, gid, config.run_as_user)
+
+
+def give(person: Person | None, *paths: str) -> None:
+    """Make what exists of these paths the person's own."""
+    if person is None:
+        return
+    for path in paths:
+        if os.path.lexists(path):
+            os.chown(path, person.uid, person.gid, follow_symlinks=False)
+
+
+def give_tree(person: Person | None, path: str) -> None:
+    """A directory that root filled (by the CLI, or before run_as_user was set) becomes the person's, when its owner is root."""
+    if person is None:
+        return
+    for directory, _, names in os.walk(path):
+        for place in (directory, *(os.path.join(directory, name) for name in names)):
+            if os.lstat(place).st_uid == 0:
+                os.chown(place, person.uid, person.gid, follow_symlinks=False)
+
+
+def become(person: Person | None) -> None:
+    """Drop root for good: groups first, then the group, then the user; and check that there is no way back."""
+    if person is None:
+        return
+    os.setgroups([])
+    os.setgid(person.gid)
+    os.setuid(person.uid)
+    try:
+        os.setuid(0)
+    except PermissionError:
+        return
+    raise RuntimeError("root could not be given up")
+
+
+def check_chroot(config: Config) -> None:
+    """Raises ConfigError: what is needed later lies outside the data directory."""
+    if not config.chroot:
+        return
+    if os.geteuid() != 0:
+        raise ConfigError("only root can change the root directory", key="chroot")
+    root = os.path.realpath(config.storage.path)
+    needed = {"runtime_dir": config.runtime_dir, "lmtp.path": config.lmtp.path, "logging.file.path": config.logging.file.path}
+    for key, path in needed.items():
+        if path and os.path.commonpath([root, os.path.realpath(path)]) != root:
+            hint = "move it inside, or chroot = false"
+            raise ConfigError(f"lies outside of {root}, the new root directory", key=key, hint=hint)
+
+
+def change_root(config: Config) -> Config:
+    """Make the data directory the root directory; the configuration as it reads from inside.
+
+    Everything that is imported lazily and needed later has to be in memory by now.
+    """
+    if not config.chroot:
+        return config
+    root = os.path.realpath(config.storage.path)
+    for source in (*CHROOT_FILES, *filter(None, [ssl.get_default_verify_paths().cafile])):
+        _copy_into(root, source)
+    for name in ("idna", "punycode", "utf-8", "ascii", "latin-1", "unicode_escape"):
+        codecs.lookup(name)
+    os.chroot(root)
+    os.chdir("/")
+
+    def moved(path: str) -> str:
+        return "/" + os.path.relpath(path, root) if path and os.path.commonpath([root, path]) == root else path
+
+    return replace(
+        config,
+        runtime_dir=moved(config.runtime_dir),
+        storage=replace(config.storage, path="/"),
+        lmtp=replace(config.lmtp, path=moved(config.lmtp.path)),
+        logging=replace(config.logging, file=replace(config.logging.file, path=moved(config.logging.file.path))),
+    )
+
+
+def _copy_into(root: str, source: str) -> None:
+    if not os.path.isfile(source):
+        return
+    target = os.path.join(root, source.lstrip("/"))
+    os.makedirs(os.path.dirname(target), 0o755, exist_ok=True)
+    shutil.copyfile(source, target)
+    os.chmod(target, 0o644)
