@@ -31,6 +31,13 @@ mailets = [{ matcher = "All", mailet = "Hold" }]
 """
 PORT = 14000
 SINK_PORT = 14090
+ROUTE = f"""[[delivery.route]]
+name = "sink"
+domains = ["*"]
+host = "127.0.0.1"
+port = {SINK_PORT}
+use_tls = false
+"""
 
 
 @contextlib.contextmanager
@@ -92,9 +99,7 @@ def relay(options: argparse.Namespace) -> None:
     """smtp-source -> server -> smtp-sink, until the sink has the last message."""
     scratch = Path(options.scratch)
     postfix = servers.PostfixRelay(scratch, PORT, SINK_PORT)
-    ours = servers.Rusmes(
-        scratch, PORT + 10, extra=f'[[delivery.route]]\ndomain = "*"\nhost = "127.0.0.1"\nport = {SINK_PORT}\n'
-    )
+    ours = servers.Rusmes(scratch, PORT + 10, extra=ROUTE)
     with running(postfix, ours):
         for sessions in (10, 100):
 

@@ -63,9 +63,11 @@ file = {{ path = "{directory}/rusmes.log" }}
 [metrics]
 bind_address = "127.0.0.1:{self.metrics_port}"
 [[delivery.route]]
-domain = "*"
+name = "sink"
+domains = ["*"]
 host = "127.0.0.1"
 port = {sink_port}
+use_tls = false
 """)
         for user in USERS:
             self.rusmes("user", "add", user, "--password-stdin", stdin=PASSWORD)
