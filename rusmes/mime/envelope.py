@@ -9,6 +9,7 @@ from rusmes.mime.fields import unfold
 from rusmes.mime.quoting import nstring
 
 _ADDRESS_FIELDS = (b"from", b"sender", b"reply-to", b"to", b"cc", b"bcc")
+_ADDRESS_SET = frozenset(_ADDRESS_FIELDS)
 _TEXT_FIELDS = frozenset((b"date", b"subject", b"in-reply-to", b"message-id"))
 
 
@@ -19,7 +20,7 @@ def render_envelope(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
     for name, value in fields:
         if name in _TEXT_FIELDS:
             texts.setdefault(name, value)
-        elif name in _ADDRESS_FIELDS:
+        elif name in _ADDRESS_SET:
             lists[name] = lists[name] + b"," + value if name in lists else value
     from_ = render_addresses(lists[b"from"]) if b"from" in lists else b"NIL"
     rendered = [_text(texts.get(b"date")), _text(texts.get(b"subject")), from_]

@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 # Octets of a quoted string that need neither backslash nor literal. Longer text goes as a literal, which every client takes.
-_PLAIN: Final = re.compile(rb'[ !#-\[\]-~]*')
+_PLAIN: Final = re.compile(rb'[ !#-\[\]-~]*').fullmatch
 MAX_QUOTED_BYTES: Final = 1000
 
 
@@ -15,11 +15,10 @@ def nstring(value: bytes | None) -> bytes:
     if value is None:
         return b"NIL"
     if len(value) <= MAX_QUOTED_BYTES:
-        if _PLAIN.fullmatch(value):
+        if _PLAIN(value):
             return b'"' + value + b'"'
-        escaped = value.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
         if value.isascii() and not _NEEDS_LITERAL.search(value):
-            return b'"' + escaped + b'"'
+            return b'"' + value.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
     value = value.replace(b"\0", b"")
     return b"{%d}\r\n%b" % (len(value), value)
 

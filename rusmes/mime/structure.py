@@ -11,6 +11,7 @@ The rules for broken mail, in the order in which they are applied:
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final, Protocol
 
 from msgspec import Struct, field
@@ -38,7 +39,7 @@ class Part(Struct):
 
     kind: bytes
     subtype: bytes
-    parameters: list[tuple[bytes, bytes]]
+    parameters: tuple[tuple[bytes, bytes], ...]
     fields: list[tuple[bytes, bytes]]
     header_start: int
     body_start: int
@@ -52,10 +53,13 @@ class Part(Struct):
 _TYPE: Final = re.compile(rb"\s*([!#-'*+\-.0-9A-Z^-~]+)\s*/\s*([!#-'*+\-.0-9A-Z^-~]+)\s*", re.I)
 _PARAMETER: Final = re.compile(rb"""[;\s]*([^\s;="]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"?|([^;\s]*))[^;]*""", re.S)
 _ESCAPED: Final = re.compile(rb"\\(.)", re.S)
-_DEFAULT_TYPE: Final = (b"text", b"plain", [(b"charset", b"us-ascii")])
-_DIGEST_TYPE: Final[tuple[bytes, bytes, list[tuple[bytes, bytes]]]] = (b"message", b"rfc822", [])
+_DEFAULT_TYPE: Final[tuple[bytes, bytes, tuple[tuple[bytes, bytes], ...]]] = (
+    b"text", b"plain", ((b"charset", b"us-ascii"),),
+)  # fmt: skip
+_DIGEST_TYPE: Final[tuple[bytes, bytes, tuple[tuple[bytes, bytes], ...]]] = (b"message", b"rfc822", ())
 _MAX_PARAMETERS: Final = 50
 _MAX_VALUE_BYTES: Final = 16 * 1024
+_CACHED_VALUE_BYTES: Final = 200
 # RFC 2046 §5.1.1 allows 70 characters; some programs write more.
 _MAX_BOUNDARY_BYTES: Final = 200
 
@@ -73,9 +77,25 @@ def parse_parameters(value: bytes) -> list[tuple[bytes, bytes]]:
     return found
 
 
-def parse_structure(header: bytes, buffer: Buffer, start: int, end: int) -> Part:
-    """The parts of a message whose header block is `header` and whose body is `buffer[start:end]`."""
-    return _Walk(buffer).part(parse_fields(header), -1, start, end, 0, digest=False)
+def parse_structure(fields: list[tuple[bytes, bytes]], buffer: Buffer, start: int, end: int) -> Part:
+    """The parts of a message with these header fields and the body `buffer[start:end]`."""
+    return _Walk(buffer).part(fields, -1, start, end, 0, digest=False)
+
+
+Parameters = tuple[tuple[bytes, bytes], ...]
+
+
+@lru_cache(maxsize=1024)
+def _known_type(value: bytes) -> tuple[bytes, bytes, Parameters] | None:
+    """Programs write a handful of Content-Types again and again; those with a boundary are short-lived guests here."""
+    return _content_type(value)
+
+
+def _content_type(value: bytes) -> tuple[bytes, bytes, Parameters] | None:
+    match = _TYPE.match(value)
+    if match is None:
+        return None
+    return match[1], match[2], tuple(parse_parameters(value[match.end() :]))
 
 
 class _Walk:
@@ -92,10 +112,8 @@ class _Walk:
         kind, subtype, parameters = _DIGEST_TYPE if digest else _DEFAULT_TYPE
         for name, value in fields:
             if name == b"content-type":
-                match = _TYPE.match(value)
-                if match is not None:
-                    kind, subtype = match.groups()
-                    parameters = parse_parameters(value[match.end() :])
+                found = _known_type(value) if len(value) <= _CACHED_VALUE_BYTES else _content_type(value)
+                kind, subtype, parameters = found or (kind, subtype, parameters)
                 break
         part = Part(kind, subtype, parameters, fields, header_start, start, end)
         if depth < MAX_DEPTH and self.count < MAX_PARTS:
@@ -171,15 +189,17 @@ def render_structure(part: Part, buffer: Buffer) -> bytes:
     """BODYSTRUCTURE, with the extension data."""
     first: dict[bytes, bytes] = {}
     for name, value in part.fields:
-        if name.startswith(b"content-"):
-            first.setdefault(name, value)
-    extension = b" ".join(
-        (
-            _disposition(first.get(b"content-disposition")),
-            _language(first.get(b"content-language")),
-            _text(first.get(b"content-location")),
+        if name[:8] == b"content-" and name not in first:
+            first[name] = value
+    extension = b"NIL NIL NIL"
+    if not first.keys().isdisjoint(_EXTENSION_FIELDS):
+        extension = b" ".join(
+            (
+                _disposition(first.get(b"content-disposition")),
+                _language(first.get(b"content-language")),
+                _text(first.get(b"content-location")),
+            )
         )
-    )
     if part.is_type(b"multipart"):
         children = b"".join(render_structure(child, buffer) for child in part.children) or _EMPTY_PART
         return b"(%b %b %b %b)" % (children, nstring(part.subtype), _parameters(part.parameters), extension)
@@ -207,7 +227,11 @@ def _text(value: bytes | None) -> bytes:
     return nstring(unfold(value[:_MAX_VALUE_BYTES])) if value is not None else b"NIL"
 
 
-def _parameters(parameters: list[tuple[bytes, bytes]]) -> bytes:
+_EXTENSION_FIELDS: Final = (b"content-disposition", b"content-language", b"content-location")
+
+
+@lru_cache(maxsize=1024)
+def _parameters(parameters: tuple[tuple[bytes, bytes], ...]) -> bytes:
     if not parameters:
         return b"NIL"
     return b"(" + b" ".join([nstring(name) + b" " + nstring(value) for name, value in parameters]) + b")"
@@ -218,7 +242,7 @@ def _disposition(value: bytes | None) -> bytes:
     if value is None:
         return b"NIL"
     kind, _, rest = unfold(value[:_MAX_VALUE_BYTES]).partition(b";")
-    return b"(%b %b)" % (nstring(kind.strip()), _parameters(parse_parameters(rest)))
+    return b"(%b %b)" % (nstring(kind.strip()), _parameters(tuple(parse_parameters(rest))))
 
 
 def _language(value: bytes | None) -> bytes:

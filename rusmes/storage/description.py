@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from rusmes.errors import StoreError
 from rusmes.mime.envelope import render_envelope
-from rusmes.mime.fields import MAX_HEADER_BYTES, parse_fields, raw_fields
+from rusmes.mime.fields import MAX_HEADER_BYTES, parse_and_pick
 from rusmes.mime.identifiers import message_ids
 from rusmes.mime.structure import parse_structure, render_structure
 from rusmes.model.content import Content, Rendering
@@ -36,15 +36,11 @@ class Description(Struct, frozen=True, gc=False):
 def describe(rendering: Rendering) -> Description:
     """Raises StoreError when the content's file cannot be read."""
     content = rendering.content
-    header = rendering.prefix[:MAX_HEADER_BYTES]
-    fields = parse_fields(header)
     body_start = max(content.header_bytes, rendering.skip)
     with _Opened(content) as buffer:
         own = buffer[rendering.skip : min(content.header_bytes, rendering.skip + MAX_HEADER_BYTES)]
-        header += own
-        fields += parse_fields(own)
-        headers = raw_fields(header, CACHED_FIELDS)
-        part = parse_structure(header, buffer, body_start, content.size)
+        fields, headers = parse_and_pick(rendering.prefix + own, CACHED_FIELDS)
+        part = parse_structure(fields, buffer, body_start, content.size)
         body_structure = render_structure(part, buffer)
     return Description(
         render_envelope(fields), body_structure, headers if len(headers) <= MAX_CACHED_BYTES else b"", message_ids(fields)

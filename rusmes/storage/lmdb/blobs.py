@@ -150,9 +150,13 @@ class LmdbBlobs:
     # Inside the transaction
 
     def refer(self, batch: Batch, content: Content) -> bool:
-        """Count one more reference; the first one stores the body. Whether it is in a file."""
+        """Count one more reference; the first one stores the body. Whether it is in a file.
+
+        A content that is not stored yet can only be here if this batch put it: its id was made for it, and the commit marks it
+        before the next batch begins. That saves a look into the table for every new mail.
+        """
         key = content.id
-        if batch.has(self._tables.blobs, key):
+        if batch.has(self._tables.blobs, key) if content.stored else batch.holds(self._tables.blobs, key):
             row = batch.get(self._tables.references, key)
             count = unpack_count(key, row) if row is not None else 1
             batch.put(self._tables.references, key, pack_count(key, count + 1))

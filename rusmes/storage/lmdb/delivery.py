@@ -38,13 +38,14 @@ EXPIRED_AT_ONCE = 200
 class Delivery:
     """What appends need besides the batch. `key_retention` is how long a key is remembered at least, in seconds."""
 
-    __slots__ = ("_blobs", "_expired_below", "_ids", "key_retention")
+    __slots__ = ("_blobs", "_expired_below", "_ids", "_latest_generation", "key_retention")
 
     def __init__(self, blobs: LmdbBlobs, ids: IdSource, key_retention: float) -> None:
         self._blobs = blobs
         self._ids = ids
         self.key_retention = key_retention
         self._expired_below = 0
+        self._latest_generation = 0
 
     def append(
         self, batch: Batch, items: Sequence[Append], descriptions: Sequence[Description], now: float
@@ -98,7 +99,8 @@ class Delivery:
 
     def _known(self, batch: Batch, key: bytes, generation: int, now: float) -> Appended | None:
         """A key lives for the retention: it is in this generation or the one before, or in the next if the clock went back."""
-        for place in (generation, generation - 1, generation + 1):
+        self._latest_generation = max(self._latest_generation, generation)
+        for place in range(self._latest_generation, generation - 2, -1):
             full = idempotency_key(place, key)
             row = batch.get(KEYS, full)
             if row is not None:

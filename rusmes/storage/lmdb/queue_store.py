@@ -121,8 +121,7 @@ class LmdbQueueStore:
 
     def _put(self, batch: Batch, rows: Sequence[tuple[bytes, bytes, Content]]) -> None:
         for id, row, content in rows:
-            if batch.has(Q_ENTRIES, id):
-                raise AlreadyExists("queue entry exists", id.hex())
+            _check_new(batch, id)
             self.blobs.refer(batch, content)
             batch.put(Q_ENTRIES, id, row)
 
@@ -137,6 +136,8 @@ class LmdbQueueStore:
 
         def operation(batch: Batch) -> None:
             entries = [self._existing(batch, change) for change in changes]
+            for id, _, _ in rows:
+                _check_new(batch, id)
             for change, record, group in zip(changes, entries, packed, strict=True):
                 self._change(batch, change, record, group)
             self._put(batch, rows)
@@ -223,3 +224,7 @@ class LmdbQueueStore:
                 self._environment.share()
                 self._committer.start()
 
+
+def _check_new(batch: Batch, id: bytes) -> None:
+    if batch.has(Q_ENTRIES, id):
+        raise AlreadyExists("queue entry exists", id.hex())
