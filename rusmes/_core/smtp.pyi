@@ -38,7 +38,7 @@ class Command:
 
     @property
     def text(self) -> str:
-        """The argument with "?" for everything that is not printable ASCII."""
+        """The argument with "?" for what is not printable ASCII; of AUTH, which may hold a password, the mechanism."""
 
     @property
     def mechanism(self) -> str:
@@ -181,9 +181,7 @@ class CommandReader(LineBuffer):
     def expect_data(self, max_bytes: int, max_header_bytes: int, normalize: bool) -> None:
         """Message text follows (after 354)."""
 
-    def expect_chunk(
-        self, size: int, last: bool, max_bytes: int, max_header_bytes: int, normalize: bool, binary: bool
-    ) -> None:
+    def expect_chunk(self, size: int, last: bool, max_bytes: int, max_header_bytes: int, normalize: bool, binary: bool) -> None:
         """`size` octets of a chunk follow; the first chunk begins a message."""
 
     def skip_chunk(self, size: int) -> None:

@@ -92,6 +92,8 @@ cdef class Command:
 
     @property
     def text(self) -> str:
+        if self.bit == 1 << AUTH:
+            return self.mechanism
         return printable(self.line[self.argument_at:])
 
     @property

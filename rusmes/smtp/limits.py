@@ -10,7 +10,7 @@ class Limits(Struct, frozen=True):
 
     max_message_bytes: int = 50 * 1024 * 1024
     """RFC 1870. More is swallowed to its end and refused (552 5.3.4); twice as much ends the connection."""
-    max_header_bytes: int = 256 * 1024
+    max_header_bytes: int = 100 * 1024
     """The header block. RFC 5322 knows no limit; Postfix cuts at 102,400 (header_size_limit) a field, Exim at 1 MiB."""
     command_line_bytes: int = 512
     """RFC 5321 §4.5.3.1.4."""

@@ -1,5 +1,7 @@
 """The SMTP server's session without its sockets: states, the order of commands, and what is owed to the peer.
 
+Its interface, its theory and its transitions are one thing and stay in one file, which makes it a long one.
+
 How a server drives it (this is the whole interface):
 
     session = Session(limits, protocol="smtp", extensions=frozenset({"SIZE", "8BITMIME", ...}))
@@ -18,7 +20,8 @@ Events (`event.kind` is the class's constant; `isinstance` works as well):
     NEED_DATA    singleton, kind 0
     Command      kind COMMAND. One reply is due (but for BDAT, see below). `.verb` is one of
                  EHLO HELO LHLO MAIL RCPT DATA BDAT RSET NOOP QUIT VRFY HELP AUTH STARTTLS XCLIENT, `.argument` the bytes
-                 after it (no surrounding blanks), `.text` the same as printable str (for logs, HELO).
+                 after it (no surrounding blanks), `.text` the same as printable str (for logs, HELO; of AUTH only
+                 the mechanism).
                  MAIL: `.address` (Address, None = null path) and `.parameters` (MailParameters).
                  RCPT: `.address` (never None) and `.parameters` (RcptParameters).
                  AUTH: `.mechanism` (upper case) and `.initial` (bytes | None, still base64; b"=" is the empty response).
@@ -382,6 +385,9 @@ class Session:
         verb = command.verb
         if bit & _SYNCHRONIZES and self._reader.waiting:
             return self._fatal(Malformed("early-data", replies.R554_EARLY_DATA, True, verb))
+        if bit == _BDAT and command.size > 2 * self.limits.max_message_bytes:
+            # Neither stored nor worth swallowing, whatever the state.
+            return self._fatal(Malformed("too-large", replies.R552_TOO_LARGE, True, verb))
         wrong = self._find_wrong_order(bit)
         if wrong is None and bit & _HELLO and (verb == "LHLO") != (self.protocol == "lmtp"):
             wrong = replies.R500_WRONG_HELLO
@@ -396,7 +402,8 @@ class Session:
                 return self.next_event()
             return self._refuse(refusal)
         if bit == _BDAT:
-            return self._begin_chunk(command)
+            self._begin_chunk(command)
+            return None
         argument = command.argument
         if (verb in _NO_ARGUMENT and argument) or (verb in _NEEDS_ARGUMENT and not argument):
             wrong = replies.R501_NO_ARGUMENTS if argument else replies.R501_HELLO if bit & _HELLO else replies.R501_ARGUMENTS
@@ -436,10 +443,8 @@ class Session:
             return replies.R554_NO_RECIPIENTS if self._rejected else replies.R503_NO_RECIPIENT
         return replies.R503_NESTED_MAIL if bit == _MAIL else replies.R503_IN_TRANSACTION
 
-    def _begin_chunk(self, command: Command) -> Event | None:
+    def _begin_chunk(self, command: Command) -> None:
         limits = self.limits
-        if command.size > 2 * limits.max_message_bytes:
-            return self._fatal(Malformed("too-large", replies.R552_TOO_LARGE, True, "BDAT"))
         self._reader.expect_chunk(
             command.size,
             command.last,
@@ -449,7 +454,6 @@ class Session:
             self._binary,
         )
         self._set_state(State.BDAT)
-        return None
 
     def _take_envelope(self, command: Command, bit: int) -> Malformed | None:
         """Address and parameters of MAIL and RCPT; what is wrong with them, or None."""

@@ -85,7 +85,7 @@ def drive(pieces, **options):
     return seen
 
 
-@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in {"MAIL", "RCPT", "BDAT"}])
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in {"MAIL", "RCPT", "BDAT", "AUTH"}])
 @pytest.mark.parametrize("change", [str.upper, str.lower, str.title])
 def test_verbs_have_no_case(verb, change):
     event = one(f"{change(verb)}  some argument \r\n".encode())
@@ -262,7 +262,7 @@ def test_bdat():
 def test_auth_is_split_and_never_shown():
     event = one(b"auth plain AGEAYg==\r\n")
     assert (event.mechanism, event.initial) == ("PLAIN", b"AGEAYg==")
-    assert "AGEA" not in repr(event)
+    assert "AGEA" not in repr(event) + event.text
     assert one(b"AUTH LOGIN\r\n").initial is None
     assert one(b"AUTH X =\r\n").initial == b"="
 

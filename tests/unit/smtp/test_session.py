@@ -453,6 +453,9 @@ def test_p17_a_chunk_nobody_would_swallow():
         assert server.hears(b"BDAT " + size + b"\r\n") == [code]
         assert server.session.closed
         assert server.last.fatal
+    server = Server()
+    assert server.hears(b"BDAT 4611686018427387000\r\n") == [552]
+    assert server.session.closed
 
 
 def test_bdat_without_chunking_is_not_implemented():
