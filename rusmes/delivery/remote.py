@@ -31,7 +31,7 @@ from rusmes.model.content import Rendering
 from rusmes.model.ids import id_text
 from rusmes.model.mail import NOTIFY_SUCCESS, Recipient
 from rusmes.model.plan import Queued, Refusal
-from rusmes.queue.api import Report, Target
+from rusmes.queue.api import Busy, Report, Target
 from rusmes.smtp.exchange import BodyEncoder, LineTooLong, Reply, harmless, mail_command, rcpt_command
 
 SMALL_BYTES: Final = 256 * 1024
@@ -60,6 +60,7 @@ class RemoteDeliverer:
         self._hostname = hostname
         self._config = config
         self._routes = RouteTable(config, resolver, clock, hostname)
+        self._limits = limits or SharedCounters(1, 1024)
         self._pool = Pool(
             self._routes,
             tls or TlsPolicy(clock),
@@ -67,7 +68,7 @@ class RemoteDeliverer:
             hostname,
             max_connections=config.delivery.max_connections,
             metrics=metrics,
-            limits=limits,
+            limits=self._limits,
         )
 
     def apply(self, config: Config) -> None:
@@ -100,6 +101,8 @@ class RemoteDeliverer:
             if isinstance(found, Refusal):
                 return [_refused(recipient, found) for recipient in recipients]
             plan = found
+        if plan.limits.messages_per_second:
+            self._pace(plan)
         mode = "verify" if item.requiretls and plan.tls != "dane" else plan.tls
         lane = (plan.site, mode)
         transaction = Transaction(item, recipients, self._config.delivery.long_lines)
@@ -121,6 +124,14 @@ class RemoteDeliverer:
                 reports = transaction.interrupted(error, session.name)
             self._metrics.observe(DELIVERY_SECONDS, self._clock.monotonic() - started)
             return reports
+
+    def _pace(self, plan: RoutePlan) -> None:
+        """One message more for the site, over all workers, or Busy."""
+        rate = plan.limits.messages_per_second
+        window = max(1.0, 1.0 / rate)
+        most = max(1, int(rate * window))
+        if not self._limits.take_rate(b"out-rate:" + plan.site.encode(), most, window, self._clock.monotonic()):
+            raise Busy(max(0.05, min(1.0 / rate, window)))
 
     async def _run(self, transaction: Transaction, session: Session, lane: Lane, plan: RoutePlan) -> Sequence[Report]:
         """Raises Gone, with the session dropped."""

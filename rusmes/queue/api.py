@@ -43,7 +43,9 @@ class Intake(Protocol):
         """Where a body goes as it arrives; starts with the Received line its caller writes."""
 
     async def accept(self, mail: Mail) -> Outcome:
-        """Run the pipeline, commit the plan, return what became of each recipient.
+        """Run the pipeline, commit the plan, return what became of each recipient, and write the mail's one line to the log.
+
+        The content is the intake's from here on: it is discarded when nothing that was committed refers to it.
 
         Raises:
             StoreFull: 452 4.3.1; nothing was stored.

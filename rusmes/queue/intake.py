@@ -234,6 +234,7 @@ class QueueIntake:
         fields: dict[str, str | int] = {
             "session_id": origin.session_id,
             "client": origin.client_address,
+            "protocol": "smtp" if origin.listener == "mx" else origin.listener,
             "id": id_text(mail.id),
             "sender": str(mail.sender) if mail.sender is not None else "",
             "recipients": len(envelope),
