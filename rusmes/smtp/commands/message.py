@@ -129,15 +129,22 @@ async def end_of_body(conversation: Conversation, event: BodyEnd) -> list[Reply]
 
 
 def _refused(conversation: Conversation, transaction: Transaction, refusal: Reply) -> list[Reply]:
-    count_message(conversation, "rejected" if refusal.code >= 500 else "deferred")
+    """A mail that the intake has not seen, or could not keep; so its line is written here."""
     conversation.log.info(
         "message refused",
-        queue_id=transaction.queue_id,
-        sender=sender_text(transaction),
+        id=transaction.queue_id,
+        sender="" if transaction.sender is None else str(transaction.sender),
         recipients=len(transaction.recipients),
-        reply=refusal.code,
-        reason=refusal.lines[0],
+        reply=f"{refusal.code} {refusal.status} {refusal.lines[0]}",
     )
+    return _end_refused(conversation, refusal)
+
+
+def _end_refused(conversation: Conversation, refusal: Reply) -> list[Reply]:
+    metrics = conversation.ports.metrics
+    metrics.inc(SMTP_MESSAGES["rejected" if refusal.code >= 500 else "deferred"])
+    if refusal.code >= 500:
+        metrics.inc(SMTP_MESSAGES_REJECTED)
     due = conversation.session.replies_due
     conversation.end_transaction()
     return [refusal] * due
@@ -147,8 +154,7 @@ async def _hand_over(conversation: Conversation, transaction: Transaction) -> li
     """Give the mail to the intake; its bytes are durable when that returns, and only then is it acknowledged."""
     ports, writer = conversation.ports, transaction.writer
     assert writer is not None
-    # From here on the intake owns the content: a cancelled session must not pull a file from under a commit.
-    transaction.writer = None
+    transaction.writer = None  # a cancelled session must not pull a file from under a commit
     try:
         content = writer.finish()
     except StoreError as error:
@@ -160,17 +166,13 @@ async def _hand_over(conversation: Conversation, transaction: Transaction) -> li
     try:
         outcome = await ports.intake.accept(mail)
     except Exception as error:
-        if not content.stored:
-            writer.abort()
         if not isinstance(error, StoreError):
             conversation.log.error("intake failed", queue_id=transaction.queue_id, error=f"{type(error).__name__}: {error}")
         return _refused(conversation, transaction, _store_refusal(error))
     ports.metrics.observe(MESSAGE_SECONDS, ports.clock.monotonic() - started)
     if any(refusal is None for refusal in outcome.refusals):
         return _accepted(conversation, transaction, outcome, content.size)
-    if not content.stored:
-        writer.abort()
-    return _all_refused(conversation, transaction, outcome)
+    return _all_refused(conversation, outcome)
 
 
 def _mail(conversation: Conversation, transaction: Transaction, content: Content) -> Mail:
@@ -203,7 +205,7 @@ def _mend_header(conversation: Conversation, transaction: Transaction, mail: Mai
     if kept is not None:
         mail.removed = mail.removed | {authresults.FIELD_NAME}
         mail.prepended = [*mail.prepended, *kept]
-        conversation.log.warn("forged Authentication-Results removed", queue_id=transaction.queue_id)
+        conversation.log.warn("forged Authentication-Results removed", id=transaction.queue_id)
     if policy.listener == "submission":
         # RFC 6409 §8.2, §8.3
         if find_value(header, b"date") is None:
@@ -215,41 +217,23 @@ def _mend_header(conversation: Conversation, transaction: Transaction, mail: Mai
 def _accepted(conversation: Conversation, transaction: Transaction, outcome: Outcome, size: int) -> list[Reply]:
     """At least one recipient's mail is durable."""
     metrics = conversation.ports.metrics
-    count_message(conversation, "accepted")
+    metrics.inc(SMTP_MESSAGES["accepted"])
     metrics.inc(SMTP_MESSAGES_RECEIVED)
     metrics.observe(SMTP_MESSAGE_BYTES, size)
     conversation.messages += 1
     conversation.errors = 0
     if conversation.is_trusted:
         conversation.unknown_recipients = 0
-    conversation.log.info(
-        "message accepted",
-        queue_id=transaction.queue_id,
-        sender=sender_text(transaction),
-        recipients=len(transaction.recipients),
-        size=size,
-    )
     done = accepted(transaction.queue_id)
     if conversation.policy.protocol != "lmtp":
         return [done]
     return [done if refusal is None else refused(refusal) for refusal in outcome.refusals]
 
 
-def _all_refused(conversation: Conversation, transaction: Transaction, outcome: Outcome) -> list[Reply]:
+def _all_refused(conversation: Conversation, outcome: Outcome) -> list[Reply]:
     """The pipeline refused every recipient. One that may succeed later decides for SMTP's single reply."""
     refusals = [refusal for refusal in outcome.refusals if refusal is not None]
     temporary = [refusal for refusal in refusals if not refusal.is_permanent]
     deciding = refused((temporary or refusals)[0])
-    replies = _refused(conversation, transaction, deciding)
+    replies = _end_refused(conversation, deciding)
     return [refused(refusal) for refusal in refusals] if conversation.policy.protocol == "lmtp" else replies
-
-
-def sender_text(transaction: Transaction) -> str:
-    return "<>" if transaction.sender is None else str(transaction.sender)
-
-
-def count_message(conversation: Conversation, outcome: str) -> None:
-    metrics = conversation.ports.metrics
-    metrics.inc(SMTP_MESSAGES[outcome])
-    if outcome == "rejected":
-        metrics.inc(SMTP_MESSAGES_REJECTED)

@@ -408,22 +408,25 @@ def test_numbers() -> None:
 
 
 def test_lines() -> None:
+    """At info one for each connection, and one for a mail that the intake never sees; the intake writes one for each other."""
+
     async def scenario() -> None:
         async with Bench(level="info") as bench:
             async with bench.greeted() as client:
                 await client.transaction()
                 await client.data(BODY, 250)
+                await client.transaction()
+                await client.data(BODY + b"\n", 550)
                 await client.command("QUIT", 221)
             await asyncio.sleep(0.01)
-            accepted, closed = (json.loads(line) for line in bench.lines)
-            assert accepted["event"] == "message accepted"
-            assert (accepted["sender"], accepted["recipients"]) == ("a@client.example", 1)
-            assert accepted["queue_id"] in bench.intake.mails[0].content.read().decode()
-            assert accepted["size"] == bench.intake.mails[0].content.size
+            refused, closed = (json.loads(line) for line in bench.lines)
+            assert refused["event"] == "message refused"
+            assert (refused["sender"], refused["recipients"]) == ("a@client.example", 1)
+            assert refused["reply"].startswith("550 5.6.0 ")
             assert closed["event"] == "connection closed"
             assert (closed["reason"], closed["helo"], closed["messages"]) == ("quit", "client.example", 1)
             assert closed["bytes_in"] > 0
-            for record in (accepted, closed):
+            for record in (refused, closed):
                 assert (record["client"], record["protocol"], record["session_id"]) == ("127.0.0.1", "smtp", "session-1")
 
     run(scenario())
