@@ -68,6 +68,10 @@ class LocalDelivery:
 class RemoteDeliveryParameters(Struct, frozen=True):
     route: str = ""
     """A smart host route of the configuration; "" = [relay], or by MX."""
+    host: str = ""
+    """Instead of a named route: a name or address."""
+    port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    """With `host`; 0 = [delivery] port."""
 
 
 class RemoteDelivery:
@@ -77,7 +81,15 @@ class RemoteDelivery:
     final = True
 
     def __init__(self, parameters: RemoteDeliveryParameters, toolbox: Toolbox) -> None:
-        self._decision = RelayTo(parameters.route)
+        route, host = parameters.route, parameters.host.strip("[]")
+        if host and route:
+            raise ConfigError("give a route or a host, not both")
+        if host:
+            route = f"[{host}]" if ":" in host else host
+            route += f":{parameters.port}" if parameters.port else ""
+        elif parameters.port:
+            raise ConfigError("a port needs a host")
+        self._decision = RelayTo(route)
 
     def service(self, mail: Mail) -> Decision:
         return self._decision
