@@ -103,6 +103,7 @@ class Runner:
         self._wake = asyncio.Event()
         self._wake_timer: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._measured: dict[int, int] = {}
         self.recovered = False
         """Whether every entry that was there at the start is known."""
 
@@ -118,6 +119,7 @@ class Runner:
         for task in self._tasks:
             task.cancel()
         await self._sites.stop(grace_seconds)
+        self.measure()
         for task in [*self._tasks, *self._lookups]:
             task.cancel()
         await asyncio.gather(*self._tasks, *self._lookups, return_exceptions=True)
@@ -618,14 +620,18 @@ class Runner:
             await asyncio.sleep(GAUGE_SECONDS)
 
     def measure(self) -> None:
-        """Set the gauges."""
-        metrics = self._metrics
-        metrics.set(QUEUE_SIZE, self.size)
-        metrics.set(QUEUE_DEPTH["queued"], len(self._active))
-        metrics.set(QUEUE_DEPTH["deferred"], len(self._due))
-        metrics.set(QUEUE_DEPTH["held"], len(self._held))
+        """Bring the gauges up to date; a worker with adopted queues has several runners, so each adds its difference."""
+        values = {
+            QUEUE_SIZE: self.size,
+            QUEUE_DEPTH["queued"]: len(self._active),
+            QUEUE_DEPTH["deferred"]: len(self._due),
+            QUEUE_DEPTH["held"]: len(self._held),
+        }
+        for slot, value in values.items():
+            self._metrics.add(slot, value - self._measured.get(slot, 0))
+        self._measured = values
         oldest = min((int.from_bytes(next(iter(ids))[:6], "big") for ids in (self._active, self._due) if ids), default=0)
-        metrics.set(QUEUE_OLDEST, max(self._clock.now() - oldest / 1000, 0.0) if oldest else 0.0)
+        self._metrics.set(QUEUE_OLDEST, max(self._clock.now() - oldest / 1000, 0.0) if oldest else 0.0)
 
     # For `control`
 
