@@ -18,6 +18,7 @@ from rusmes.cli.output import Output
 from rusmes.config.load import load_config
 from rusmes.config.schema import Config
 from rusmes.errors import RusmesError
+from rusmes.server.places import CONTROL_NAME, runtime_dir_of
 
 T = TypeVar("T")
 
@@ -55,7 +56,7 @@ class Context:
 
     @cached_property
     def control(self) -> ControlSocket:
-        return ControlSocket(self.config.runtime_dir)
+        return ControlSocket(os.path.join(runtime_dir_of(self.config), CONTROL_NAME))
 
     @cached_property
     def is_running(self) -> bool:

@@ -2,10 +2,7 @@
 
     GET  /status                                         -> what `rusmes status --json` prints
     POST /reload                                         -> {"applied": [...], "restart": [...]}
-    POST /queue/list     {"filter": {...}, "limit": 100} -> {"entries": [...]}
     POST /queue/retry    {"filter": {...}}               -> {"count": 3}; the same: hold, release, delete
-    POST /store/verify                                   -> {"findings": [...]}
-    POST /store/compact                                  -> {"bytes_before": ..., "bytes_after": ...}
 
 A refusal is a 4xx or 5xx with {"error": "...", "problems": ["...", ...]}.
 """
@@ -13,7 +10,6 @@ A refusal is a 4xx or 5xx with {"error": "...", "problems": ["...", ...]}.
 from __future__ import annotations
 
 import http.client
-import os
 import socket
 from typing import Any, Final
 
@@ -21,10 +17,7 @@ import msgspec
 
 from rusmes.errors import RusmesError
 
-SOCKET_NAME: Final = "control.sock"
 TIMEOUT_SECONDS: Final = 30.0
-LONG_TIMEOUT_SECONDS: Final = 3600.0
-"""For what reads a whole store."""
 
 
 class ServerFailed(RusmesError):
@@ -47,10 +40,10 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class ControlSocket:
-    """Calls to the server of one runtime directory."""
+    """Calls to the server that listens on one path."""
 
-    def __init__(self, runtime_dir: str) -> None:
-        self.path = os.path.join(runtime_dir, SOCKET_NAME)
+    def __init__(self, path: str) -> None:
+        self.path = path
 
     def is_answered(self) -> bool:
         """Whether a server listens there now.
@@ -71,8 +64,8 @@ class ControlSocket:
     def get(self, path: str) -> Any:
         return self._call("GET", path, None, TIMEOUT_SECONDS)
 
-    def post(self, path: str, body: Any = None, *, timeout: float = TIMEOUT_SECONDS) -> Any:
-        return self._call("POST", path, body, timeout)
+    def post(self, path: str, body: Any = None) -> Any:
+        return self._call("POST", path, body, TIMEOUT_SECONDS)
 
     def _call(self, method: str, path: str, body: Any, timeout: float) -> Any:
         connection = _UnixConnection(self.path, timeout)

@@ -94,7 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _report_problems(error: ConfigError, as_json: bool) -> None:
-    problems = all_problems(error)
+    # What several protocols share is found once for each of them.
+    problems = list({problem_line(problem): problem for problem in all_problems(error)}.values())
     if as_json:
         _report_json(str(error), [problem_document(problem) for problem in problems])
         return

@@ -132,11 +132,21 @@ def create(path: str, text: str, account: str, password: str) -> tuple[Config, l
         if not os.path.isdir(data):
             os.makedirs(data, mode=0o700)
             made.append(data)
-        ensure_self_signed(config.hostname or socket.getfqdn(), data)
-        keys = make_dkim_keys(os.path.join(data, "dkim"), config.domain)
-        asyncio.run(add_account(config, account, password))
-        give_to_server_user(config, data, *_files_below(data))
-    return config, keys
+        before = set(os.listdir(data))
+        try:
+            _fill(config, account, password)
+        finally:
+            made += [os.path.join(data, name) for name in os.listdir(data) if name not in before]
+    return config, make_dkim_keys(os.path.join(data, "dkim"), config.domain)
+
+
+def _fill(config: Config, account: str, password: str) -> None:
+    """A data directory with keys and the first account."""
+    data = config.storage.path
+    ensure_self_signed(config.hostname or socket.getfqdn(), data)
+    make_dkim_keys(os.path.join(data, "dkim"), config.domain)
+    asyncio.run(add_account(config, account, password))
+    give_to_server_user(config, data, *_files_below(data))
 
 
 def _files_below(directory: str) -> list[str]:

@@ -19,7 +19,13 @@ class Output:
         self.as_json = as_json
         forced = {"always": True, "never": False}.get(color)
         self.console = Console(
-            force_terminal=forced, no_color=True if color == "never" else None, highlight=False, soft_wrap=True, emoji=False
+            force_terminal=forced,
+            no_color=True if color == "never" else None,
+            # Piped into a program there is no width to fit into: every row is one line, every cell whole.
+            width=None if sys.stdout.isatty() else 10_000,
+            highlight=False,
+            soft_wrap=True,
+            emoji=False,
         )
 
     def show(self, data: Any, for_people: Callable[[], None]) -> None:
@@ -43,14 +49,13 @@ class Output:
         if not listed:
             self.say(empty)
             return
-        # Piped into a program there is no width to fit into: every cell whole, on one line.
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in columns:
             is_number = column.startswith("#")
             table.add_column(column.lstrip("#"), justify="right" if is_number else "left", overflow="fold", no_wrap=False)
         for row in listed:
             table.add_row(*(Text(printable(str(cell))) for cell in row))
-        self.console.print(table, width=None if self.console.is_terminal else 10_000, soft_wrap=False, crop=False)
+        self.console.print(table, soft_wrap=False, crop=False)
 
     def facts(self, facts: Iterable[tuple[str, object]]) -> None:
         """Names and values, one a line."""

@@ -19,9 +19,10 @@ from rusmes.clock import SystemClock
 from rusmes.config.schema import Config
 from rusmes.config.units import Duration, duration_text, size_text
 from rusmes.errors import NotFound
-from rusmes.model.ids import id_text, parse_id
+from rusmes.model.ids import parse_id
 from rusmes.queue.api import QueueFilter
 from rusmes.queue.control import StoreControl
+from rusmes.queue.document import entry_document
 from rusmes.storage.api import QueueEntry
 
 STATUSES = ("queued", "deferred", "held", "delivered", "failed", "expired")
@@ -80,35 +81,6 @@ async def _entries(config: Config, which: QueueFilter, limit: int) -> list[Queue
         found = [entry for store in stores for entry in await StoreControl(store, SystemClock()).list(which, limit=limit)]
     found.sort(key=lambda entry: entry.item.id)
     return found[:limit] if limit else found
-
-
-def entry_document(entry: QueueEntry) -> dict[str, Any]:
-    """An entry for programs: times are seconds since the epoch."""
-    item = entry.item
-    return {
-        "id": id_text(item.id),
-        "action": item.action,
-        "sender": "<>" if item.sender is None else str(item.sender),
-        "account": item.origin.account,
-        "client": item.origin.client_address,
-        "created": item.created,
-        "size_bytes": item.rendering.size,
-        "route": item.route,
-        "reason": item.reason,
-        "state": item.state,
-        "recipients": [
-            {
-                "address": str(state.recipient.address),
-                "status": state.status,
-                "attempts": state.attempts,
-                "due": state.due,
-                "last_attempt": state.last_attempt,
-                "last_host": state.last_host,
-                "last_reply": state.last_reply,
-            }
-            for state in entry.states
-        ],
-    }
 
 
 @queue.command("list")

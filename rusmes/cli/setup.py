@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from rusmes.cli.accounts import generate_password
-from rusmes.cli.context import Context, OperatorError, pass_context, read_password
+from rusmes.cli.context import Context, JsonCommand, OperatorError, pass_context, read_password
 from rusmes.cli.dns_records import mta_sts_policy, public_addresses, records_for
 from rusmes.cli.installation import configuration_text, create
 from rusmes.cli.keys import DkimKey
@@ -18,7 +18,7 @@ from rusmes.config import names
 from rusmes.config.schema import Config
 
 
-@click.command("init")
+@click.command("init", cls=JsonCommand)
 @click.option("--domain", metavar="NAME", help="The domain whose mail this server keeps.")
 @click.option("--hostname", metavar="NAME", help="This machine's name in the DNS [default: mail.DOMAIN].")
 @click.option("--postmaster", metavar="ADDRESS", help="[default: postmaster@DOMAIN]")

@@ -7,13 +7,13 @@ from typing import Any, Final
 
 import click
 
-from rusmes.cli.context import Context, pass_context
+from rusmes.cli.context import Context, JsonCommand, pass_context
 from rusmes.config.units import duration_text
 
 STATUS_NOT_RUNNING: Final = 3  # as LSB init scripts say "program is not running"
 
 
-@click.command("status")
+@click.command("status", cls=JsonCommand)
 @pass_context
 def status(context: Context) -> int:
     """Show a running server's processes, listeners, queue and store; exit status 3 when there is none."""

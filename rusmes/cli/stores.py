@@ -25,7 +25,7 @@ _QUEUE_FILE = re.compile(r"queue-(\d+)\.mdb")
 async def accounts_of(config: Config) -> AsyncIterator[FileBackend]:
     """The file of accounts; a running server notices its changes at once."""
     path = os.path.join(config.storage.path, config.auth.path)
-    backend = FileBackend(path)
+    backend = FileBackend.of(config)
     try:
         yield backend
     finally:
