@@ -7,7 +7,6 @@ exist before the fork (sockets, shared memory, certificates) comes in a `Ground`
 from __future__ import annotations
 
 import asyncio
-import os
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -144,7 +143,7 @@ class House:
             metrics=self.metrics,
             ids=self.ids,
         )
-        self.accounts = FileBackend(os.path.join(storage.path, config.auth.path), on_problem=_accounts_problem)
+        self.accounts = FileBackend.of(config, on_problem=_accounts_problem)
         self.directory = DomainDirectory(config, self.accounts)
         self.authenticator = FullAuthenticator(self.accounts, self.limits, self.clock, self.metrics, config)
         self.resolver = Resolver(self.clock, config.delivery.resolver, metrics=self.metrics)

@@ -1,0 +1,535 @@
+"""The first process: binds, drops privileges, starts workers, keeps them alive, answers the operator, ends in order.
+
+It handles no mail. Its loop runs in pieces, each until the next `Plan`: what must be done outside of the loop (fork a worker,
+or end). So forks happen between two pieces, when no callback and no thread of ours is under way.
+
+A worker that dies is started again at once, and if it dies soon again, after 1, 2, 4 ... 30 seconds; meanwhile its connections
+wait in its sockets, its places in the shared table are given back, its queue stays as it is on the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from msgspec import Struct
+
+from rusmes import metrics as m
+from rusmes._version import __version__
+from rusmes.config.load import load_config
+from rusmes.config.schema import Config
+from rusmes.errors import ConfigError, RusmesError
+from rusmes.http.admin import AdminApi
+from rusmes.http.health import Facts, Health, WorkerFacts, health, live, ready
+from rusmes.http.metrics import Exporter, Process
+from rusmes.log import get_logger
+from rusmes.logfiles import compress_file
+from rusmes.server.build import Ground, contexts_of
+from rusmes.server.channel import Channel, ChannelClosed
+from rusmes.server.check import check_all
+from rusmes.server.logs import file_of
+from rusmes.server.readiness import Readiness
+from rusmes.server.reload import changes_of, packed, with_old_values
+from rusmes.server.worker import EXIT_CANNOT_START, STOP_GRACE_SECONDS, run_worker
+
+HEALTHY_SECONDS: Final = 10.0
+"""A worker that lived so long died of something new: no back-off."""
+MAX_BACKOFF_SECONDS: Final = 30.0
+HUNG_SECONDS: Final = 120.0
+"""A worker without a sign of life for so long is killed, and started again."""
+STOP_MARGIN_SECONDS: Final = 5.0
+"""For commits, after the drain and the grace of deliveries; then a worker is killed."""
+
+_log = get_logger("supervisor")
+
+
+class Worker(Struct):
+    """One slot: its process, if there is one, and the line to it."""
+
+    slot: int
+    pid: int = 0
+    channel: Channel | None = None
+    is_ready: bool = False
+    started: float = 0.0
+    restarts: int = 0
+    quick_deaths: int = 0
+    failure: str = ""
+
+
+class Plan(Struct, frozen=True):
+    """What has to be done outside of the loop."""
+
+    fork: int = -1
+    """A slot that needs a process."""
+    end: int = -1
+    """The exit status to end with."""
+
+
+class Supervisor:
+    """Made when everything is bound and privileges are dropped; `run` returns the exit status."""
+
+    def __init__(
+        self,
+        ground: Ground,
+        loaded: Config,
+        *,
+        slots: int,
+        adopted: list[int],
+        control: socket.socket,
+        metrics_socket: socket.socket | None,
+        token: str,
+        readiness: Readiness,
+        keep_open: list[int],
+    ) -> None:
+        self._ground = ground
+        self._loaded = loaded
+        """The configuration as it was read, without what this machine adds."""
+        self._control = control
+        self._metrics_socket = metrics_socket
+        self._token = token
+        self._readiness = readiness
+        self._keep_open = keep_open
+        self._workers = [Worker(slot) for slot in range(slots)]
+        self._adoption = {slot: [other for other in adopted if other % slots == slot] for slot in range(slots)}
+        self._restart_needed: list[str] = []
+        self._plans: asyncio.Queue[Plan]
+        self._draining = False
+        self._drain_deadline = 0.0
+        self._has_served = False
+        self._started = time.time()
+        self._reloading: asyncio.Lock
+        self._api: AdminApi
+        self._timers: dict[int, asyncio.TimerHandle] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._children: set[int] = set()
+        """Processes that are no workers: compression of log files."""
+
+    # Outside of the loop
+
+    def run(self) -> int:
+        slots = len(self._workers)
+        self._ground.metrics.use_column(slots)
+        self._ground.limits.use_column(slots)
+        gc.collect()
+        gc.freeze()  # shared with the workers, as long as nobody's collector writes into it
+        for worker in self._workers:
+            self._fork(worker)
+        # Not uvloop: that keeps SIGCHLD for itself, and here is nothing to be fast at.
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_until_complete(self._open())
+            while True:
+                plan = loop.run_until_complete(self._plans.get())
+                if plan.end >= 0:
+                    loop.run_until_complete(self._close())
+                    return plan.end
+                self._fork(self._workers[plan.fork])
+                loop.run_until_complete(self._attach(self._workers[plan.fork]))
+        finally:
+            self._kill_all()
+            asyncio.set_event_loop(None)
+            loop.close()
+
+    def _fork(self, worker: Worker) -> None:
+        """Start the process of a slot. In the child this does not return."""
+        ours, theirs = socket.socketpair()
+        self._ground.sink.flush()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._ground.metrics.clear_level(m.WORKER_HEARTBEAT, worker.slot)
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                # Nothing inherited is ever collected here, so no object closes a descriptor whose number means something new.
+                gc.freeze()
+                signal.set_wakeup_fd(-1)
+                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD):
+                    signal.signal(number, signal.SIG_DFL)
+                self._close_foreign(worker.slot, theirs)
+                status = run_worker(self._ground, worker.slot, self._adoption[worker.slot], theirs)
+            finally:
+                os._exit(status)
+        theirs.close()
+        worker.pid = pid
+        worker.started = time.monotonic()
+        worker.is_ready = False
+        ours.setblocking(False)
+        handlers = {
+            "ready": self._on_ready(worker),
+            "failed": self._on_failed(worker),
+            "released": self._on_released(worker),
+        }
+        worker.channel = Channel(ours, handlers, lambda: None)
+
+    def _close_foreign(self, slot: int, channel: socket.socket) -> None:
+        """In a new worker: close what belongs to the supervisor and to other workers."""
+        ground = self._ground
+        keep = {0, 1, 2, channel.fileno(), *self._keep_open}
+        keep |= {end.fileno() for pair in ground.notices for end in pair}
+        keep |= {binding.of_slot(slot).fileno() for binding in ground.bindings}
+        file = file_of(ground.sink)
+        if file is not None:
+            keep.add(file.fileno())
+        last = -1
+        for number in [*sorted(keep), 1 << 20]:
+            if number > last + 1:
+                os.closerange(last + 1, min(number, 1 << 20))
+            last = number
+
+    def _kill_all(self) -> None:
+        for worker in self._workers:
+            if worker.pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker.pid, signal.SIGKILL)
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(worker.pid, 0)
+                worker.pid = 0
+
+    # Inside: opening and closing
+
+    async def _open(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._plans = asyncio.Queue()
+        self._reloading = asyncio.Lock()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_stop_signal, number)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        loop.add_signal_handler(signal.SIGUSR1, self._on_user_signal)
+        loop.add_signal_handler(signal.SIGCHLD, self._on_child)
+        exporter = Exporter(self._ground.metrics, self._processes)
+        config = self._ground.config
+        self._api = AdminApi(self, exporter, metrics_path=config.metrics.path, token=self._token)
+        await self._api.serve_control(self._control)
+        if self._metrics_socket is not None:
+            await self._api.serve_metrics(self._metrics_socket)
+        for worker in self._workers:
+            await self._attach(worker)
+        self._spawn(self._tend())
+        if self._readiness.watchdog_seconds:
+            self._spawn(self._tell_watchdog())
+        self._on_child()  # one may have died before there was a handler
+
+    async def _close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await self._api.close()
+        for worker in self._workers:
+            if worker.channel is not None:
+                await worker.channel.close()
+        _log.info("server ends")
+        self._ground.sink.flush()
+
+    async def _attach(self, worker: Worker) -> None:
+        assert worker.channel is not None
+        await worker.channel.open()
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a task of the supervisor failed", error=repr(error))
+
+    # Workers
+
+    def _on_ready(self, worker: Worker) -> Callable[[], Any]:
+        async def handle() -> None:
+            worker.is_ready = True
+            if not self._has_served and all(other.is_ready for other in self._workers):
+                self._has_served = True
+                self._readiness.ready(f"{len(self._workers)} workers serve")
+                _log.info("server is ready", version=__version__, workers=len(self._workers), pid=os.getpid())
+
+        return handle
+
+    def _on_failed(self, worker: Worker) -> Callable[..., Any]:
+        async def handle(reason: str) -> None:
+            worker.failure = reason
+
+        return handle
+
+    def _on_released(self, worker: Worker) -> Callable[..., Any]:
+        async def handle(slots: list[int]) -> None:
+            self._adoption[worker.slot] = [slot for slot in self._adoption[worker.slot] if slot not in slots]
+
+        return handle
+
+    def _on_child(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            self._children.discard(pid)
+            for worker in self._workers:
+                if worker.pid == pid:
+                    self._died(worker, os.waitstatus_to_exitcode(status))
+
+    def _died(self, worker: Worker, code: int) -> None:
+        lived = time.monotonic() - worker.started
+        was_ready, worker.is_ready, worker.pid = worker.is_ready, False, 0
+        if worker.channel is not None:
+            self._spawn(worker.channel.close())
+            worker.channel = None
+        given_back = self._ground.limits.reset_worker(worker.slot)
+        for definition in m.definitions():
+            if definition.kind == "gauge":
+                for slot in definition.slots.values():
+                    if isinstance(slot, int):
+                        self._ground.metrics.clear_level(slot, worker.slot)
+        if self._draining:
+            if not any(other.pid for other in self._workers):
+                self._plans.put_nowait(Plan(end=0))
+            return
+        _log.error("worker died", slot=worker.slot, code=code, lived_seconds=round(lived, 1), connections_given_back=given_back)
+        if not self._has_served and not was_ready:
+            _log.error("the server cannot start", slot=worker.slot, reason=worker.failure or f"exit status {code}")
+            self._plans.put_nowait(Plan(end=1))
+            return
+        if code == EXIT_CANNOT_START or lived < HEALTHY_SECONDS:
+            worker.quick_deaths += 1
+        else:
+            worker.quick_deaths = 0
+        delay = min(MAX_BACKOFF_SECONDS, 2.0 ** (worker.quick_deaths - 2)) if worker.quick_deaths > 1 else 0.0
+        loop = asyncio.get_running_loop()
+        self._timers[worker.slot] = loop.call_later(delay, self._restart, worker)
+
+    def _restart(self, worker: Worker) -> None:
+        if not self._draining and not worker.pid:
+            worker.restarts += 1
+            worker.failure = ""
+            self._ground.metrics.inc(m.WORKER_RESTARTS)
+            self._plans.put_nowait(Plan(fork=worker.slot))
+
+    async def _tend(self) -> None:
+        """Every second: hung workers, full log files, a drain that takes too long."""
+        while True:
+            await asyncio.sleep(1.0)
+            for facts in self._facts().workers:
+                if facts.pid and facts.is_ready and facts.heartbeat_age_seconds > HUNG_SECONDS:
+                    _log.error("worker hangs, killing it", slot=facts.slot, silent_seconds=round(facts.heartbeat_age_seconds))
+                    os.kill(facts.pid, signal.SIGKILL)
+            if self._draining and time.monotonic() > self._drain_deadline:
+                _log.error("workers do not end, killing them")
+                self._kill_all()
+                self._plans.put_nowait(Plan(end=1))
+                return
+            self._tend_log()
+            self._ground.sink.flush()
+
+    def _tend_log(self) -> None:
+        file = file_of(self._ground.sink)
+        if file is None:
+            return
+        try:
+            file.rotate_when_full()
+            for path in file.compressible():
+                if not self._children:  # one at a time
+                    self._compress(path)
+        except OSError as error:
+            _log.error("the log cannot be rotated", reason=str(error))
+
+    def _compress(self, path: str) -> None:
+        """In a process of its own: a thread here would make the next fork unsafe."""
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.nice(10)
+                compress_file(path)
+            finally:
+                os._exit(0)
+        self._children.add(pid)
+
+    async def _tell_watchdog(self) -> None:
+        while True:
+            if self._draining or any(worker.is_alive for worker in self._facts().workers):
+                self._readiness.alive()
+            await asyncio.sleep(self._readiness.watchdog_seconds)
+
+    # Signals
+
+    def _on_stop_signal(self, number: int) -> None:
+        if self._draining:
+            _log.warn("second signal, stopping at once", signal=signal.Signals(number).name)
+            self._kill_all()
+            self._plans.put_nowait(Plan(end=1))
+            return
+        _log.info("draining", signal=signal.Signals(number).name)
+        self._draining = True
+        self._readiness.stopping()
+        for timer in self._timers.values():
+            timer.cancel()
+        for binding in self._ground.bindings:
+            for sock in binding.sockets:
+                sock.close()
+        seconds = float(self._ground.config.server.drain_timeout)
+        self._drain_deadline = time.monotonic() + seconds + STOP_GRACE_SECONDS + STOP_MARGIN_SECONDS
+        for worker in self._workers:
+            if worker.channel is not None:
+                worker.channel.tell("stop", seconds=seconds)
+        if not any(worker.pid for worker in self._workers):
+            self._plans.put_nowait(Plan(end=0))
+
+    def _on_hangup(self) -> None:
+        self._spawn(self._reload_quietly())
+
+    def _on_user_signal(self) -> None:
+        self._spawn(self.reopen_logs())
+
+    async def _reload_quietly(self) -> None:
+        try:
+            await self.reload()
+        except ConfigError as error:
+            for line in str(error).splitlines():
+                _log.error("the configuration is wrong, nothing was changed", problem=line)
+        except RusmesError as error:
+            _log.error("reload failed", reason=str(error))
+
+    # What the operator asks (http.admin.Operator)
+
+    async def reload(self) -> dict[str, Any]:
+        async with self._reloading:
+            self._readiness.reloading()
+            try:
+                return await self._reload()
+            except RusmesError:
+                self._ground.metrics.inc(m.RELOADS["refused"])
+                raise
+            finally:
+                self._readiness.ready("serving")
+
+    async def _reload(self) -> dict[str, Any]:
+        ground = self._ground
+        new = load_config(self._loaded.path or None)
+        check_all(new)
+        changes = changes_of(self._loaded, new)
+        keys = [change.key for change in changes.restart]
+        protocols = [binding.protocol for binding in ground.bindings]
+        # What needs a restart, and what this machine added (host name, runtime directory), stays as it is.
+        effective = with_old_values(new, ground.config, [*keys, "hostname", "runtime_dir", "storage"])
+        contexts = contexts_of(effective, protocols)
+        for worker in self._workers:
+            if worker.channel is not None and worker.is_ready:
+                with contextlib.suppress(ChannelClosed):
+                    await worker.channel.call("reload", config=packed(effective))
+        ground.config = effective
+        ground.contexts.update(contexts)
+        ground.sink.set_levels(effective.logging.level, effective.logging.levels)
+        # A key that waits for a restart is compared with the running value next time too.
+        self._loaded = with_old_values(new, self._loaded, keys)
+        self._restart_needed = keys
+        for change in changes.applied:
+            _log.info("changed", key=change.key, old=change.old, new=change.new)
+        for change in changes.restart:
+            _log.warn("needs a restart", key=change.key, old=change.old, new=change.new)
+        _log.info("reloaded", applied=len(changes.applied), restart=len(changes.restart))
+        ground.metrics.inc(m.RELOADS["applied"])
+        return {"applied": [change.key for change in changes.applied], "restart": keys}
+
+    async def reopen_logs(self) -> None:
+        file = file_of(self._ground.sink)
+        if file is not None:
+            file.reopen()
+        for channel in self._channels():
+            with contextlib.suppress(ChannelClosed):
+                await channel.call("reopen_logs")
+
+    async def status(self) -> dict[str, Any]:
+        facts = self._facts()
+        workers = []
+        for worker, known in zip(self._workers, facts.workers, strict=True):
+            row: dict[str, Any] = {
+                "slot": worker.slot,
+                "pid": worker.pid,
+                "alive": known.is_alive,
+                "restarts": worker.restarts,
+                "connections": 0,
+                "queue_entries": 0,
+            }
+            if worker.channel is not None and worker.is_ready:
+                with contextlib.suppress(ChannelClosed, TimeoutError):
+                    async with asyncio.timeout(2.0):
+                        answer = await worker.channel.call("status")
+                    row["connections"] = answer["connections"]
+                    row["queue_entries"] = answer["queue_entries"]
+            workers.append(row)
+        config = self._ground.config
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "uptime_seconds": round(time.time() - self._started),
+            "config": self._loaded.path,
+            "hostname": config.hostname,
+            "domains": list(config.local_domains),
+            "health": health(facts).document,
+            "draining": self._draining,
+            "restart_needed": list(self._restart_needed),
+            "connections": self._ground.limits.count(b"total"),
+            "queue_entries": sum(row["queue_entries"] for row in workers),
+            "disk_free_bytes": facts.disk_free_bytes,
+            "listeners": [
+                {"protocol": b.protocol, "address": b.address, "tls": b.implicit_tls} for b in self._ground.bindings
+            ],
+            "workers": workers,
+        }
+
+    async def queue_list(self, which: dict[str, Any], limit: int) -> list[dict[str, Any]]:
+        answers = [await channel.call("queue", operation="list", which=which, limit=limit) for channel in self._channels()]
+        found = sorted((entry for answer in answers for entry in answer), key=lambda entry: str(entry["id"]))
+        return found[:limit] if limit else found
+
+    async def queue_change(self, operation: str, which: dict[str, Any]) -> int:
+        counts = [await channel.call("queue", operation=operation, which=which) for channel in self._channels()]
+        return sum(counts)
+
+    async def store_verify(self) -> list[dict[str, Any]]:
+        findings: list[dict[str, Any]] = []
+        for number, channel in enumerate(self._channels()):
+            findings += await channel.call("store.verify", mail=number == 0)
+        return findings
+
+    def health(self, page: str) -> Health:
+        return live() if page == "live" else (ready if page == "ready" else health)(self._facts())
+
+    def _channels(self) -> list[Channel]:
+        """Lines to the workers that serve. Raises RusmesError: none does."""
+        found = [worker.channel for worker in self._workers if worker.channel is not None and worker.is_ready]
+        if not found:
+            raise RusmesError("no worker serves now", "try again in a moment")
+        return found
+
+    def _processes(self) -> list[Process]:
+        own = Process("supervisor", len(self._workers), os.getpid())
+        return [own, *(Process(f"worker {worker.slot}", worker.slot, worker.pid) for worker in self._workers)]
+
+    def _facts(self) -> Facts:
+        metrics, now = self._ground.metrics, time.monotonic()
+        workers = [
+            WorkerFacts(
+                worker.slot, worker.pid, worker.is_ready, now - metrics.level(m.WORKER_HEARTBEAT, worker.slot)
+            )
+            for worker in self._workers
+        ]
+        serving = [worker.slot for worker in workers if worker.is_alive]
+        writable = bool(serving) and all(metrics.level(m.STORE_WRITABLE, slot) for slot in serving)
+        try:
+            disk = shutil.disk_usage(self._ground.config.storage.path)
+        except OSError:
+            return Facts(workers, False, 0, 1, self._draining)
+        return Facts(workers, writable, disk.free, disk.total, self._draining)
