@@ -18,6 +18,7 @@ from rusmes.auth.passwords import MAX_PASSWORD_OCTETS, decoy_scram
 from rusmes.auth.throttle import Limits, Throttle
 from rusmes.clock import Clock
 from rusmes.errors import AuthUnavailable
+from rusmes.log import get_logger
 from rusmes.metrics import AUTH_ATTEMPTS, AUTH_CACHE, AUTH_MECHANISMS, AUTH_SECONDS, Metrics
 from rusmes.model.identity import Identity
 
@@ -28,6 +29,13 @@ CACHE_ENTRIES: Final = 10_000
 """Verified passwords remembered, about 300 bytes each; the oldest goes first."""
 
 _LOCKED: Final = "too many failed logins, try again later"
+
+
+_log: Final = get_logger("auth")
+
+
+def _log_block(client_address: str, account: str) -> None:
+    _log.warning("too many failed logins: blocked", client=client_address, account=account)
 
 
 class CredentialCache:
@@ -86,7 +94,7 @@ class FullAuthenticator:
         self._domain = config.domain
         self._cache = CredentialCache(config.auth.cache_ttl)
         self._sleep = sleep
-        self._on_block = on_block or (lambda client_address, account: None)
+        self._on_block = on_block or _log_block
 
     def apply(self, config: Config) -> None:
         """Take over a new configuration."""

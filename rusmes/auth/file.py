@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import tomli
@@ -30,6 +30,9 @@ from rusmes.auth.names import parse_address
 from rusmes.auth.passwords import Hasher, HashingPool, format_scram, is_argon2id, parse_scram
 from rusmes.errors import AlreadyExists, AuthUnavailable, ConfigError, NotFound, RusmesError
 from rusmes.model.identity import Identity
+
+if TYPE_CHECKING:
+    from rusmes.config.schema import Config
 
 _HEADER: Final = """\
 # Accounts of RusMES. Changed by `rusmes user`, which keeps entries but not comments; edits by hand are noticed at once.
@@ -112,6 +115,19 @@ class FileBackend:
         self._bad_stamp: tuple[int, ...] | None = None
         self._upgrading: set[str] = set()
         self._snapshot = _read(self.path, 1)
+
+    @classmethod
+    def of(cls, config: Config, *, on_problem: Callable[[str], None] | None = None) -> FileBackend:
+        """The backend a configuration describes. Raises ConfigError."""
+        if config.auth.argon2_memory < 8192 * config.auth.argon2_lanes:
+            raise ConfigError("argon2id needs at least 8KB a lane (RFC 9106 §3.1)", key="auth.argon2_memory", path=config.path)
+        hasher = Hasher(
+            time_cost=config.auth.argon2_passes,
+            memory_kib=config.auth.argon2_memory // 1024,
+            parallelism=config.auth.argon2_lanes,
+            scram_iterations=config.auth.scram_iterations,
+        )
+        return cls(os.path.join(config.storage.path, config.auth.path), hasher=hasher, on_problem=on_problem)
 
     # Backend
 

@@ -239,6 +239,14 @@ class Auth(Struct, frozen=True, kw_only=True):
     """How long a verified password is remembered (as a keyed hash, in memory)."""
     plaintext_networks: Networks = field(default_factory=_loopback)
     """Who may log in without TLS, on any protocol; nobody else ever."""
+    argon2_memory: Size = Size("19MB")
+    """Memory of one argon2id hash; hashes made with other parameters are renewed at the next login."""
+    argon2_passes: Annotated[int, Meta(ge=1, le=1000)] = 2
+    """Passes of argon2id over its memory."""
+    argon2_lanes: Annotated[int, Meta(ge=1, le=64)] = 1
+    """Lanes of argon2id."""
+    scram_iterations: Annotated[int, Meta(ge=4096, le=1_000_000)] = 32768
+    """PBKDF2 rounds of SCRAM keys (RFC 7677 section 4: at least 4096); the client computes them at each login."""
 
 
 class Domains(Struct, frozen=True, kw_only=True):

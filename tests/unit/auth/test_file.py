@@ -8,11 +8,14 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rusmes.auth.file import FileBackend
 from rusmes.auth.passwords import Hasher, HashingPool, parse_scram
+from rusmes.config.schema import Auth, Config, Storage
+from rusmes.config.units import Size
 from rusmes.errors import AlreadyExists, AuthUnavailable, ConfigError, NotFound, RusmesError
 
 CHEAP = {"time_cost": 1, "memory_kib": 8, "scram_iterations": 10}
@@ -277,6 +280,23 @@ def test_writers_of_several_processes_lose_nothing(open_backend, path: Path) -> 
     processes = [subprocess.Popen([sys.executable, "-c", script, str(path), str(n)]) for n in range(3)]
     assert [process.wait(60) for process in processes] == [0, 0, 0]
     assert len(asyncio.run(open_backend().list())) == 30
+
+
+def test_the_configuration_says_how_to_hash(tmp_path: Path) -> None:
+    def config(**auth: Any) -> Config:
+        return Config(storage=Storage(path=str(tmp_path)), auth=Auth(path="accounts.toml", **auth))
+
+    async def scenario() -> None:
+        backend = FileBackend.of(config(argon2_memory=Size("64KB"), argon2_passes=1, argon2_lanes=2, scram_iterations=4096))
+        await backend.add("a@example.com", "one")
+        backend.close()
+
+    asyncio.run(scenario())
+    text = (tmp_path / "accounts.toml").read_text()
+    assert "$m=64,t=1,p=2$" in text
+    assert "SCRAM-SHA-256$4096:" in text
+    with pytest.raises(ConfigError, match="argon2_memory"):
+        FileBackend.of(config(argon2_memory=Size("15KB"), argon2_lanes=2))
 
 
 def test_scram_text_round_trip() -> None:
