@@ -75,6 +75,7 @@ BLOCKED: Final = Reply(554, "5.7.1", "Access denied")
 _REFUSALS: Final = {
     "blocked": BLOCKED,
     "per_ip": R421_TOO_MANY_CONNECTIONS,
+    "per_protocol": R421_TOO_MANY_CONNECTIONS,
     "rate": R421_TOO_MANY_CONNECTIONS,
     "draining": R421_SHUTTING_DOWN,
 }
