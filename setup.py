@@ -15,7 +15,7 @@ FLAGS = {
     "trace": (["-O0", "-g"], [], [("CYTHON_TRACE_NOGIL", "1"),
                                   ("CYTHON_USE_SYS_MONITORING", "0")]),
     "sanitize": (["-O1", "-g", "-fno-omit-frame-pointer",
-                  "-fsanitize=address,undefined"],
+                  "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
                  ["-fsanitize=address,undefined"], []),
 }
 mode = os.environ.get("RUSMES_BUILD", "release")
