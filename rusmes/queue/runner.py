@@ -33,6 +33,7 @@ from rusmes.metrics import (
     QUEUE_OLDEST,
     QUEUE_RETRIES,
     QUEUE_SIZE,
+    Gauge,
     Metrics,
 )
 from rusmes.model.ids import IdSource, id_text
@@ -47,8 +48,8 @@ from rusmes.storage.api import MailStore, QueueChange, QueueEntry, QueueStore, R
 
 MAX_JOBS: Final = 100_000
 """Jobs in memory, about 300 bytes each without content; more mail stays in the store until there is room."""
-MAX_FULL_JOBS: Final = 200
-"""Jobs of one site that keep their content in memory; the site needs some seconds to get through these."""
+MAX_FULL_JOBS: Final = 4000
+"""Jobs of one site that keep their content in memory: what it gets through in a second or so."""
 MAX_LOOKUPS: Final = 500
 """Entries whose destinations are being looked up at once."""
 LOCAL_LIMITS: Final = SiteLimits(connections=64)
@@ -103,7 +104,7 @@ class Runner:
         self._wake = asyncio.Event()
         self._wake_timer: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._measured: dict[int, int] = {}
+        self._measured: dict[Gauge, int] = {}
         self.recovered = False
         """Whether every entry that was there at the start is known."""
 

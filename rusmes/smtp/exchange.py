@@ -13,6 +13,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from rusmes._core.wire import LONG, UNCLEAN, examine
 from rusmes.errors import PeerError
 from rusmes.model.address import Address
 from rusmes.model.mail import NOTIFY_DELAY, NOTIFY_FAILURE, NOTIFY_NEVER, NOTIFY_SUCCESS, Recipient
@@ -326,7 +327,10 @@ class BodyEncoder:
         Raises:
             LineTooLong
         """
-        if not _is_clean(data) or (self._long_lines != "keep" and _has_long_line(data)):
+        needs = examine(data)
+        if not needs:
+            return data + b".\r\n" if self._dots else data
+        if needs & UNCLEAN or (needs & LONG and self._long_lines != "keep"):
             return self.chunk(data) + self.finish()
         data = self._stuffed(data)
         return data + b".\r\n" if self._dots else data
@@ -338,14 +342,18 @@ class BodyEncoder:
             LineTooLong
         """
         data = self._carry + data if self._carry else data
-        rest = held = b""
-        if not _is_clean(data):
+        end = data.rfind(b"\r\n") + 2 if b"\r\n" in data else 0
+        data, rest, held = data[:end], data[end:], b""
+        needs = examine(data) if data else 0
+        if needs & UNCLEAN or b"\r" in rest or b"\n" in rest:
+            data += rest
             body = data.rstrip(b"\r")
             held = b"\r" if len(body) < len(data) else b""
             body = _LINE_END.sub(b"\r\n", body)
             end = body.rfind(b"\r\n")
             data, rest = (body[: end + 2], body[end + 2 :]) if end >= 0 else (b"", body)
-        if self._long_lines != "keep" and _has_long_line(data):
+            needs = examine(data) if data else 0
+        if needs & LONG and self._long_lines != "keep":
             data = self._folded(data)
         if len(rest) > MAX_LINE_BYTES:
             if self._long_lines == "keep":
@@ -394,21 +402,3 @@ class BodyEncoder:
             start, room = cut, MAX_LINE_BYTES - 1
         pieces.append(line[start:])
         return b"\r\n ".join(pieces)
-
-
-def _is_clean(data: bytes) -> bool:
-    """Whether every CR and every LF is part of a CRLF, and the last line is ended."""
-    if data[-2:] != b"\r\n":
-        return False
-    pairs = data.count(b"\r\n")
-    return data.count(b"\n") == pairs and data.count(b"\r") == pairs
-
-
-def _has_long_line(data: bytes) -> bool:
-    """Whether a line of clean data is longer than 998 octets: leaps from line end to line end, 1000 octets at a time."""
-    at, size = 0, len(data)
-    while size - at > MAX_LINE_BYTES + 2:
-        at = data.rfind(b"\n", at, at + MAX_LINE_BYTES + 2) + 1
-        if not at:
-            return True
-    return False
