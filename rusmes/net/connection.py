@@ -24,6 +24,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from rusmes.errors import RusmesError
+from rusmes.tls.exporter import exported_binding
 
 INBOX_BYTES: Final = 256 * 1024
 """Bytes that may wait unread before the socket is paused. asyncio's StreamReader: 128 KiB."""
@@ -88,11 +89,14 @@ class TlsInfo:
         return certificate
 
     def channel_binding(self, kind: str) -> bytes:
-        """The data of RFC 5929 for "tls-server-end-point" (server side) or "tls-unique" (up to TLS 1.2); else b""."""
+        """The data of "tls-server-end-point" (server side; RFC 5929), "tls-unique" (up to TLS 1.2; RFC 5929) or "tls-exporter"
+        (from TLS 1.3 on; RFC 9266); b"" when there is none."""
         if kind == "tls-server-end-point":
             return self._end_point
         if kind == "tls-unique" and self.version != "TLSv1.3":
             return self._object.get_channel_binding("tls-unique") or b""
+        if kind == "tls-exporter" and self.version == "TLSv1.3":
+            return exported_binding(self._object)
         return b""
 
     def __str__(self) -> str:

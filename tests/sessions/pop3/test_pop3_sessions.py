@@ -13,6 +13,7 @@ from rusmes.errors import AuthUnavailable, StoreCorrupt, StoreError
 from rusmes.metrics import AUTH_ATTEMPTS, POP3_COMMANDS, POP3_ERRORS, POP3_MESSAGES
 from rusmes.sasl.client import LoginClient, PlainClient, ScramClient
 from rusmes.storage.memory import MemoryMailStore
+from rusmes.tls.exporter import exported_binding
 from tests.sessions.pop3.house import PASSWORD, STRANGER, House, changed, run, scenario
 
 ONE = b"Subject: one\r\n\r\nfirst\r\n"
@@ -359,6 +360,28 @@ async def test_without_a_certificate_stls_is_not_offered(house: House) -> None:
     client = await house.connect()
     assert "STLS" not in await client.listing("CAPA")
     await client.expect("STLS", "-ERR")
+
+
+@pytest.mark.rfc("9266", "2")
+@scenario()
+async def test_scram_plus_is_bound_to_the_channel(house: House) -> None:
+    for data, start in ((None, "+OK"), (b"x" * 32, "-ERR [AUTH]")):
+        client = await house.connect(STRANGER)
+        await client.start_tls()
+        [sasl] = [name for name in await client.listing("CAPA") if name.startswith("SASL ")]
+        assert sasl.split()[1] == "SCRAM-SHA-256-PLUS"
+        binding = data or exported_binding(client.writer.get_extra_info("ssl_object"))
+        plus = ScramClient("alice", PASSWORD, binding_type="tls-exporter", binding_data=binding)
+        answer = await client.command(f"AUTH {plus.name} {base64.b64encode(plus.initial() or b'').decode()}")
+        while answer.startswith("+ "):
+            answer = await client.command(base64.b64encode(plus.respond(base64.b64decode(answer[2:]))))
+        assert answer.startswith(start)
+        # A man in the middle who strikes -PLUS out of the list is noticed.
+        downgraded = ScramClient("alice", PASSWORD, could_bind=True)
+        other = await house.connect(STRANGER)
+        await other.start_tls()
+        await other.expect(f"AUTH SCRAM-SHA-256 {base64.b64encode(downgraded.initial() or b'').decode()}", "-ERR")
+        await client.close()
 
 
 # Limits
