@@ -135,3 +135,7 @@ def _report_json(reason: str, problems: list[dict[str, object]]) -> None:
 
 
 __all__ = ["STATUS_FAILED", "STATUS_OPERATOR", "ServerFailed", "main", "root"]
+
+
+if __name__ == "__main__":
+    main()
