@@ -13,8 +13,8 @@ import asyncio
 import base64
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final
 
 from rusmes._core.counters import Metrics, SharedCounters
 from rusmes.auth.api import Authenticator, Directory
@@ -128,9 +128,9 @@ class SmtpService:
         """What a client hears that is not served at all; `reason` is a label of CONNECTIONS_REFUSED."""
         return b"" if self.implicit_tls else _REFUSALS.get(reason, R421_OVERLOADED).wire
 
-    async def handle(self, connection: Connection, log: SessionLog) -> None:
+    def handle(self, connection: Connection, log: SessionLog) -> Coroutine[Any, Any, None]:
         """Serve one client to its end."""
-        await _Dialogue(self, connection, log).run()
+        return _Dialogue(self, connection, log).run()
 
 
 class _Ended(Exception):
