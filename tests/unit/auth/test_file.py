@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -280,6 +281,28 @@ def test_writers_of_several_processes_lose_nothing(open_backend, path: Path) -> 
     processes = [subprocess.Popen([sys.executable, "-c", script, str(path), str(n)]) for n in range(3)]
     assert [process.wait(60) for process in processes] == [0, 0, 0]
     assert len(asyncio.run(open_backend().list())) == 30
+
+
+def test_an_unknown_account_costs_as_much_as_a_wrong_password(open_backend) -> None:
+    """A3: the answer's time tells nothing about who exists."""
+
+    async def scenario() -> None:
+        backend = open_backend(hasher=Hasher(time_cost=1, memory_kib=2048, scram_iterations=10))
+        await backend.add("a@example.com", "one")
+        await backend.verify("nobody@example.com", "x")
+
+        async def seconds(name: str) -> float:
+            took = []
+            for _ in range(15):
+                begin = time.perf_counter()
+                await backend.verify(name, "wrong")
+                took.append(time.perf_counter() - begin)
+            return sorted(took)[3]
+
+        ratio = await seconds("nobody@example.com") / await seconds("a@example.com")
+        assert 0.4 < ratio < 2.5
+
+    asyncio.run(scenario())
 
 
 def test_the_configuration_says_how_to_hash(tmp_path: Path) -> None:
