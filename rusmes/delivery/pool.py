@@ -8,7 +8,7 @@ limits are exact; without that table (one process, tests) the pool counts alone.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import Final
@@ -18,7 +18,7 @@ from msgspec import Struct
 from rusmes._core.counters import SharedCounters
 from rusmes.clock import Clock
 from rusmes.delivery.routes import Endpoint, RoutePlan, RouteTable
-from rusmes.delivery.session import BrokenTls, Gone, Session, open_session
+from rusmes.delivery.session import BrokenTls, Gone, Session, is_permanent, open_session
 from rusmes.delivery.tlspolicy import TlsPolicy
 from rusmes.metrics import DELIVERY_ACTIVE, DELIVERY_CONNECTIONS, DELIVERY_TLS, Metrics
 from rusmes.model.plan import Refusal
@@ -104,6 +104,7 @@ class Pool:
         self._idle_timeouts: dict[Lane, float] = {}
         self._in_use: dict[tuple[str, int], int] = {}
         """Sessions by server, idle ones included: a server with one is not dead when another cannot be opened."""
+        self._opening: defaultdict[tuple[str, int], int] = defaultdict(int)
         self._dead = DeadHosts(clock)
         self._sweep: asyncio.TimerHandle | None = None
         self._closing: set[asyncio.Task[None]] = set()
@@ -159,15 +160,21 @@ class Pool:
                 failure = failure or Gone(reason)
                 continue
             started = self._clock.monotonic()
+            self._opening[key] += 1
             try:
                 session = await self._try(endpoint, plan, mode)
             except Gone as error:
                 self._metrics.inc(DELIVERY_CONNECTIONS["failed"])
-                if self._in_use.get(key):
-                    raise Busy from None  # it works, but has enough of us
+                if self._in_use.get(key) or self._opening[key] > 1:
+                    raise Busy from None  # it works, but has enough of us; or those who still try will tell
                 self._dead.failed(endpoint, error.text, started)
-                failure = error
+                if failure is None or is_permanent(failure):
+                    failure = error  # "for ever" counts only when every server says so (RFC 7504 §4)
                 continue
+            finally:
+                self._opening[key] -= 1
+                if not self._opening[key]:
+                    del self._opening[key]
             self._dead.reached(endpoint)
             self._in_use[key] = self._in_use.get(key, 0) + 1
             return session

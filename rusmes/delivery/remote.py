@@ -22,7 +22,7 @@ from rusmes.clock import Clock
 from rusmes.config.schema import Config
 from rusmes.delivery.pool import Lane, NoEndpoint, Pool
 from rusmes.delivery.routes import RoutePlan, RouteTable
-from rusmes.delivery.session import COMMAND_SECONDS, DATA_SECONDS, FINAL_SECONDS, Gone, Refused, Session
+from rusmes.delivery.session import COMMAND_SECONDS, DATA_SECONDS, FINAL_SECONDS, Gone, Refused, Session, is_permanent
 from rusmes.delivery.tlspolicy import TlsPolicy
 from rusmes.dns import Resolver
 from rusmes.log import get_logger
@@ -453,6 +453,6 @@ def _refused(recipient: Recipient, refusal: Refusal, host: str = "") -> Report:
 
 def _unreachable(recipient: Recipient, error: Gone) -> Report:
     if isinstance(error, Refused):
-        action = "failed" if error.status.startswith("5") else "delayed"
+        action = "failed" if is_permanent(error) else "delayed"
         return Report(recipient, action, error.reply.code if error.reply else 0, error.status, harmless(error.text))
     return Report(recipient, "delayed", 0, "4.4.1", harmless(error.text))

@@ -58,6 +58,10 @@ class Refused(Gone):
         self.status = status
 
 
+def is_permanent(error: Gone) -> bool:
+    return isinstance(error, Refused) and error.status.startswith("5")
+
+
 class BrokenTls(Gone):
     """TLS was offered and failed; under the opportunistic policy the next connection does without."""
 

@@ -1,4 +1,5 @@
-"""The engine: carries out what waits in the queue of one worker, now or when it is due.
+"""The engine: carries out what waits in the queue of one worker, now or when it is due. (Longer than most files, because the
+four places of an entry and the moves between them are one invariant.)
 
 An entry is in one of four places, and only there:
   waiting   in `_due` and the heap: something is to be done at a known time. 240 bytes, whatever the mail's size.
@@ -24,14 +25,11 @@ from typing import Final
 from rusmes.clock import Clock
 from rusmes.config.schema import Config
 from rusmes.errors import RusmesError, StoreError
-from rusmes.log import get_logger, log_message
+from rusmes.log import get_logger
 from rusmes.mailet.api import PipelineRunner
 from rusmes.metrics import (
-    DELIVERIES,
-    DELIVERY_AGE_SECONDS,
     QUEUE_DEPTH,
     QUEUE_OLDEST,
-    QUEUE_RETRIES,
     QUEUE_SIZE,
     Gauge,
     Metrics,
@@ -40,6 +38,7 @@ from rusmes.model.ids import IdSource, id_text
 from rusmes.model.mail import NOTIFY_SUCCESS, Recipient
 from rusmes.model.plan import Queued, Refusal
 from rusmes.queue.api import Busy, Deliverer, NoticeWriter, Report, SiteLimits, Target
+from rusmes.queue.attempts import Attempts
 from rusmes.queue.entry import OPEN, UNFINISHED, Active, Job, appends_of, cost, mail_of, next_due, rows_of
 from rusmes.queue.outcomes import Outcomes
 from rusmes.queue.schedule import Schedule, SteadyClock
@@ -90,6 +89,7 @@ class Runner:
         self._metrics = metrics
         self._clock = SteadyClock(clock)
         self._schedule = Schedule.of(config)
+        self._attempts = Attempts(self._schedule, metrics)
         self._memory_bytes = int(config.queue.memory)
         self._held_bytes = 0
         self._due: dict[bytes, float] = {}
@@ -135,7 +135,7 @@ class Runner:
 
     def apply(self, config: Config, pipeline: PipelineRunner | None = None) -> None:
         """A reload. Times that are stored already stay as they are."""
-        self._schedule = Schedule.of(config)
+        self._schedule = self._attempts.schedule = Schedule.of(config)
         self._memory_bytes = int(config.queue.memory)
         if pipeline is not None:
             self._pipeline = pipeline
@@ -216,10 +216,10 @@ class Runner:
             by_destination.setdefault(self._deliverer.destination(item, item.recipients[index]), []).append(index)
         found = await asyncio.gather(*(self._target(destination) for destination in by_destination))
         by_site: dict[str, tuple[Target, str, list[int]]] = {}
-        refused: list[tuple[Refusal, list[int]]] = []
+        refused: dict[int, Refusal] = {}
         for (destination, members), target in zip(by_destination.items(), found, strict=True):
             if isinstance(target, Refusal):
-                refused.append((target, members))
+                refused |= dict.fromkeys(members, target)
             elif target.site in by_site:
                 by_site[target.site][2].extend(members)
             else:
@@ -230,15 +230,16 @@ class Runner:
             for part in _parts(members, target.limits.recipients_per_transaction)
         ]
         # All are counted before the first ends, or the entry would be taken for finished.
-        refusals = [(Job(active, members, ""), refusal) for refusal, members in refused]
-        active.jobs += len(jobs) + len(refusals)
+        active.jobs += len(jobs) + bool(refused)
         for target, job in jobs:
             active.jobs -= 1
             self._submit(target.site, target.limits, job)
-        for job, refusal in refusals:
-            action = "failed" if refusal.is_permanent else "delayed"
-            reports = [Report(item.recipients[i], action, 0, refusal.status, refusal.text) for i in job.indexes]
-            await self._finish(job, item, reports)
+        if refused:
+            reports = [
+                Report(item.recipients[index], "failed" if refusal.is_permanent else "delayed", 0, refusal.status, refusal.text)
+                for index, refusal in refused.items()
+            ]
+            await self._finish(Job(active, list(refused), ""), item, reports)
 
     async def _target(self, destination: str) -> Target | Refusal:
         known = self._deliverer.known_target(destination)
@@ -362,12 +363,12 @@ class Runner:
                 wants_notice = wants_notice or bool(report.recipient.notify & NOTIFY_SUCCESS)
         now = self._clock.now()
         if delivered:
-            self._count_delivered(item, reports, delivered, now)
+            self._attempts.count_delivered(item, reports, delivered, now)
         if delivered == len(reports) == active.left and not wants_notice:
             active.left = 0
             self._conclude(active, {}, is_done=True)
             return
-        changed, notices = self._new_states(job, item, reports, now)
+        changed, notices = self._attempts.new_states(job, item, reports, now)
         rows = []
         try:
             for about, until in notices:
@@ -375,7 +376,7 @@ class Runner:
         except RusmesError as error:
             # The failure is known, but nobody can be told now: these recipients stay, and are tried once more.
             _log.error("a notice cannot be written", queue_id=id_text(item.id), error=str(error))
-            self._revive(job, changed, active, now)
+            self._attempts.revive(changed, now)
             rows = []
         self._settle(active, changed, rows)
 
@@ -390,89 +391,6 @@ class Runner:
         if is_done:
             active.left = 0
         self._conclude(active, changed, rows, is_done=is_done)
-
-    def _count_delivered(self, item: Queued, reports: Sequence[Report], count: int, now: float) -> None:
-        first = next(report for report in reports if report.action in ("delivered", "relayed"))
-        self._metrics.inc(DELIVERIES["delivered"], count)
-        self._metrics.observe(DELIVERY_AGE_SECONDS, max(now - item.created, 0.0))
-        fields = {
-            "queue_id": id_text(item.id),
-            "action": item.action,
-            "recipients": count,
-            "recipient": str(first.recipient.address),
-            "host": first.host,
-            "reply": first.reply,
-            "age": round(now - item.created, 3),
-        }
-        log_message("queue", "delivered", fields)
-
-    def _new_states(
-        self, job: Job, item: Queued, reports: Sequence[Report], now: float
-    ) -> tuple[dict[int, RecipientState], list[tuple[list[Report], float]]]:
-        """The recipients' rows after an attempt, and what senders should hear."""
-        active, schedule = job.active, self._schedule
-        changed: dict[int, RecipientState] = {}
-        failed: list[Report] = []
-        delayed: list[Report] = []
-        good: list[Report] = []
-        due = 0.0
-        for index, report in zip(job.indexes, reports, strict=True):
-            state = changed[index] = active.state(index, item.recipients)
-            state.attempts += 1
-            state.last_attempt = now
-            state.last_reply = report.reply[:1000]
-            state.last_host = report.host
-            if state.attempts > 1:
-                self._metrics.inc(QUEUE_RETRIES)
-            if report.action in ("delivered", "relayed"):
-                state.status = "delivered"
-                good.append(report)
-            elif report.action == "failed":
-                state.status = "failed"
-                failed.append(report)
-            elif schedule.is_expired(item.created, now):
-                state.status = "expired"
-                failed.append(_expired(report))
-            else:
-                # One time for all of them, so that they meet in one transaction again.
-                due = due or schedule.next_due(state.attempts, now)
-                state.due = due
-                state.status = "deferred"
-                self._metrics.inc(DELIVERIES["deferred"])
-                if not state.delay_noticed and schedule.wants_warning(item.created, now):
-                    state.delay_noticed = True
-                    delayed.append(report)
-            if report.action not in ("delivered", "relayed"):
-                self._log_failure(item, report, state)
-        notices = [(failed, 0.0), (delayed, schedule.expires_at(item.created))]
-        notices += [([report for report in good if report.action == action], 0.0) for action in ("delivered", "relayed")]
-        if item.action == "relay":
-            # A server that took the NOTIFY parameter tells the sender itself (RFC 3461 §5.2.2).
-            notices[2] = ([], 0.0)
-        return changed, [notice for notice in notices if notice[0]]
-
-    def _log_failure(self, item: Queued, report: Report, state: RecipientState) -> None:
-        if state.status != "deferred":
-            self._metrics.inc(DELIVERIES[state.status])
-        log = _log.info if state.status == "deferred" else _log.warn
-        log(
-            state.status,
-            queue_id=id_text(item.id),
-            recipient=str(report.recipient.address),
-            sender=str(item.sender or ""),
-            host=report.host,
-            reply=report.reply,
-            attempts=state.attempts,
-            next_attempt=round(state.due - state.last_attempt) if state.status == "deferred" else 0,
-        )
-
-    def _revive(self, job: Job, changed: dict[int, RecipientState], active: Active, now: float) -> None:
-        due = self._schedule.next_due(1, now)
-        for state in changed.values():
-            if state.status in ("failed", "expired"):
-                state.status = "deferred"
-                state.due = due
-            state.delay_noticed = False
 
     async def _notify(self, item: Queued, reports: Sequence[Report], until: float = 0.0) -> list[Queued]:
         """The rows of one notice, after its way through the pipeline.
@@ -660,15 +578,3 @@ class Runner:
 
 def _parts(members: list[int], most: int) -> list[list[int]]:
     return [members[start : start + most] for start in range(0, len(members), most)]
-
-
-def _expired(report: Report) -> Report:
-    """RFC 3463 X.4.7: delivery time expired."""
-    return Report(
-        report.recipient,
-        "failed",
-        report.code,
-        "4.4.7",
-        f"not delivered in time; the last answer was: {report.reply}"[:1000] if report.text else "not delivered in time",
-        report.host,
-    )

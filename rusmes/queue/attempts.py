@@ -1,0 +1,120 @@
+"""What an attempt does to the recipients of an entry: their rows, the log, the counters, and what their sender should hear."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rusmes.log import get_logger, log_message
+from rusmes.metrics import DELIVERIES, DELIVERY_AGE_SECONDS, QUEUE_RETRIES, Metrics
+from rusmes.model.ids import id_text
+from rusmes.model.plan import Queued
+from rusmes.queue.api import Report
+from rusmes.queue.entry import Job
+from rusmes.queue.schedule import Schedule
+from rusmes.storage.api import RecipientState
+
+_log = get_logger("queue")
+
+
+class Attempts:
+    """Judges reports by the schedule; changes the states it is given and nothing else."""
+
+    def __init__(self, schedule: Schedule, metrics: Metrics) -> None:
+        self.schedule = schedule
+        self._metrics = metrics
+
+    def count_delivered(self, item: Queued, reports: Sequence[Report], count: int, now: float) -> None:
+        first = next(report for report in reports if report.action in ("delivered", "relayed"))
+        self._metrics.inc(DELIVERIES["delivered"], count)
+        self._metrics.observe(DELIVERY_AGE_SECONDS, max(now - item.created, 0.0))
+        fields = {
+            "queue_id": id_text(item.id),
+            "action": item.action,
+            "recipients": count,
+            "recipient": str(first.recipient.address),
+            "host": first.host,
+            "reply": first.reply,
+            "age": round(now - item.created, 3),
+        }
+        log_message("queue", "delivered", fields)
+
+    def new_states(
+        self, job: Job, item: Queued, reports: Sequence[Report], now: float
+    ) -> tuple[dict[int, RecipientState], list[tuple[list[Report], float]]]:
+        """The recipients' rows after an attempt, and what senders should hear."""
+        active, schedule = job.active, self.schedule
+        changed: dict[int, RecipientState] = {}
+        failed: list[Report] = []
+        delayed: list[Report] = []
+        good: list[Report] = []
+        due = 0.0
+        for index, report in zip(job.indexes, reports, strict=True):
+            state = changed[index] = active.state(index, item.recipients)
+            state.attempts += 1
+            state.last_attempt = now
+            state.last_reply = report.reply[:1000]
+            state.last_host = report.host
+            if state.attempts > 1:
+                self._metrics.inc(QUEUE_RETRIES)
+            if report.action in ("delivered", "relayed"):
+                state.status = "delivered"
+                good.append(report)
+            elif report.action == "failed":
+                state.status = "failed"
+                failed.append(report)
+            elif schedule.is_expired(item.created, now):
+                state.status = "expired"
+                failed.append(_expired(report))
+            else:
+                # One time for all of them, so that they meet in one transaction again.
+                due = due or schedule.next_due(state.attempts, now)
+                state.due = due
+                state.status = "deferred"
+                self._metrics.inc(DELIVERIES["deferred"])
+                if not state.delay_noticed and schedule.wants_warning(item.created, now):
+                    state.delay_noticed = True
+                    delayed.append(report)
+            if report.action not in ("delivered", "relayed"):
+                self._log_failure(item, report, state)
+        notices = [(failed, 0.0), (delayed, schedule.expires_at(item.created))]
+        notices += [([report for report in good if report.action == action], 0.0) for action in ("delivered", "relayed")]
+        if item.action == "relay":
+            # A server that took the NOTIFY parameter tells the sender itself (RFC 3461 §5.2.2).
+            notices[2] = ([], 0.0)
+        return changed, [notice for notice in notices if notice[0]]
+
+    def _log_failure(self, item: Queued, report: Report, state: RecipientState) -> None:
+        if state.status != "deferred":
+            self._metrics.inc(DELIVERIES[state.status])
+        log = _log.info if state.status == "deferred" else _log.warn
+        log(
+            state.status,
+            queue_id=id_text(item.id),
+            recipient=str(report.recipient.address),
+            sender=str(item.sender or ""),
+            host=report.host,
+            reply=report.reply,
+            attempts=state.attempts,
+            next_attempt=round(state.due - state.last_attempt) if state.status == "deferred" else 0,
+        )
+
+    def revive(self, changed: dict[int, RecipientState], now: float) -> None:
+        """Their end cannot be told now: they are tried once more."""
+        due = self.schedule.next_due(1, now)
+        for state in changed.values():
+            if state.status in ("failed", "expired"):
+                state.status = "deferred"
+                state.due = due
+            state.delay_noticed = False
+
+
+def _expired(report: Report) -> Report:
+    """RFC 3463 X.4.7: delivery time expired."""
+    return Report(
+        report.recipient,
+        "failed",
+        report.code,
+        "4.4.7",
+        f"not delivered in time; the last answer was: {report.reply}"[:1000] if report.text else "not delivered in time",
+        report.host,
+    )
