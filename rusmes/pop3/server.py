@@ -182,7 +182,7 @@ class Conversation:
         """Run a command and answer; False ends the session."""
         service = self._service
         service.metrics.inc(_COMMAND_COUNTERS[command.verb])
-        if command.verb == core.RETR and (ready := self._take_ready(command.number)):
+        if command.verb == core.RETR and (ready := self._ready_reply(command.number) or await self._made_ready(command.number)):
             self._write(ready)
             self._message_sent(command.number)
             more = True
@@ -273,39 +273,45 @@ class Conversation:
         self._in_order = number == self._previous + 1
         self._previous = number
 
-    def _take_ready(self, number: int) -> bytes:
+    def _ready_reply(self, number: int) -> bytes:
         """The reply to RETR that was made ahead, b"" when there is none or the message is marked as deleted."""
         ready = self._ready.pop(number, b"")
-        if not ready:
-            self._ready.clear()
-            return b""
         maildrop = self.session.maildrop
-        return ready if maildrop is not None and maildrop.has(number) else b""
+        return ready if ready and maildrop is not None and maildrop.has(number) else b""
 
-    async def _read_ahead(self) -> None:
-        """Most clients retrieve one message after the other, and wait for each. So the next ones are made ready while the
-        client digests this one, in one look at the store: 8 us a message instead of 21 (measured on LMDB, 3 KB). What a
-        client leaves is thrown away when it asks for another message."""
-        self._in_order = False
-        number = self._previous + 1
-        maildrop, connection = self.session.maildrop, self._connection
-        if maildrop is None or number in self._ready or connection.has_input:
-            return
+    async def _made_ready(self, number: int) -> bytes:
+        """The reply to RETR for a client that goes through its messages in order: this one and the next ones are fetched in one
+        look at the store (8 us a message instead of 14; LMDB, 3 KB). b"" when it does not, or where `commands` knows better."""
+        self._ready.clear()
+        if not self._in_order or number != self._previous + 1:
+            return b""
+        await self._make_ready(number)
+        return self._ready_reply(number)
+
+    async def _make_ready(self, number: int) -> None:
+        maildrop = self.session.maildrop
+        assert maildrop is not None
         numbers = maildrop.following(number, READ_AHEAD_MESSAGES, READ_AHEAD_OCTETS)
         if not numbers:
             return
-        await connection.flush()
-        self._unflushed = 0
-        self._ready.clear()
+        uids = [maildrop.uid(number) for number in numbers]
         try:
-            uids = [maildrop.uid(number) for number in numbers]
-            for number, rendering in zip(
-                numbers, await self._service.store.renderings(maildrop.mailbox_id, uids), strict=False
-            ):
+            renderings = await self._service.store.renderings(maildrop.mailbox_id, uids)
+            for number, rendering in zip(numbers, renderings, strict=False):
                 if (data := rendering.content.data) is not None:
                     self._ready[number] = _small_message(rendering, data)
         except (NotFound, StoreError):
             return  # asked for again when the client wants it, and answered then
+
+    async def _read_ahead(self) -> None:
+        """Use the time in which a client that waits for each message digests this one."""
+        number = self._previous + 1
+        if number in self._ready or self._connection.has_input:
+            return
+        await self._connection.flush()
+        self._unflushed = 0
+        self._ready.clear()
+        await self._make_ready(number)
 
     # Login and TLS
 
