@@ -15,6 +15,7 @@ from rusmes.clock import Clock
 MAX_RESERVE_BYTES: Final = 256 * 1024 * 1024
 RESERVE_SHARE: Final = 20
 """The reserve is at most one part in this many of the file system, for small ones."""
+LARGE_SHARE: Final = 8
 LOOK_SECONDS: Final = 1.0
 
 
@@ -36,10 +37,17 @@ class Space:
             self._look()
             self._looked = now
         if not self._is_full and self._free - size < self._reserve:
-            # A single mail that is too large does not close the store for smaller ones.
-            self._is_full = self._free < self._reserve
+            # A mail that is large beside the reserve does not close the store for smaller ones.
+            self._is_full = size <= self._reserve // LARGE_SHARE
             return False
         return not self._is_full
+
+    def take(self, size: int) -> bool:
+        """Like `has_room`, and counts the bytes as gone until the next look: a second is long for a small disk."""
+        if not self.has_room(size):
+            return False
+        self._free -= size
+        return True
 
     def mark_full(self) -> None:
         """A write failed for want of space, whatever the file system says; the next look decides."""

@@ -127,5 +127,5 @@ class SpoolWriter:
         if self.path and not (content is not None and content.stored):  # after the commit the file is the store's
             try:
                 os.unlink(content.path if content is not None else self.path)
-            except FileNotFoundError:
+            except OSError:  # gone already, or the next start removes it
                 pass

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import lmdb
+import lmdb.verify
 
 from rusmes.errors import NotFound, StoreCorrupt, StoreError, StoreFull
 
@@ -50,7 +51,7 @@ class Environment:
     """An environment with its tables, numbered in the order of `tables`.
 
     With `is_exclusive` one process at a time may open it for writing; readers are always welcome. `is_alone` says that no other
-    process has it open, or that no other may write it.
+    process has it open, and that none can open it until `share` is called.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Environment:
         self.read_only = read_only
         self.is_alone = False
         self.handles: list[Any] = []
-        self._tables = tables
+        self.tables = tables
         self._map_size = map_size
         self._is_exclusive = is_exclusive
         self._env: Any = None
@@ -97,20 +98,30 @@ class Environment:
             self.path,
             subdir=False,
             map_size=self._map_size,
-            max_dbs=len(self._tables),
+            max_dbs=len(self.tables),
             max_readers=MAX_READERS,
             mode=0o600,
             readonly=self.read_only,
             readahead=False,
         )
+        self._check_length()
         self._env.reader_check()  # slots of processes that were killed keep old pages alive
         if self.read_only:
-            self.handles = [self._env.open_db(name, create=False) for name in self._tables]
+            self.handles = [self._env.open_db(name, create=False) for name in self.tables]
             return
         with self._env.begin(write=True) as txn:
-            self.handles = [self._env.open_db(name, txn=txn) for name in self._tables]
+            self.handles = [self._env.open_db(name, txn=txn) for name in self.tables]
         if is_new:
             sync_directory(os.path.dirname(self.path))
+
+    def _check_length(self) -> None:
+        """Reading a page behind the end of a file that was cut would kill the process (SIGBUS).
+
+        A file may be shorter than it says, when its last pages were never written, so this is only the reason to look.
+        """
+        if self.is_alone and os.path.getsize(self.path) < self.used_bytes():
+            for reason in structure_errors(self.path):
+                raise StoreCorrupt("the store is damaged", f"{self.path} is too short: {reason}")
 
     def _take_locks(self) -> None:
         if self._is_exclusive and not self.read_only:
@@ -118,15 +129,15 @@ class Environment:
             if not _lock(self._writer_lock, fcntl.LOCK_EX, 0.0):
                 raise StoreError("the store is in use", f"another process writes {self.path}")
         self._users_lock = os.open(f"{self.path}.users", _LOCK_FLAGS, 0o600)
-        self.is_alone = self._writer_lock >= 0 or (not self.read_only and _lock(self._users_lock, fcntl.LOCK_EX, 0.0))
-        if (self._writer_lock >= 0 or not self.is_alone) and not _lock(self._users_lock, fcntl.LOCK_SH, USERS_SECONDS):
+        self.is_alone = _lock(self._users_lock, fcntl.LOCK_EX, 0.0)
+        if not self.is_alone and not _lock(self._users_lock, fcntl.LOCK_SH, USERS_SECONDS):
             raise StoreError("the store is in use", f"another process cleans up or compacts {self.path}")
 
     def share(self) -> None:
         """Let others in, once what had to be done alone is done."""
         if self._users_lock >= 0:
             fcntl.flock(self._users_lock, fcntl.LOCK_SH)
-            self.is_alone = self._writer_lock >= 0
+            self.is_alone = False
 
     def claim(self) -> bool:
         """Become the only process that has it open, if that is so."""
@@ -227,6 +238,15 @@ class Environment:
                 self._is_moving = False
                 self._gate.notify_all()
 
+    def structure_errors(self) -> list[str]:
+        """What is wrong with the file's pages. Looks only when it was opened for reading and no other process has it open."""
+        if not self.read_only or not self.claim():
+            return []
+        try:
+            return structure_errors(self.path)
+        finally:
+            self.share()
+
     def copy_compact(self, target: str) -> None:
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
@@ -262,6 +282,14 @@ def _lock(descriptor: int, kind: int, seconds: float) -> bool:
             if time.monotonic() >= end:
                 return False
             time.sleep(0.05)
+
+
+def structure_errors(path: str) -> list[str]:
+    """What is wrong with the pages of a file that nobody has open; LMDB itself does not touch it."""
+    try:
+        return [str(reason) for reason in lmdb.verify.verify(path, subdir=False)]  # type: ignore[no-untyped-call]
+    except lmdb.verify.VerifyError as error:
+        return [str(error)]
 
 
 def sync_directory(path: str) -> None:

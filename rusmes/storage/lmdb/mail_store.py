@@ -126,6 +126,7 @@ class LmdbMailStore:
         """Raises StoreError, StoreCorrupt; NotFound when it is to be read and does not exist."""
         self._environment.open()
         if self._environment.read_only:
+            self._environment.share()
             return
         os.makedirs(self.blobs.directory, mode=0o700, exist_ok=True)
         if self._environment.is_alone:

@@ -91,9 +91,11 @@ class LmdbQueueStore:
         """Raises StoreError (also when another process writes it), StoreCorrupt; NotFound when there is nothing to read."""
         self._environment.open()
         if self._environment.read_only:
+            self._environment.share()
             return
         os.makedirs(self.blobs.directory, mode=0o700, exist_ok=True)
         self.blobs.remove_orphans()
+        self._environment.share()
         self._committer.start()
         await self._committer.submit(check_layout)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -59,6 +60,8 @@ from rusmes.storage.lmdb.queue_layout import INDEX_BYTES, unpack_entry, unpack_s
 
 # A file without a row is a mail on its way in, unless it is older than any transaction can be.
 ORPHAN_SECONDS: Final = 3600.0
+BROKEN: Final = (StoreError, ValueError, IndexError, struct.error)
+"""What reading a broken row or key raises."""
 
 
 def verify_mail(environment: Environment, blobs: LmdbBlobs) -> Iterator[Finding]:
@@ -70,12 +73,28 @@ def verify_queue(environment: Environment, blobs: LmdbBlobs) -> Iterator[Finding
 
 
 def _guarded(environment: Environment, check: Callable[[Snapshot, Any], Iterator[Finding]]) -> Iterator[Finding]:
-    """A page that LMDB itself cannot read ends the check with a finding."""
+    """Pages first, where nobody can change them meanwhile; LMDB is not let near pages that are damaged."""
+    reasons = environment.structure_errors()
+    for reason in reasons:
+        yield Finding(environment.path, reason)
+    if reasons:
+        yield Finding(environment.path, "its rows were not read, because its pages are damaged")
+        return
     try:
         with environment.reading(buffers=True) as txn:
+            yield from _lookup_findings(environment, txn)
             yield from check(Snapshot(environment, txn), txn)
     except StoreError as error:
         yield Finding(environment.path, f"the check could not go on: {error}")
+
+
+def _lookup_findings(environment: Environment, txn: Any) -> Iterator[Finding]:
+    """A rotten separator in an inner page hides rows from look-ups which a walk over the leaves still meets."""
+    for name, handle in zip(environment.tables, environment.handles, strict=True):
+        with txn.cursor(handle) as cursor:
+            for key in cursor.iternext(keys=True, values=False):
+                if txn.get(key, db=handle) is None:
+                    yield Finding(f"{name.decode()} {bytes(key).hex()}", "is there, but cannot be looked up")
 
 
 def _rows(environment: Environment, txn: Any, table: int) -> Iterator[tuple[bytes, memoryview]]:
@@ -125,12 +144,12 @@ class _MailCheck:
         if row is not None:
             try:
                 last = LastGiven.unpack(bytes(row))
-            except StoreError as error:
-                yield Finding("meta last", error.detail)
+            except BROKEN as error:
+                yield Finding("meta last", str(error))
         for key, row in self._table(ACCOUNTS):
             try:
                 account = AccountRecord.unpack(key, row)
-            except (StoreError, ValueError) as error:
+            except BROKEN as error:
                 yield Finding(f"accounts {key.hex()}", str(error))
                 continue
             self.accounts[account.id] = account
@@ -141,7 +160,7 @@ class _MailCheck:
         for key, row in self._table(MAILBOXES):
             try:
                 mailbox = MailboxRecord.unpack(key, row)
-            except (StoreError, ValueError) as error:
+            except BROKEN as error:
                 yield Finding(f"mailboxes {key.hex()}", str(error))
                 continue
             self.mailboxes[mailbox.id] = mailbox
@@ -157,18 +176,18 @@ class _MailCheck:
         row = self.rows.get(table, key)
         try:
             return int.from_bytes(unseal(MAIL_TABLES[table].decode(), key, bytes(row)), "big") if row is not None else 0
-        except StoreError:
+        except BROKEN:
             return 0
 
     def _messages(self) -> Iterator[Finding]:
         for key, row in self._table(MESSAGES):
-            mailbox_id, uid = message_of_key(key)
-            place = f"messages {mailbox_id}/{uid}"
             try:
+                mailbox_id, uid = message_of_key(key)
                 message = MessageRecord.unpack(key, row)
-            except (StoreError, ValueError) as error:
-                yield Finding(place, str(error))
+            except BROKEN as error:
+                yield Finding(f"messages {key.hex()}", str(error))
                 continue
+            place = f"messages {mailbox_id}/{uid}"
             mailbox = self.mailboxes.get(mailbox_id)
             if mailbox is None:
                 yield Finding(place, "its mailbox is missing")
@@ -190,7 +209,7 @@ class _MailCheck:
             place = f"emails {account_id}/{id.hex()}"
             try:
                 email = EmailRecord.unpack(key, row)
-            except (StoreError, ValueError) as error:
+            except BROKEN as error:
                 yield Finding(place, str(error))
                 continue
             self.used_bytes[account_id] += email.size
@@ -230,7 +249,7 @@ class _MailCheck:
                         unpack_appended(key, row)
                     else:
                         unseal(name, key, row)
-                except (StoreError, ValueError, IndexError) as error:
+                except BROKEN as error:
                     yield Finding(f"{name} {key.hex()}", str(error))
                     continue
                 if table == THREADS and not self.rows.has(EMAILS, key[:8] + key[24:]):
@@ -243,8 +262,8 @@ def _queue_findings(environment: Environment, snapshot: Snapshot, txn: Any, blob
     for id, row in _rows(environment, txn, Q_ENTRIES):
         try:
             record = unpack_entry(id, bytes(row))
-        except StoreError as error:
-            yield Finding(f"entries {id.hex()}", error.detail)
+        except BROKEN as error:
+            yield Finding(f"entries {id.hex()}", str(error))
             continue
         references[record.blob_id] += 1
         recipients[id] = len(record.recipients)
@@ -252,8 +271,8 @@ def _queue_findings(environment: Environment, snapshot: Snapshot, txn: Any, blob
         id, index = key[:-INDEX_BYTES], int.from_bytes(key[-INDEX_BYTES:], "big")
         try:
             unpack_state(key, bytes(row))
-        except StoreError as error:
-            yield Finding(f"states {key.hex()}", error.detail)
+        except BROKEN as error:
+            yield Finding(f"states {key.hex()}", str(error))
         if index >= recipients.get(id, 0):
             yield Finding(f"states {key.hex()}", "no such recipient")
     yield from blob_findings(environment, txn, blobs, Q_BLOBS, Q_BLOB_REFS, references)
@@ -267,8 +286,8 @@ def blob_findings(
     for key, row in _rows(environment, txn, counts_table):
         try:
             counts[key] = unpack_count(key, bytes(row))
-        except StoreError as error:
-            yield Finding(f"blob_refs {key.hex()}", error.detail)
+        except BROKEN as error:
+            yield Finding(f"blob_refs {key.hex()}", str(error))
     seen: set[bytes] = set()
     for key, row in _rows(environment, txn, table):
         seen.add(key)
@@ -295,9 +314,7 @@ def _body_finding(blobs: LmdbBlobs, key: bytes, row: memoryview) -> str:
         else:
             path = blobs.path_of(key)
             good = os.path.getsize(path) == head.size and file_checksum(path) == head.checksum
-    except StoreError as error:
-        return error.detail
-    except OSError as error:
+    except (*BROKEN, OSError) as error:
         return str(error)
     return "" if good else "size or checksum of the body"
 
