@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from typing import Final
 
 from msgspec.structs import replace
@@ -14,6 +15,8 @@ from rusmes.errors import ConfigError, RusmesError
 DEFAULT_RUNTIME_DIR: Final = Config().runtime_dir
 LOCK_NAME: Final = "server.lock"
 PID_NAME: Final = "rusmes.pid"
+ORPHAN_SECONDS: Final = 15.0
+"""How long workers may take to end after their supervisor was killed (`worker.ORPHAN_DRAIN_SECONDS` and what follows)."""
 CONTROL_NAME: Final = "control.sock"
 
 
@@ -61,6 +64,16 @@ def _make(path: str, key: str, mode: int) -> None:
         raise ConfigError(f"{path} cannot be written by this user", key=key)
 
 
+def _is_alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 class Lock:
     """An exclusive lock on a file, held until every process that inherited it has ended.
 
@@ -71,16 +84,18 @@ class Lock:
         """Raises AlreadyRunning."""
         self.path = path
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            owner = os.pread(self._descriptor, 20, 0).decode("ascii", "replace").strip()
-            os.close(self._descriptor)
-            who = f"process {owner}" if owner else "another server"
-            raise AlreadyRunning(f"{who} runs already", f"it holds {path}") from None
-        self.write_pid()
-
-    def write_pid(self) -> None:
+        until = time.monotonic() + ORPHAN_SECONDS
+        while True:
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                owner = os.pread(self._descriptor, 20, 0).decode("ascii", "replace").strip()
+                if _is_alive(owner) or time.monotonic() > until:
+                    os.close(self._descriptor)
+                    who = f"process {owner}" if owner else "another server"
+                    raise AlreadyRunning(f"{who} runs already", f"it holds {path}") from None
+                time.sleep(0.02)  # workers of a supervisor that was killed; they are on their way out
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
 

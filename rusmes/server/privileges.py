@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import grp
+import importlib
 import os
+import pkgutil
 import pwd
 import shutil
 import ssl
@@ -20,6 +23,11 @@ CHROOT_FILES: Final = tuple(
     f"/etc/{name}" for name in ("resolv.conf", "hosts", "host.conf", "nsswitch.conf", "services", "localtime")
 )
 """What the C library and the resolver read later; copied at every start, as Postfix does."""
+
+
+LAZY_CODECS: Final = ("idna", "punycode", "utf-8", "ascii", "latin-1", "unicode_escape", "utf-7", "utf-16")
+LAZY_PACKAGES: Final = ("lmdb", "dns", "argon2", "asyncio", "concurrent.futures", "email", "uvloop", "rusmes")
+"""Packages of which some module is imported only when it is needed."""
 
 
 class Person(Struct, frozen=True):
@@ -107,15 +115,17 @@ def check_chroot(config: Config) -> None:
 def change_root(config: Config) -> Config:
     """Make the data directory the root directory; the configuration as it reads from inside.
 
-    Everything that is imported lazily and needed later has to be in memory by now.
+    What others import lazily is imported before, since the files are out of reach afterwards.
     """
     if not config.chroot:
         return config
     root = os.path.realpath(config.storage.path)
     for source in (*CHROOT_FILES, *filter(None, [ssl.get_default_verify_paths().cafile])):
         _copy_into(root, source)
-    for name in ("idna", "punycode", "utf-8", "ascii", "latin-1", "unicode_escape"):
+    for name in LAZY_CODECS:
         codecs.lookup(name)
+    for name in LAZY_PACKAGES:
+        _import_all(name)
     os.chroot(root)
     os.chdir("/")
 
@@ -129,6 +139,15 @@ def change_root(config: Config) -> Config:
         lmtp=replace(config.lmtp, path=moved(config.lmtp.path)),
         logging=replace(config.logging, file=replace(config.logging.file, path=moved(config.logging.file.path))),
     )
+
+
+def _import_all(name: str) -> None:
+    """Import a package with all its modules, but for those that need what is not installed, and programs."""
+    package = importlib.import_module(name)
+    for module in pkgutil.walk_packages(package.__path__, f"{name}.", onerror=lambda _name: None):
+        if not module.name.endswith("__main__"):
+            with contextlib.suppress(Exception):
+                importlib.import_module(module.name)
 
 
 def _copy_into(root: str, source: str) -> None:

@@ -136,6 +136,8 @@ class Supervisor:
                 self._fork(self._workers[plan.fork])
                 loop.run_until_complete(self._attach(self._workers[plan.fork]))
         finally:
+            # From here on a signal could only turn a good end into a bad one.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
             self._kill_all()
             asyncio.set_event_loop(None)
             loop.close()

@@ -1,0 +1,499 @@
+"""The program as an operator sees it: start, mail in and out, reload, drain, kill, limits, failures to start."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import poplib
+import pwd
+import signal
+import smtplib
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from rusmes._version import __version__
+from rusmes.tls.context import make_self_signed
+from tests.e2e.running import PASSWORD, RunningServer, read_line
+from tests.ports import free_ports
+from tests.sinks.smtp_sink import Sink
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RunningServer]:
+    """Two workers; not yet started."""
+    made = RunningServer(tmp_path)
+    yield made
+    made.__exit__()
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "rusmes.server.entry", *arguments]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+
+
+def maildrop(server: RunningServer, user: str = "alice@example.com") -> list[bytes]:
+    client = poplib.POP3("127.0.0.1", server.pop3, timeout=10)
+    client.user(user)
+    client.pass_(PASSWORD)
+    count, _ = client.stat()
+    messages = [b"\r\n".join(client.retr(number)[1]) for number in range(1, count + 1)]
+    client.quit()
+    return messages
+
+
+def test_mail_in_and_out_and_an_orderly_end(server: RunningServer) -> None:
+    server.add_user()
+    with server:
+        server.send()
+        (message,) = maildrop(server)
+        assert message.endswith(b"\r\nSubject: hi\r\n\r\nhello")
+        assert message.startswith(b"Return-Path: <bob@example.org>\r\nReceived: from ")
+        context = ssl.create_default_context(cafile=str(server.directory / "data/tls-cert.pem"))
+        context.check_hostname = False
+        secure = poplib.POP3_SSL("127.0.0.1", server.pop3s, timeout=10, context=context)
+        assert b"ready" in secure.getwelcome()
+        secure.quit()
+        with smtplib.SMTP("127.0.0.1", server.submission, timeout=10) as client:
+            client.starttls(context=context)
+            client.login("alice@example.com", PASSWORD)
+            client.sendmail("alice@example.com", ["alice@example.com"], "Subject: own\r\n\r\nx\r\n")
+        assert len(maildrop(server)) == 2
+        assert server.metric("rusmes_smtp_messages_received_total") == 2
+        assert server.metric("rusmes_connections_total") >= 5
+        assert int((server.directory / "run/rusmes.pid").read_text()) == server.process.pid  # type: ignore[union-attr]
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert server.orphans() == []
+        assert sorted(path.name for path in (server.directory / "run").iterdir()) == []
+
+
+def test_status_and_health_tell_the_truth(server: RunningServer) -> None:
+    with server:
+        status = json.loads(server.rusmes("--json", "status"))
+        assert status["running"]
+        assert [worker["alive"] for worker in status["workers"]] == [True, True]
+        assert {listener["protocol"] for listener in status["listeners"]} == {"smtp", "submission", "pop3"}
+        assert server.page("/health")[0] == 200
+        assert server.page("/live")[0] == 200
+        assert server.page("/status")[0] == 403
+        assert server.page("/nothing")[0] == 403
+        victim = server.worker_pids()[0]
+        os.kill(victim, signal.SIGSTOP)
+        server.wait_until(lambda: server.page("/health")[0] == 503, "unhealthy", 20)
+        document = json.loads(server.page("/health")[1])
+        assert document["checks"]["workers"].startswith("failed: no sign of life from worker")
+        assert server.page("/ready")[0] == 200, "the other worker serves"
+        os.kill(victim, signal.SIGCONT)
+        server.wait_until(lambda: server.page("/health")[0] == 200, "healthy")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_drain_ends_idle_sessions_with_421_and_finishes_transactions(server: RunningServer, number: int) -> None:
+    server.add_user()
+    with server:
+        idle, banner = server.smtp_socket()
+        assert banner.startswith(b"220 ")
+        busy, _ = server.smtp_socket()
+        for command in (b"EHLO x", b"MAIL FROM:<bob@example.org>", b"RCPT TO:<alice@example.com>", b"DATA"):
+            busy.sendall(command + b"\r\n")
+            while read_line(busy)[3:4] == b"-":
+                pass
+        busy.sendall(b"Subject: half\r\n\r\n")
+        time.sleep(0.1)
+        server.signal(number)
+        assert read_line(idle).startswith(b"421 4.3.2")
+        assert read_line(idle) == b""
+        with pytest.raises(ConnectionError):
+            socket.create_connection(("127.0.0.1", server.smtp), timeout=5)
+        busy.sendall(b"the rest\r\n.\r\n")
+        assert read_line(busy).startswith(b"250 ")
+        assert read_line(busy).startswith(b"421 ")
+        assert server.wait() == 0
+        idle.close()
+        busy.close()
+    server.start()
+    (message,) = maildrop(server)
+    assert message.endswith(b"the rest")
+
+
+def test_a_drain_is_bounded(tmp_path: Path) -> None:
+    with RunningServer(tmp_path, sections={"server": ""}) as server:
+        server.config.write_text(server.config.read_text().replace('drain_timeout = "5s"', 'drain_timeout = "1s"'))
+        server.signal(signal.SIGHUP)
+        server.wait_until(lambda: server.events("reloaded"), "reloaded")
+        sock, _ = server.smtp_socket()
+        for command in (b"EHLO x", b"MAIL FROM:<bob@example.org>"):
+            sock.sendall(command + b"\r\n")
+            while read_line(sock)[3:4] == b"-":
+                pass
+        begin = time.monotonic()
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert 0.8 < time.monotonic() - begin < 4.0
+        sock.close()
+
+
+def test_a_second_signal_stops_at_once(server: RunningServer) -> None:
+    with server:
+        sock, _ = server.smtp_socket()
+        sock.sendall(b"HELO x\r\nMAIL FROM:<bob@example.org>\r\n")
+        assert read_line(sock).startswith(b"250")
+        assert read_line(sock).startswith(b"250")
+        server.signal(signal.SIGTERM)
+        server.wait_until(lambda: server.events("draining"), "draining")
+        begin = time.monotonic()
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 1
+        assert time.monotonic() - begin < 2.0
+        assert server.orphans() == []
+        sock.close()
+
+
+def test_a_killed_worker_is_replaced_and_its_places_are_given_back(server: RunningServer) -> None:
+    server.add_user()
+    with server:
+        held = [server.smtp_socket()[0] for _ in range(8)]
+        server.wait_until(lambda: json.loads(server.rusmes("--json", "status"))["connections"] == 8, "counted")
+        for victim in server.worker_pids():
+            os.kill(victim, signal.SIGKILL)
+        server.wait_until(
+            lambda: json.loads(server.rusmes("--json", "status"))["connections"] == 0 and server.page("/health")[0] == 200,
+            "healthy again",
+        )
+        server.send()
+        assert len(maildrop(server)) == 1
+        assert server.metric("rusmes_worker_restarts_total") == 2
+        assert server.metric('rusmes_active_connections{protocol="smtp"}') == 0
+        for sock in held:
+            sock.close()
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+
+
+def test_a_worker_that_is_asked_to_end_is_replaced(server: RunningServer) -> None:
+    with server:
+        os.kill(server.worker_pids()[0], signal.SIGTERM)
+        server.wait_until(lambda: server.metric("rusmes_worker_restarts_total") == 1, "restarted")
+        server.wait_until(lambda: server.page("/health")[0] == 200, "healthy")
+
+
+def test_workers_end_when_the_supervisor_is_killed_and_a_new_server_waits_for_them(server: RunningServer) -> None:
+    server.add_user()
+    with server:
+        server.send()
+        server.process.kill()  # type: ignore[union-attr]
+        server.wait()
+        server.output.close()
+        server.start()
+        assert len(maildrop(server)) == 1
+
+
+def test_limits_are_exact_over_two_workers(tmp_path: Path) -> None:
+    limit = 20
+    sections = {"smtp.rate_limit": f"max_connections_per_ip = {limit}"}
+    with RunningServer(tmp_path, sections=sections) as server, ThreadPoolExecutor(16) as pool:
+        opened = list(pool.map(lambda _: server.smtp_socket(), range(60)))
+        welcome = [sock for sock, line in opened if line.startswith(b"220 ")]
+        refused = [line for _, line in opened if line.startswith(b"421 4.7.0 ") or line.startswith(b"421 4.3.2 ")]
+        assert len(welcome) == limit
+        assert len(refused) == 40
+        assert server.metric('rusmes_connections_refused_total{reason="per_protocol"}') == 40
+        active = json.loads(server.rusmes("--json", "status"))["workers"]
+        assert sum(worker["connections"] for worker in active) == limit
+        assert all(worker["connections"] for worker in active), "both workers accept"
+        for sock, _ in opened:
+            sock.close()
+        server.wait_until(lambda: server.metric('rusmes_active_connections{protocol="smtp"}') == 0, "given back")
+        again, line = server.smtp_socket()
+        assert line.startswith(b"220 ")
+        again.close()
+
+
+def test_hangup_applies_what_it_can_and_names_the_rest(server: RunningServer) -> None:
+    server.add_user()
+    with server:
+        with pytest.raises(smtplib.SMTPRecipientsRefused):
+            server.send("sales@example.com")
+        certificate = server.directory / "data/tls-cert.pem"
+        before = ssl.get_server_certificate(("127.0.0.1", server.pop3s))
+        certificate.unlink()
+        (server.directory / "data/tls-key.pem").unlink()
+        make_self_signed("new.example.com", certificate, server.directory / "data/tls-key.pem")
+        server.sections["domains"] = 'aliases = { "sales@example.com" = ["alice@example.com"] }'
+        server.sections["smtp.rate_limit"] = "max_connections_per_ip = 1"
+        server.workers_wanted = 3
+        server.write_config()
+        answer = json.loads(server.rusmes("--json", "status"))
+        assert answer["restart_needed"] == []
+        server.signal(signal.SIGHUP)
+        server.wait_until(lambda: server.events("reloaded"), "reloaded")
+        server.send("sales@example.com")
+        assert len(maildrop(server)) == 1
+        assert ssl.get_server_certificate(("127.0.0.1", server.pop3s)) != before
+        server.wait_until(lambda: server.metric('rusmes_active_connections{protocol="smtp"}') == 0, "quiet")
+        first, line = server.smtp_socket()
+        assert line.startswith(b"220 ")
+        second, line = server.smtp_socket()
+        assert line.startswith(b"421 ")
+        first.close()
+        second.close()
+        assert [entry["key"] for entry in server.events("needs a restart")] == ["server.workers"]
+        assert json.loads(server.rusmes("--json", "status"))["restart_needed"] == ["server.workers"]
+        for victim in server.worker_pids():
+            os.kill(victim, signal.SIGKILL)
+        server.wait_until(lambda: server.page("/health")[0] == 200, "healthy")
+        server.send("sales@example.com")
+        assert len(maildrop(server)) == 2, "a new worker has the new configuration"
+
+
+def test_a_wrong_configuration_changes_nothing(server: RunningServer) -> None:
+    server.add_user()
+    with server:
+        good = server.config.read_text()
+        server.config.write_text(good.replace("hostname =", "hostnam =") + "[smtp.rate_limit]\nmax_connections_per_ip = 1\n")
+        server.signal(signal.SIGHUP)
+        server.wait_until(lambda: server.events("the configuration is wrong, nothing was changed"), "refused")
+        assert "hostnam" in server.events("the configuration is wrong, nothing was changed")[0]["problem"]
+        sockets = [server.smtp_socket() for _ in range(3)]
+        assert all(line.startswith(b"220 ") for _, line in sockets)
+        for sock, _ in sockets:
+            sock.close()
+        server.config.write_text(good.replace('level = "debug"', 'level = "error"'))
+        server.signal(signal.SIGHUP)
+        server.wait_until(lambda: server.metric('rusmes_reloads_total{outcome="applied"}') == 1, "applied")
+        assert server.metric('rusmes_reloads_total{outcome="refused"}') == 1
+        time.sleep(0.3)  # lines from before may still be on their way
+        before = len(server.log.read_text())
+        server.send()
+        time.sleep(0.3)
+        assert len(server.log.read_text()) == before, "nothing at error level was to be said"
+
+
+def test_the_administration_api_needs_its_token(tmp_path: Path) -> None:
+    token = "0123456789abcdef0123456789abcdef"
+    (tmp_path / "token").write_text(token + "\n")
+    with RunningServer(tmp_path, sections={"admin": f'token_file = "{tmp_path / "token"}"'}) as server:
+        assert server.page("/status")[0] == 401
+        assert server.page("/status", headers={"Authorization": "Bearer wrong"})[0] == 403
+        assert server.page("/status", headers={"Authorization": "Basic " + token})[0] == 401
+        status, body = server.page("/status", headers={"Authorization": f"Bearer {token}"})
+        assert status == 200
+        assert json.loads(body)["hostname"] == "mx.example.com"
+        assert server.page("/queue/list", method="POST", headers={"Authorization": f"Bearer {token}"})[0] == 200
+        assert server.page("/queue/explode", method="POST", headers={"Authorization": f"Bearer {token}"})[0] == 404
+        assert server.page("/metrics")[0] == 200
+
+
+def test_exit_status_when_an_address_is_taken(server: RunningServer) -> None:
+    with socket.create_server(("127.0.0.1", server.smtp)):
+        result = run(str(server.config))
+    assert result.returncode == 1
+    assert "smtp" in server.everything_said()
+    assert str(server.smtp) in server.everything_said()
+    assert "Traceback" not in result.stderr
+
+
+def test_a_second_server_on_the_same_data_is_refused(server: RunningServer) -> None:
+    with server:
+        result = run(str(server.config))
+        assert result.returncode == 1
+        assert "runs already" in server.everything_said()
+        assert server.page("/ready")[0] == 200
+        assert (server.directory / "run/control.sock").exists()
+
+
+def test_a_worker_that_cannot_start_ends_the_server(server: RunningServer) -> None:
+    (server.directory / "data").mkdir()
+    (server.directory / "data/mail.mdb").mkdir()
+    result = run(str(server.config))
+    assert result.returncode == 1
+    assert server.events("the server cannot start")
+    assert server.orphans() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[smtp]\nprot = 25\n", "prot"),
+        ('[smtp]\nport = "x"\n', "port"),
+        ("[smtp\n", "TOML"),
+        ('[[processors]]\nname = "root"\nstate = "root"\nmailets = [{ mailet = "LocalDelivry" }]\n', "LocalDelivery"),
+        ('[tls]\ncert_path = "missing.pem"\nkey_path = "missing.pem"\n', "missing.pem"),
+        ('run_as_user = "nobody-of-that-name"\n', "nobody-of-that-name"),
+    ],
+)
+def test_a_wrong_configuration_is_status_2_with_place_and_way_out(tmp_path: Path, text: str, said: str) -> None:
+    config = tmp_path / "rusmes.toml"
+    config.write_text(f'domain = "example.com"\n{text}' if not text.startswith("run_as") else text)
+    for arguments in (["-c", str(config)], ["--check-config", str(config)]):
+        result = run(*arguments)
+        assert result.returncode == 2
+        assert said in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def test_check_config_touches_nothing(server: RunningServer) -> None:
+    result = run("--check-config", str(server.config))
+    assert result.returncode == 0, result.stderr
+    assert "is valid" in result.stderr
+    assert [path.name for path in server.directory.iterdir()] == ["rusmes.toml"]
+
+
+def test_version_and_a_wrong_command_line() -> None:
+    assert run("--version").stdout == f"rusmes-server {__version__}\n"
+    assert run("--no-such-option").returncode == 2
+    assert run("-c", "/nonexistent/rusmes.toml").returncode == 2
+
+
+def test_without_any_configuration_it_serves_localhost_from_its_own_directory(tmp_path: Path) -> None:
+    ports = {"RUSMES_SMTP_PORT": "0", "RUSMES_POP3_PORT": "0", "RUSMES_POP3_TLS_PORT": "0", "RUSMES_SUBMISSION_PORT": "0",
+             "RUSMES_SUBMISSION_TLS_PORT": "0", "RUSMES_METRICS_ENABLED": "false", "RUSMES_SERVER_WORKERS": "1"}
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("RUSMES_")}
+    source = str(Path(__file__).parents[2])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rusmes.server.entry"],
+        cwd=tmp_path,
+        env={**environ, **ports, "PYTHONPATH": source},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "server is ready" in line:
+            break
+    assert (tmp_path / "rusmes-data/run/control.sock").exists()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=15)
+    assert process.returncode == 0
+
+
+def test_queues_of_missing_workers_are_adopted(tmp_path: Path) -> None:
+    """Three workers leave mail behind that cannot be delivered; a single one takes it all over, and delivers it."""
+    route = '[[delivery.route]]\nname = "sink"\ndomains = ["*"]\nhost = "127.0.0.1"\nport = {}\nuse_tls = false\n'
+    (closed,) = free_ports(1)
+    server = RunningServer(tmp_path, workers=3, sections={"queue": 'retry_schedule = ["1s"]'})
+    server.config.write_text(server.config.read_text() + route.format(closed))
+    with server:
+        for number in range(12):
+            server.send("carol@elsewhere.example", f"Subject: {number}\r\n\r\nx\r\n")
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    assert len(list((tmp_path / "data").glob("queue-?.mdb"))) == 3
+    with SinkThread() as sink:
+        server.workers_wanted = 1
+        server.write_config()
+        server.config.write_text(server.config.read_text() + route.format(sink.port))
+        with server:
+            server.wait_until(lambda: sink.count == 12, "delivered", 20)
+            server.wait_until(lambda: server.events("adopted queues are empty"), "released")
+            server.signal(signal.SIGTERM)
+            assert server.wait() == 0
+        assert sink.count == 12
+
+
+class SinkThread:
+    """The sink of the relay tests, with a loop of its own in a thread."""
+
+    def __init__(self) -> None:
+        self.port, self.count = 0, 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+
+    async def _serve(self) -> None:
+        async with Sink() as sink:
+            self.port = sink.port
+            while not self._stop.is_set():
+                await asyncio.sleep(0.02)
+                self.count = len(sink.messages)
+
+    def __enter__(self) -> SinkThread:
+        self._thread.start()
+        while not self.port:
+            time.sleep(0.01)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(10)
+
+
+def test_readiness_is_told_to_the_init_system(server: RunningServer) -> None:
+    path = str(server.directory / "notify")
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as notify:
+        notify.bind(path)
+        notify.settimeout(10)
+        server.start(environ={"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "400000"})
+        said = notify.recv(1000)
+        while b"READY=1" not in said:
+            said = notify.recv(1000)
+        assert f"MAINPID={server.process.pid}".encode() in said  # type: ignore[union-attr]
+        while notify.recv(1000) != b"WATCHDOG=1":
+            pass
+        server.signal(signal.SIGHUP)
+        while not (said := notify.recv(1000)).startswith(b"RELOADING=1\nMONOTONIC_USEC="):
+            pass
+        server.signal(signal.SIGTERM)
+        while not (said := notify.recv(1000)).startswith(b"STOPPING=1"):
+            pass
+        assert server.wait() == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.parametrize("chroot", [False, True])
+def test_privileges_are_dropped_after_binding(tmp_path: Path, chroot: bool) -> None:
+    """As root: bind port 587's neighbour below 1024, become nobody, and still serve, restart workers and reload."""
+    tmp_path.chmod(0o755)
+    for parent in tmp_path.parents:
+        if str(parent).startswith("/tmp/"):
+            parent.chmod(0o755)
+    extra = f'run_as_user = "nobody"\nchroot = {str(chroot).lower()}\n'
+    server = RunningServer(tmp_path, extra=extra)
+    server.smtp = next(port for port in range(800, 1000) if _is_free(port))
+    server.write_config()
+    text = server.config.read_text().replace('runtime_dir = "run"', f'runtime_dir = "{tmp_path}/data/run"')
+    server.config.write_text(text.replace(str(server.log), f"{tmp_path}/data/rusmes.log"))
+    server.config.chmod(0o644)
+    server.log = tmp_path / "data/rusmes.log"
+    server.add_user()
+    with server:
+        nobody = pwd.getpwnam("nobody").pw_uid
+        for pid in [server.process.pid, *server.worker_pids()]:  # type: ignore[union-attr]
+            status = Path(f"/proc/{pid}/status").read_text()
+            assert f"Uid:\t{nobody}\t{nobody}\t{nobody}\t{nobody}" in status
+            assert "Groups:\t \n" in status or "Groups:\t\n" in status
+            root = os.readlink(f"/proc/{pid}/root")
+            assert root == (str(tmp_path / "data") if chroot else "/")
+        server.send()
+        assert len(maildrop(server)) == 1
+        os.kill(server.worker_pids()[0], signal.SIGKILL)
+        server.wait_until(lambda: server.metric("rusmes_worker_restarts_total") == 1, "restarted")
+        server.wait_until(lambda: server.page("/health")[0] == 200, "healthy")
+        server.send()
+        assert len(maildrop(server)) == 2
+        server.signal(signal.SIGHUP)
+        if chroot:
+            server.wait_until(lambda: server.metric('rusmes_reloads_total{outcome="refused"}') == 1, "refused")
+        else:
+            server.wait_until(lambda: server.metric('rusmes_reloads_total{outcome="applied"}') == 1, "applied")
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+
+
+def _is_free(port: int) -> bool:
+    with contextlib.closing(socket.socket()) as sock:
+        try:
+            sock.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
