@@ -3,6 +3,7 @@
     GET  /status                                         -> what `rusmes status --json` prints
     POST /reload                                         -> {"applied": [...], "restart": [...]}
     POST /queue/retry    {"filter": {...}}               -> {"count": 3}; the same: hold, release, delete
+    POST /logs/reopen                                    -> {}
 
 A refusal is a 4xx or 5xx with {"error": "...", "problems": ["...", ...]}.
 """

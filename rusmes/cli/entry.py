@@ -16,7 +16,7 @@ from rusmes._version import __version__
 from rusmes.cli.accounts import mailbox, user
 from rusmes.cli.check import check_config
 from rusmes.cli.context import Context, JsonGroup, OperatorError, pass_context
-from rusmes.cli.control import ServerFailed, ServerRefused
+from rusmes.cli.control import ServerRefused
 from rusmes.cli.domains import alias, domain
 from rusmes.cli.output import Output, printable
 from rusmes.cli.queue import queue
@@ -134,7 +134,8 @@ def _report_json(reason: str, problems: list[dict[str, object]]) -> None:
     sys.stderr.flush()
 
 
-__all__ = ["STATUS_FAILED", "STATUS_OPERATOR", "ServerFailed", "main", "root"]
+if __name__ == "__main__":
+    main()
 
 
 if __name__ == "__main__":
