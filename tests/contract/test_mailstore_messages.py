@@ -166,6 +166,26 @@ async def test_other_accounts_are_no_target(store: MailStore) -> None:
         await store.move(made.mailbox_id, [1], other.mailbox_id)
 
 
+async def test_renderings_stop_at_a_limit_and_at_a_gap(store: MailStore) -> None:
+    mails = [message(str(n), body=b"x" * 500) for n in range(4)]
+    await store.append([append_of(store.blobs, data) for data in mails])
+    inbox = await box(store)
+    await store.expunge(inbox.id, [3])
+    size = len(mails[0])
+
+    async def read(uids: list[int], limit: int = 0) -> list[bytes]:
+        found = await store.renderings(inbox.id, uids, limit_bytes=limit)
+        return [b"".join(rendering.chunks()) for rendering in found]
+
+    assert await read([1, 2, 4]) == [mails[0], mails[1], mails[3]]
+    assert await read([1, 2, 3, 4]) == mails[:2]
+    assert await read([1, 2, 4], 2 * size) == mails[:2]
+    assert await read([1, 2, 4], 2 * size - 1) == mails[:1]
+    assert await read([1, 2], 1) == mails[:1]
+    with pytest.raises(NotFound):
+        await read([3, 4])
+
+
 async def threads(store: MailStore, *mails: tuple[str, str]) -> list[bytes]:
     found = []
     for id, references in mails:
