@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import click
 import msgspec
@@ -13,16 +14,9 @@ from rich.console import Console
 from rich.text import Text
 
 from rusmes._version import __version__
-from rusmes.cli.accounts import mailbox, user
-from rusmes.cli.check import check_config
 from rusmes.cli.context import Context, JsonGroup, OperatorError, pass_context
 from rusmes.cli.control import ServerRefused
-from rusmes.cli.domains import alias, domain
 from rusmes.cli.output import Output, printable
-from rusmes.cli.queue import queue
-from rusmes.cli.setup import init
-from rusmes.cli.status import status
-from rusmes.cli.store import store
 from rusmes.config.problems import all_problems, problem_line
 from rusmes.errors import AlreadyExists, ConfigError, NotFound, RusmesError
 
@@ -31,7 +25,35 @@ STATUS_OPERATOR = 2
 _OPERATOR_ERRORS = (ConfigError, NotFound, AlreadyExists, OperatorError, ServerRefused)
 
 
-@click.group(cls=JsonGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+COMMANDS: Final = {
+    "init": ("setup", "init"),
+    "check-config": ("check", "check_config"),
+    "status": ("status", "status"),
+    "user": ("accounts", "user"),
+    "mailbox": ("accounts", "mailbox"),
+    "domain": ("domains", "domain"),
+    "alias": ("domains", "alias"),
+    "queue": ("queue", "queue"),
+    "store": ("store", "store"),
+}
+"""Module of this package and its object, by command; imported when called: the stores and the pipeline take half a second."""
+
+
+class LazyGroup(JsonGroup):
+    """The root, whose commands are those of COMMANDS and its own."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*COMMANDS, *super().list_commands(ctx)])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        module, name = COMMANDS[cmd_name]
+        found: click.Command = getattr(importlib.import_module(f"rusmes.cli.{module}"), name)
+        return found
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option("-c", "--config", "config_path", metavar="FILE", help="The configuration [default: as the server looks for it].")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True)
@@ -53,10 +75,6 @@ def completions(context: Context, shell: str) -> None:
     assert kind is not None
     script = kind(root, {}, "rusmes", "_RUSMES_COMPLETE").source()
     context.output.show({"shell": shell, "script": script}, lambda: click.echo(script))
-
-
-for command in (init, check_config, status, user, mailbox, domain, alias, queue, store):
-    root.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
