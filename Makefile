@@ -44,7 +44,7 @@ lint: build  ## ruff, mypy --strict, stubtest
 
 wheel: $(VENV)/ready  ## a wheel in wheelhouse/, its manylinux tag checked
 	rm -rf dist wheelhouse
-	$(BIN)/pip wheel --quiet --no-deps -w dist .
+	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation -w dist .
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair -w wheelhouse dist/*.whl
 	$(BIN)/auditwheel show wheelhouse/*.whl
 	@ls wheelhouse/*manylinux*.whl

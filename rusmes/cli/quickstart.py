@@ -25,7 +25,7 @@ PASSWORD_NAME: Final = "demo-password"
 
 
 def run_quickstart(output: Output, directory: str) -> None:
-    """Make the server on the first call, then say how to use it.
+    """Make the server on the first call, then say how to use it; RUSMES_* variables count as they do for the server.
 
     Raises:
         ConfigError, RusmesError
@@ -34,7 +34,7 @@ def run_quickstart(output: Output, directory: str) -> None:
     is_new = not os.path.exists(path)
     if is_new:
         _create(path)
-    config = load_config(path, environ={})
+    config = load_config(path)
     password = _stored_password(path)
     commands = _commands(config, password)
     data = {
