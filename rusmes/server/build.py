@@ -230,12 +230,10 @@ class House:
             await engine.close(1.0)
         return [engine.slot for engine in empty]
 
-    @property
-    def is_writable(self) -> bool:
-        """Whether mail can be accepted: asked every second, so that the metric is true without traffic too."""
-        writable = all([self.mail_store.is_writable(), self.engine.store.is_writable()])
-        self.metrics.set(m.STORE_WRITABLE, float(writable))
-        return writable
+    def measure(self) -> None:
+        """Every second: bring the gauges of the stores up to date, so that they are true without traffic too."""
+        self.mail_store.measure()
+        self.engine.store.measure()
 
     # Reload
 

@@ -128,7 +128,7 @@ class Worker:
         loop, metrics = asyncio.get_running_loop(), self._ground.metrics
         while True:
             metrics.set(m.WORKER_HEARTBEAT, time.monotonic())
-            _ = self._house.is_writable
+            self._house.measure()
             metrics.set(m.WORKER_UP, 1.0)
             for listener in self._house.listeners:
                 listener.allow_refusal_logs()

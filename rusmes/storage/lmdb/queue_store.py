@@ -104,12 +104,14 @@ class LmdbQueueStore:
         self._environment.close()
 
     def is_writable(self) -> bool:
-        writable = self._environment.is_open and self._committer.failure is None and not self._space.is_full
-        if not writable:
+        return self._environment.is_open and self._committer.failure is None and not self._space.is_full
+
+    def measure(self) -> None:
+        """Bring the gauges up to date; for once a second."""
+        if not self.is_writable():
             self._metrics.set(STORE_WRITABLE, 0.0)
         if self._environment.is_open:
             self._metrics.set(STORE_BYTES["queue"], float(self._environment.used_bytes()))
-        return writable
 
     async def put(self, items: Sequence[Queued]) -> None:
         contents = [item.rendering.content for item in items]
