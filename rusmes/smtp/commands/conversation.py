@@ -57,7 +57,18 @@ class Ports:
 class Transaction:
     """One mail from MAIL to the reply to its last byte (RFC 5321 §3.3)."""
 
-    __slots__ = ("declared_size", "id", "parameters", "queue_id", "recipients", "refusal", "sender", "started", "writer")
+    __slots__ = (
+        "id",
+        "order",
+        "parameters",
+        "places",
+        "queue_id",
+        "recipients",
+        "refusal",
+        "sender",
+        "started",
+        "writer",
+    )
 
     def __init__(self, id: bytes, sender: Address | None, parameters: MailParameters, started: float) -> None:
         self.id = id
@@ -67,10 +78,19 @@ class Transaction:
         self.started = started
         """Monotonic seconds."""
         self.recipients: list[Recipient] = []
+        self.places: dict[Address, int] = {}
+        """Where in `recipients` an address is."""
+        self.order: list[int] = []
+        """For each accepted RCPT its recipient's place."""
         self.writer: ContentWriter | None = None
         """From the first byte of the body on."""
         self.refusal: Reply | None = None
         """Decided while the body came in; given at its end."""
+
+    def add(self, recipient: Recipient) -> None:
+        place = self.places[recipient.address] = len(self.recipients)
+        self.order.append(place)
+        self.recipients.append(recipient)
 
     def abandon(self) -> None:
         """Forget what was received."""

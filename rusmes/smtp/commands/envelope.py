@@ -77,11 +77,9 @@ def _may_send(conversation: Conversation) -> Reply | None:
         return R503_NESTED_MAIL
     if conversation.is_draining():
         return R421_SHUTTING_DOWN
-    if policy.require_login:
-        if policy.needs_tls(conversation.trust, tls=bool(conversation.tls)):
-            return R530_TLS_REQUIRED
-        if conversation.identity is None:
-            return R530_AUTH_REQUIRED  # RFC 4954 §6
+    if policy.require_login and conversation.identity is None:
+        # RFC 3207 §4, RFC 4954 §6
+        return R530_TLS_REQUIRED if policy.needs_tls(conversation.trust, tls=bool(conversation.tls)) else R530_AUTH_REQUIRED
     limit = policy.max_messages_per_connection
     return R421_TOO_MANY_MESSAGES if limit and conversation.messages >= limit else None
 
@@ -125,12 +123,16 @@ async def rcpt(conversation: Conversation, command: Command) -> Reply:
     transaction = conversation.transaction
     assert transaction is not None  # the session lets no RCPT pass without MAIL
     policy, ports = conversation.policy, conversation.ports
-    if len(transaction.recipients) >= policy.max_recipients:
+    if len(transaction.order) >= policy.max_recipients:
         return R452_TOO_MANY_RECIPIENTS  # RFC 5321 §4.5.3.1.10
     if ports.clock.monotonic() - transaction.started > policy.transaction_timeout:
         return TRANSACTION_TOO_LONG
     address = command.address
     assert address is not None
+    place = transaction.places.get(address)
+    if place is not None:
+        transaction.order.append(place)  # named again: one copy, but LMTP owes a reply for each RCPT
+        return R250_RECIPIENT_OK
     try:
         account = await resolve(conversation, address)
     except AuthUnavailable as error:
@@ -147,7 +149,7 @@ async def rcpt(conversation: Conversation, command: Command) -> Reply:
         conversation.log.info("recipient refused", recipient=str(address), reply=452, reason=MAILBOX_FULL.lines[0])
         return MAILBOX_FULL
     parameters = command.parameters
-    transaction.recipients.append(Recipient(address, account, parameters.notify, parameters.orcpt))
+    transaction.add(Recipient(address, account, parameters.notify, parameters.orcpt))
     ports.metrics.inc(SMTP_RECIPIENTS["accepted"])
     return R250_RECIPIENT_OK
 

@@ -22,7 +22,7 @@ from rusmes.metrics import (
 from rusmes.model.mail import Mail
 from rusmes.smtp import authresults
 from rusmes.smtp.commands.envelope import TRANSACTION_TOO_LONG, is_rate_exceeded
-from rusmes.smtp.policy import MAX_RECEIVED_FIELDS
+from rusmes.smtp.policy import MAX_RECEIVED_FIELDS, MIN_BYTES_PER_SECOND
 from rusmes.smtp.received import date, received_line
 from rusmes.smtp.reply import (
     R354_GO_AHEAD,
@@ -52,22 +52,30 @@ async def bdat(conversation: Conversation, command: Command) -> None:
     """Take the first chunk of a message; the reply comes at the chunk's end, so a refusal waits until then."""
     transaction = conversation.transaction
     assert transaction is not None
-    if transaction.writer is None and transaction.refusal is None:
+    if transaction.refusal is not None:
+        return
+    if transaction.writer is None:
         transaction.refusal = begin_body(conversation)
-        if transaction.refusal is not None:
-            conversation.session.discard_body()
+    elif _seconds_over(conversation, transaction) > transaction.writer.size / MIN_BYTES_PER_SECOND:
+        transaction.refusal = TRANSACTION_TOO_LONG  # chunks of one byte, one every minute
+    if transaction.refusal is not None:
+        conversation.session.discard_body()
+
+
+def _seconds_over(conversation: Conversation, transaction: Transaction) -> float:
+    """How much longer than its time the transaction is open; negative while it has some left."""
+    return conversation.ports.clock.monotonic() - transaction.started - conversation.policy.transaction_timeout
 
 
 def begin_body(conversation: Conversation) -> Reply | None:
     """Open the writer and put the Received line on top; or a refusal."""
     transaction = conversation.transaction
     assert transaction is not None
-    ports = conversation.ports
-    if ports.clock.monotonic() - transaction.started > conversation.policy.transaction_timeout:
+    if _seconds_over(conversation, transaction) > 0:
         return TRANSACTION_TOO_LONG
     if conversation.policy.counts_messages and is_rate_exceeded(conversation, take=True):
         return R450_RATE_LIMITED
-    transaction.writer = ports.intake.writer()
+    transaction.writer = conversation.ports.intake.writer()
     return _write(conversation, transaction, _received(conversation, transaction))
 
 
@@ -123,7 +131,7 @@ async def end_of_body(conversation: Conversation, event: BodyEnd) -> list[Reply]
         return _refused(conversation, transaction, refusal)
     if not event.last:
         return [Reply(250, "2.0.0", f"{event.size} octets received")]
-    replies = await _hand_over(conversation, transaction)
+    replies = await _hand_over(conversation, transaction, eight_bit=event.eight_bit)
     conversation.transaction = None
     return replies
 
@@ -150,7 +158,7 @@ def _end_refused(conversation: Conversation, refusal: Reply) -> list[Reply]:
     return [refusal] * due
 
 
-async def _hand_over(conversation: Conversation, transaction: Transaction) -> list[Reply]:
+async def _hand_over(conversation: Conversation, transaction: Transaction, *, eight_bit: bool) -> list[Reply]:
     """Give the mail to the intake; its bytes are durable when that returns, and only then is it acknowledged."""
     ports, writer = conversation.ports, transaction.writer
     assert writer is not None
@@ -161,6 +169,8 @@ async def _hand_over(conversation: Conversation, transaction: Transaction) -> li
         conversation.log.error("body cannot be stored", queue_id=transaction.queue_id, error=str(error))
         return _refused(conversation, transaction, _store_refusal(error))
     mail = _mail(conversation, transaction, content)
+    if eight_bit and mail.body_type == "7BIT":
+        mail.body_type = "8BITMIME"  # what it is, not what it was said to be: the next server must be able to take it
     _mend_header(conversation, transaction, mail)
     started = ports.clock.monotonic()
     try:
@@ -172,7 +182,7 @@ async def _hand_over(conversation: Conversation, transaction: Transaction) -> li
     ports.metrics.observe(MESSAGE_SECONDS, ports.clock.monotonic() - started)
     if any(refusal is None for refusal in outcome.refusals):
         return _accepted(conversation, transaction, outcome, content.size)
-    return _all_refused(conversation, outcome)
+    return _all_refused(conversation, transaction, outcome)
 
 
 def _mail(conversation: Conversation, transaction: Transaction, content: Content) -> Mail:
@@ -227,13 +237,20 @@ def _accepted(conversation: Conversation, transaction: Transaction, outcome: Out
     done = accepted(transaction.queue_id)
     if conversation.policy.protocol != "lmtp":
         return [done]
-    return [done if refusal is None else refused(refusal) for refusal in outcome.refusals]
+    return _in_order(transaction, [done if refusal is None else refused(refusal) for refusal in outcome.refusals])
 
 
-def _all_refused(conversation: Conversation, outcome: Outcome) -> list[Reply]:
+def _in_order(transaction: Transaction, replies: list[Reply]) -> list[Reply]:
+    """A reply for each RCPT of LMTP, from one for each recipient."""
+    return [replies[place] for place in transaction.order]
+
+
+def _all_refused(conversation: Conversation, transaction: Transaction, outcome: Outcome) -> list[Reply]:
     """The pipeline refused every recipient. One that may succeed later decides for SMTP's single reply."""
     refusals = [refusal for refusal in outcome.refusals if refusal is not None]
     temporary = [refusal for refusal in refusals if not refusal.is_permanent]
     deciding = refused((temporary or refusals)[0])
     replies = _end_refused(conversation, deciding)
-    return [refused(refusal) for refusal in refusals] if conversation.policy.protocol == "lmtp" else replies
+    if conversation.policy.protocol != "lmtp":
+        return replies
+    return _in_order(transaction, [refused(refusal) for refusal in refusals])

@@ -155,6 +155,54 @@ def test_refusals_of_the_pipeline() -> None:
     run(scenario())
 
 
+def test_a_recipient_named_twice_gets_one_copy() -> None:
+    async def scenario() -> None:
+        twice = ("<alice@example.com>", "<bob@example.com>", "<alice@EXAMPLE.com>")
+        async with Bench() as bench, bench.greeted() as client:
+            await client.transaction("<a@b.example>", *twice)
+            await client.data(BODY, 250)
+            assert [str(r.address) for r in bench.intake.mails[0].recipients] == ["alice@example.com", "bob@example.com"]
+        async with Bench("lmtp", smtp__max_recipients=4) as bench, bench.greeted(hello="LHLO mta.example") as client:
+            bench.intake.refuse = {"bob@example.com": Refusal(550, "5.7.1", "spam")}
+            await client.transaction("<a@b.example>", *twice, twice[1])
+            await client.command("RCPT TO:<alice@example.com>", 452)
+            await client.data(BODY, 250)
+            for code in (550, 250, 550):
+                await client.expect(code)
+            await client.command("NOOP", 250)
+
+    run(scenario())
+
+
+def test_eight_bit_text_is_called_so() -> None:
+    async def scenario() -> None:
+        async with Bench() as bench, bench.greeted() as client:
+            for body, body_type in ((BODY, "7BIT"), ("Subject: x\r\n\r\nGrüße\r\n".encode(), "8BITMIME")):
+                await client.transaction()
+                await client.data(body, 250)
+                assert bench.intake.mails[-1].body_type == body_type
+
+    run(scenario())
+
+
+def test_chunks_of_one_byte_do_not_hold_a_transaction_for_ever() -> None:
+    async def scenario() -> None:
+        async with Bench(smtp__transaction_timeout=0.2) as bench, bench.greeted() as client:
+            await client.transaction()
+            for _ in range(200):
+                client.send(b"BDAT 1\r\nx")
+                reply = await client.reply()
+                if reply.code != 250:
+                    break
+                await asyncio.sleep(0.01)
+                bench.connections[0].set_deadline(60)
+            assert (reply.code, reply.status) == (421, "4.4.2")
+            assert await client.is_closed()
+            assert not bench.intake.open_writers
+
+    run(scenario())
+
+
 def test_messages_per_hour() -> None:
     async def scenario() -> None:
         async with Bench(smtp__rate_limit__max_messages_per_hour=2) as bench:
