@@ -174,15 +174,13 @@ class FullAuthenticator:
 
     def _locked(self, account: str, attempt: Attempt) -> Denied | None:
         now = self._clock.monotonic()
-        seconds = self.throttle.address_blocked(attempt.client_address, now)
-        reason = "the address is blocked"
-        if not seconds and account:
-            seconds = self.throttle.account_blocked(account, attempt.client_address, now)
-            reason = "the account is closed to unknown addresses"
-        if not seconds:
-            return None
-        self._count("locked", attempt)
-        return Denied(_LOCKED, reason, seconds)
+        if seconds := self.throttle.address_blocked(attempt.client_address, now):
+            self._count("locked", attempt)
+            return Denied(_LOCKED, "the address is blocked", seconds)
+        if account and (seconds := self.throttle.account_blocked(account, attempt.client_address, now)):
+            self._count("throttled", attempt)
+            return Denied(_LOCKED, "the account is closed to unknown addresses", seconds)
+        return None
 
     def _count(self, outcome: str, attempt: Attempt) -> None:
         self._metrics.inc(AUTH_ATTEMPTS[outcome])

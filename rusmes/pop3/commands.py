@@ -48,6 +48,11 @@ def lock_key(account: str) -> bytes:
 class Commands:
     """The commands of one session. `mechanisms` and `may_log_in` change when TLS starts."""
 
+    __slots__ = (
+        "_attempt", "_authenticator", "_limits", "_locked", "_metrics", "_on_login", "_store", "may_log_in", "may_start_tls",
+        "mechanisms", "removed", "session",
+    )  # fmt: skip
+
     def __init__(
         self,
         session: Session,
@@ -73,31 +78,11 @@ class Commands:
         self._locked = b""
         self.removed = 0
         """Messages removed at QUIT."""
-        self._handlers: dict[int, Callable[[Command], Answer]] = {
-            core.CAPA: self._capa,
-            core.USER: self._user,
-            core.APOP: self._not_offered,
-            core.LANG: self._not_offered,
-            core.UTF8: self._utf8,
-            core.STLS: self._stls,
-            core.STAT: self._stat,
-            core.LIST: self._list,
-            core.UIDL: self._uidl,
-            core.DELE: self._dele,
-            core.RSET: self._rset,
-            core.NOOP: self._noop,
-        }
-        self._slow_handlers: dict[int, Callable[[Command], Awaitable[Answer]]] = {
-            core.PASS: self._pass,
-            core.RETR: self._retr,
-            core.TOP: self._top,
-            core.QUIT: self._quit,
-        }
 
     async def run(self, command: Command) -> Answer:
         """The answer to a command (AUTH apart, which is a conversation)."""
-        quick = self._handlers.get(command.verb)
-        return quick(command) if quick is not None else await self._slow_handlers[command.verb](command)
+        quick = _QUICK.get(command.verb)
+        return quick(self, command) if quick is not None else await _SLOW[command.verb](self, command)
 
     def release(self) -> None:
         """Give the maildrop back; safe to call twice."""
@@ -270,3 +255,26 @@ class Commands:
         self.removed = len(gone)
         self._metrics.inc(POP3_MESSAGES["deleted"], len(gone))
         return Goodbye(Reply(True, f"{len(gone)} messages removed, bye"))
+
+
+# One table for all sessions: bound methods would cost each of them 2 KB.
+_QUICK: Final[dict[int, Callable[[Commands, Command], Answer]]] = {
+    core.CAPA: Commands._capa,
+    core.USER: Commands._user,
+    core.APOP: Commands._not_offered,
+    core.LANG: Commands._not_offered,
+    core.UTF8: Commands._utf8,
+    core.STLS: Commands._stls,
+    core.STAT: Commands._stat,
+    core.LIST: Commands._list,
+    core.UIDL: Commands._uidl,
+    core.DELE: Commands._dele,
+    core.RSET: Commands._rset,
+    core.NOOP: Commands._noop,
+}
+_SLOW: Final[dict[int, Callable[[Commands, Command], Awaitable[Answer]]]] = {
+    core.PASS: Commands._pass,
+    core.RETR: Commands._retr,
+    core.TOP: Commands._top,
+    core.QUIT: Commands._quit,
+}

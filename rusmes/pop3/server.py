@@ -41,6 +41,7 @@ _OVERLOADED: Final = reply.line(Reply(False, "too busy, try again later", "SYS/T
 _REFUSALS: Final = {
     "blocked": reply.line(Reply(False, "not welcome", "SYS/PERM")),
     "per_ip": reply.line(Reply(False, "too many connections from your address", "SYS/TEMP")),
+    "rate": reply.line(Reply(False, "too many failures from your address, try again later", "SYS/TEMP")),
     "draining": reply.line(Reply(False, "shutting down", "SYS/TEMP")),
 }
 

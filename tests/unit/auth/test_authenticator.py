@@ -192,6 +192,7 @@ def test_an_account_under_attack_stays_open_for_its_owner(house: House) -> None:
         elsewhere = await house.guess("203.0.113.9", password="s3cret", worker=1)
         assert isinstance(elsewhere, Denied)
         assert elsewhere.locked_seconds
+        assert house.metrics.count(AUTH_ATTEMPTS["throttled"]) == 1
         assert isinstance(await house.guess("198.51.100.7", password="s3cret", worker=1), Identity)
         house.clock.advance(BLOCK_SECONDS + 1)
         assert isinstance(await house.guess("203.0.113.9", password="s3cret"), Identity)
