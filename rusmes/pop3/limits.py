@@ -24,6 +24,9 @@ READ_AHEAD_MESSAGES: Final = 16
 READ_AHEAD_OCTETS: Final = 64 * 1024
 """The next messages of a client that reads them in order are prepared while it digests this one, up to these bounds."""
 
+WHOLE_MESSAGE_OCTETS: Final = 128 * 1024
+"""A larger message is sent in pieces, whether or not the store has it in memory."""
+
 FLUSH_OCTETS: Final = 64 * 1024
 """Replies to pipelined commands are collected up to this size; then the client must read."""
 

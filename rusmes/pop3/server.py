@@ -25,7 +25,7 @@ from rusmes.model.identity import Identity
 from rusmes.net.connection import Connection, ConnectionLost, DeadlineExceeded, Draining, PipelinedPlaintext
 from rusmes.pop3 import reply
 from rusmes.pop3.commands import NEEDS_TLS, NOT_NOW, Commands, Limits
-from rusmes.pop3.limits import FLUSH_OCTETS, READ_AHEAD_MESSAGES, READ_AHEAD_OCTETS
+from rusmes.pop3.limits import FLUSH_OCTETS, READ_AHEAD_MESSAGES, READ_AHEAD_OCTETS, WHOLE_MESSAGE_OCTETS
 from rusmes.pop3.reply import Answer, Body, Goodbye, Listing, Reply, StartTls
 from rusmes.pop3.session import NEED_DATA, Session, State
 from rusmes.sasl import Cancelled, MalformedResponse
@@ -245,7 +245,8 @@ class Conversation:
 
     async def _send_message(self, body: Body, number: int) -> None:
         rendering = body.rendering
-        if body.lines < 0 and (data := rendering.content.data) is not None:
+        is_small = rendering.size <= WHOLE_MESSAGE_OCTETS
+        if body.lines < 0 and is_small and (data := rendering.content.data) is not None:
             self._write(_small_message(rendering, data))
             self._message_sent(number)
             return
