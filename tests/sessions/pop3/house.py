@@ -17,6 +17,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
+import pytest
+import uvloop
 
 from rusmes._core.counters import Metrics, SharedCounters
 from rusmes.auth.api import ScramCredentials
@@ -271,16 +273,20 @@ class Client:
                 await self.writer.wait_closed()
 
 
-def scenario(**options: Any) -> Callable[[Callable[[House], Awaitable[None]]], Callable[[], None]]:
-    """Decorates a coroutine of one House into a test."""
+LOOPS = {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
 
-    def decorate(body: Callable[[House], Awaitable[None]]) -> Callable[[], None]:
-        def test() -> None:
+
+def scenario(**options: Any) -> Callable[[Callable[[House], Awaitable[None]]], Callable[[str], None]]:
+    """Decorates a coroutine of one House into a test, on each kind of event loop."""
+
+    def decorate(body: Callable[[House], Awaitable[None]]) -> Callable[[str], None]:
+        @pytest.mark.parametrize("loop", LOOPS)
+        def test(loop: str) -> None:
             async def whole() -> None:
                 async with House(**options) as house:
                     await body(house)
 
-            run(whole())
+            run(whole(), loop_factory=LOOPS[loop])
 
         test.__name__ = body.__name__
         test.__doc__ = body.__doc__
