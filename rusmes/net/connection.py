@@ -1,4 +1,4 @@
-"""One peer: the only code that touches asyncio transports.
+"""One peer: the only code that touches asyncio transports; long, because none of its promises can be kept without the others.
 
 A `Connection` turns callbacks of the event loop into a coroutine's straight line, with these promises:
 

@@ -6,9 +6,10 @@ worker. What it is not: any decision about mail or protocol; those are made belo
 systemd's notification protocol (sd_notify(3), sd_watchdog_enabled(3)); LSB exit codes of daemons only in so far as
 0 is done, 1 is a failure, 2 is a wrong command line or configuration.
 
-Map: `entry` the program; `supervisor` the first process; `worker` one of the others; `build` what a worker is made of;
-`channel` how the two talk; `control` what the operator may ask; `reload` a changed configuration; `sockets` binding; `places`
-directories, locks, the PID file; `privileges` who we are; `logs` where lines go; `readiness` telling the init system.
+Map: `entry` the program; `supervisor` the first process; `fleet` what it knows of its workers; `control` what the operator may
+ask; `worker` one of the others; `build` what a worker is made of; `channel` how they talk; `check` a configuration, all of it;
+`reload` a changed one; `sockets` binding; `places` directories, locks, the PID file; `privileges` who we are; `logs` where
+lines go; `readiness` telling the init system.
 
 Order at start, and why: read and check everything (an error costs nothing yet), take the lock of the data directory, bind all
 sockets (ports below 1024 need root), load certificates (keys may be root's), drop privileges, fork the workers (before any

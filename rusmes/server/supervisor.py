@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import gc
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -25,20 +24,17 @@ from msgspec import Struct
 
 from rusmes import metrics as m
 from rusmes._version import __version__
-from rusmes.config.load import load_config
 from rusmes.config.schema import Config
-from rusmes.errors import ConfigError, RusmesError
 from rusmes.http.admin import AdminApi
-from rusmes.http.health import Facts, Health, WorkerFacts, health, live, ready
-from rusmes.http.metrics import Exporter, Process
+from rusmes.http.metrics import Exporter
 from rusmes.log import get_logger
 from rusmes.logfiles import compress_file
-from rusmes.server.build import Ground, contexts_of
-from rusmes.server.channel import Channel, ChannelClosed
-from rusmes.server.check import check_all
+from rusmes.server.build import Ground
+from rusmes.server.channel import Channel
+from rusmes.server.control import Control
+from rusmes.server.fleet import Fleet, Worker
 from rusmes.server.logs import file_of
 from rusmes.server.readiness import Readiness
-from rusmes.server.reload import changes_of, packed, with_old_values
 from rusmes.server.worker import EXIT_CANNOT_START, STOP_GRACE_SECONDS, run_worker
 
 HEALTHY_SECONDS: Final = 10.0
@@ -50,19 +46,6 @@ STOP_MARGIN_SECONDS: Final = 5.0
 """For commits, after the drain and the grace of deliveries; then a worker is killed."""
 
 _log = get_logger("supervisor")
-
-
-class Worker(Struct):
-    """One slot: its process, if there is one, and the line to it."""
-
-    slot: int
-    pid: int = 0
-    channel: Channel | None = None
-    is_ready: bool = False
-    started: float = 0.0
-    restarts: int = 0
-    quick_deaths: int = 0
-    failure: str = ""
 
 
 class Plan(Struct, frozen=True):
@@ -91,22 +74,18 @@ class Supervisor:
         keep_open: list[int],
     ) -> None:
         self._ground = ground
-        self._loaded = loaded
-        """The configuration as it was read, without what this machine adds."""
-        self._control = control
+        self._fleet = Fleet(ground, loaded, slots)
+        self._workers = self._fleet.workers
+        self._control_socket = control
         self._metrics_socket = metrics_socket
         self._token = token
         self._readiness = readiness
         self._keep_open = keep_open
-        self._workers = [Worker(slot) for slot in range(slots)]
         self._adoption = {slot: [other for other in adopted if other % slots == slot] for slot in range(slots)}
-        self._restart_needed: list[str] = []
         self._plans: asyncio.Queue[Plan]
-        self._draining = False
         self._drain_deadline = 0.0
         self._has_served = False
-        self._started = time.time()
-        self._reloading: asyncio.Lock
+        self._control: Control
         self._api: AdminApi
         self._timers: dict[int, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -203,16 +182,16 @@ class Supervisor:
     async def _open(self) -> None:
         loop = asyncio.get_running_loop()
         self._plans = asyncio.Queue()
-        self._reloading = asyncio.Lock()
+        self._control = Control(self._fleet, self._readiness)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop_signal, number)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         loop.add_signal_handler(signal.SIGUSR1, self._on_user_signal)
         loop.add_signal_handler(signal.SIGCHLD, self._on_child)
-        exporter = Exporter(self._ground.metrics, self._processes)
+        exporter = Exporter(self._ground.metrics, self._fleet.processes)
         config = self._ground.config
-        self._api = AdminApi(self, exporter, metrics_path=config.metrics.path, token=self._token)
-        await self._api.serve_control(self._control)
+        self._api = AdminApi(self._control, exporter, metrics_path=config.metrics.path, token=self._token)
+        await self._api.serve_control(self._control_socket)
         if self._metrics_socket is not None:
             await self._api.serve_metrics(self._metrics_socket)
         for worker in self._workers:
@@ -295,7 +274,7 @@ class Supervisor:
                 for slot in definition.slots.values():
                     if isinstance(slot, int):
                         self._ground.metrics.clear_level(slot, worker.slot)
-        if self._draining:
+        if self._fleet.draining:
             if not any(other.pid for other in self._workers):
                 self._plans.put_nowait(Plan(end=0))
             return
@@ -313,7 +292,7 @@ class Supervisor:
         self._timers[worker.slot] = loop.call_later(delay, self._restart, worker)
 
     def _restart(self, worker: Worker) -> None:
-        if not self._draining and not worker.pid:
+        if not self._fleet.draining and not worker.pid:
             worker.restarts += 1
             worker.failure = ""
             self._ground.metrics.inc(m.WORKER_RESTARTS)
@@ -323,11 +302,11 @@ class Supervisor:
         """Every second: hung workers, full log files, a drain that takes too long."""
         while True:
             await asyncio.sleep(1.0)
-            for facts in self._facts().workers:
+            for facts in self._fleet.facts().workers:
                 if facts.pid and facts.is_ready and facts.heartbeat_age_seconds > HUNG_SECONDS:
                     _log.error("worker hangs, killing it", slot=facts.slot, silent_seconds=round(facts.heartbeat_age_seconds))
                     os.kill(facts.pid, signal.SIGKILL)
-            if self._draining and time.monotonic() > self._drain_deadline:
+            if self._fleet.draining and time.monotonic() > self._drain_deadline:
                 _log.error("workers do not end, killing them")
                 self._kill_all()
                 self._plans.put_nowait(Plan(end=1))
@@ -360,20 +339,20 @@ class Supervisor:
 
     async def _tell_watchdog(self) -> None:
         while True:
-            if self._draining or any(worker.is_alive for worker in self._facts().workers):
+            if self._fleet.draining or any(worker.is_alive for worker in self._fleet.facts().workers):
                 self._readiness.alive()
             await asyncio.sleep(self._readiness.watchdog_seconds)
 
     # Signals
 
     def _on_stop_signal(self, number: int) -> None:
-        if self._draining:
+        if self._fleet.draining:
             _log.warn("second signal, stopping at once", signal=signal.Signals(number).name)
             self._kill_all()
             self._plans.put_nowait(Plan(end=1))
             return
         _log.info("draining", signal=signal.Signals(number).name)
-        self._draining = True
+        self._fleet.draining = True
         self._readiness.stopping()
         for timer in self._timers.values():
             timer.cancel()
@@ -389,149 +368,7 @@ class Supervisor:
             self._plans.put_nowait(Plan(end=0))
 
     def _on_hangup(self) -> None:
-        self._spawn(self._reload_quietly())
+        self._spawn(self._control.reload_quietly())
 
     def _on_user_signal(self) -> None:
-        self._spawn(self.reopen_logs())
-
-    async def _reload_quietly(self) -> None:
-        try:
-            await self.reload()
-        except ConfigError as error:
-            for line in str(error).splitlines():
-                _log.error("the configuration is wrong, nothing was changed", problem=line)
-        except RusmesError as error:
-            _log.error("reload failed", reason=str(error))
-
-    # What the operator asks (http.admin.Operator)
-
-    async def reload(self) -> dict[str, Any]:
-        async with self._reloading:
-            self._readiness.reloading()
-            try:
-                return await self._reload()
-            except RusmesError:
-                self._ground.metrics.inc(m.RELOADS["refused"])
-                raise
-            finally:
-                self._readiness.ready("serving")
-
-    async def _reload(self) -> dict[str, Any]:
-        ground = self._ground
-        new = load_config(self._loaded.path or None)
-        check_all(new)
-        changes = changes_of(self._loaded, new)
-        keys = [change.key for change in changes.restart]
-        protocols = [binding.protocol for binding in ground.bindings]
-        # What needs a restart, and what this machine added (host name, runtime directory), stays as it is.
-        effective = with_old_values(new, ground.config, [*keys, "hostname", "runtime_dir", "storage"])
-        contexts = contexts_of(effective, protocols)
-        for worker in self._workers:
-            if worker.channel is not None and worker.is_ready:
-                with contextlib.suppress(ChannelClosed):
-                    await worker.channel.call("reload", config=packed(effective))
-        ground.config = effective
-        ground.contexts.update(contexts)
-        ground.sink.set_levels(effective.logging.level, effective.logging.levels)
-        # A key that waits for a restart is compared with the running value next time too.
-        self._loaded = with_old_values(new, self._loaded, keys)
-        self._restart_needed = keys
-        for change in changes.applied:
-            _log.info("changed", key=change.key, old=change.old, new=change.new)
-        for change in changes.restart:
-            _log.warn("needs a restart", key=change.key, old=change.old, new=change.new)
-        _log.info("reloaded", applied=len(changes.applied), restart=len(changes.restart))
-        ground.metrics.inc(m.RELOADS["applied"])
-        return {"applied": [change.key for change in changes.applied], "restart": keys}
-
-    async def reopen_logs(self) -> None:
-        file = file_of(self._ground.sink)
-        if file is not None:
-            file.reopen()
-        for channel in self._channels():
-            with contextlib.suppress(ChannelClosed):
-                await channel.call("reopen_logs")
-
-    async def status(self) -> dict[str, Any]:
-        facts = self._facts()
-        workers = []
-        for worker, known in zip(self._workers, facts.workers, strict=True):
-            row: dict[str, Any] = {
-                "slot": worker.slot,
-                "pid": worker.pid,
-                "alive": known.is_alive,
-                "restarts": worker.restarts,
-                "connections": 0,
-                "queue_entries": 0,
-            }
-            if worker.channel is not None and worker.is_ready:
-                with contextlib.suppress(ChannelClosed, TimeoutError):
-                    async with asyncio.timeout(2.0):
-                        answer = await worker.channel.call("status")
-                    row["connections"] = answer["connections"]
-                    row["queue_entries"] = answer["queue_entries"]
-            workers.append(row)
-        config = self._ground.config
-        return {
-            "version": __version__,
-            "pid": os.getpid(),
-            "uptime_seconds": round(time.time() - self._started),
-            "config": self._loaded.path,
-            "hostname": config.hostname,
-            "domains": list(config.local_domains),
-            "health": health(facts).document,
-            "draining": self._draining,
-            "restart_needed": list(self._restart_needed),
-            "connections": self._ground.limits.count(b"total"),
-            "queue_entries": sum(row["queue_entries"] for row in workers),
-            "disk_free_bytes": facts.disk_free_bytes,
-            "listeners": [
-                {"protocol": b.protocol, "address": b.address, "tls": b.implicit_tls} for b in self._ground.bindings
-            ],
-            "workers": workers,
-        }
-
-    async def queue_list(self, which: dict[str, Any], limit: int) -> list[dict[str, Any]]:
-        answers = [await channel.call("queue", operation="list", which=which, limit=limit) for channel in self._channels()]
-        found = sorted((entry for answer in answers for entry in answer), key=lambda entry: str(entry["id"]))
-        return found[:limit] if limit else found
-
-    async def queue_change(self, operation: str, which: dict[str, Any]) -> int:
-        counts = [await channel.call("queue", operation=operation, which=which) for channel in self._channels()]
-        return sum(counts)
-
-    async def store_verify(self) -> list[dict[str, Any]]:
-        findings: list[dict[str, Any]] = []
-        for number, channel in enumerate(self._channels()):
-            findings += await channel.call("store.verify", mail=number == 0)
-        return findings
-
-    def health(self, page: str) -> Health:
-        return live() if page == "live" else (ready if page == "ready" else health)(self._facts())
-
-    def _channels(self) -> list[Channel]:
-        """Lines to the workers that serve. Raises RusmesError: none does."""
-        found = [worker.channel for worker in self._workers if worker.channel is not None and worker.is_ready]
-        if not found:
-            raise RusmesError("no worker serves now", "try again in a moment")
-        return found
-
-    def _processes(self) -> list[Process]:
-        own = Process("supervisor", len(self._workers), os.getpid())
-        return [own, *(Process(f"worker {worker.slot}", worker.slot, worker.pid) for worker in self._workers)]
-
-    def _facts(self) -> Facts:
-        metrics, now = self._ground.metrics, time.monotonic()
-        workers = [
-            WorkerFacts(
-                worker.slot, worker.pid, worker.is_ready, now - metrics.level(m.WORKER_HEARTBEAT, worker.slot)
-            )
-            for worker in self._workers
-        ]
-        serving = [worker.slot for worker in workers if worker.is_alive]
-        writable = bool(serving) and all(metrics.level(m.STORE_WRITABLE, slot) for slot in serving)
-        try:
-            disk = shutil.disk_usage(self._ground.config.storage.path)
-        except OSError:
-            return Facts(workers, False, 0, 1, self._draining)
-        return Facts(workers, writable, disk.free, disk.total, self._draining)
+        self._spawn(self._control.reopen_logs())
