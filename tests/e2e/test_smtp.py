@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import poplib
 import re
 import shutil
 import smtplib
@@ -29,7 +30,9 @@ from rusmes.model.ids import IdSource
 from rusmes.net.listener import Gate, Listener
 from rusmes.smtp.server import SmtpService
 from rusmes.tls.context import ensure_self_signed, server_context
+from tests.e2e.running import PASSWORD, RunningServer
 from tests.fakes import FakeAuthenticator, FakeDirectory, FakeIntake
+from tests.ports import free_ports
 from tests.sessions.harness import HOSTNAME, client_context, make_config, networks
 
 
@@ -309,3 +312,48 @@ def test_proxy_protocol(tmp_path: Path) -> None:
             client.sendall(header)
             said = client.recv(1000)
             assert said.startswith((b"220 ", b"554 "))
+
+
+@pytest.mark.slow
+def test_through_the_whole_server(tmp_path: Path) -> None:
+    """What the session decides is what the mailbox holds."""
+    lmtp = free_ports(1)[0]
+    sections = {"lmtp": f"port = {lmtp}", "domains": 'aliases = { "sales@example.com" = ["alice@example.com"] }'}
+    server = RunningServer(tmp_path, sections=sections)
+    server.add_user()
+    server.add_user("bob@example.com")
+    server.rusmes("user", "quota", "bob@example.com", "--quota", "20KB")
+    forged = b"Authentication-Results: mx.example.com; dkim=pass\r\n"
+    other = b"Authentication-Results: far.example; dkim=pass\r\n"
+    large = b"Subject: large\r\n\r\n" + bytes(range(128, 256)) * 4 + b"\r\n" + (b"\r\n." + b"x" * 76) * 30_000 + b"\r\n"
+    with server:
+        with smtplib.SMTP("127.0.0.1", server.smtp) as client:
+            client.sendmail("a@far.example", ["alice@example.com"], forged + other + b"Subject: forged\r\n\r\nhello\r\n")
+            client.sendmail("a@far.example", ["alice@example.com", "ALICE@example.com.", "sales@example.com"], large)
+            client.mail("a@far.example", ["SIZE=30000"])
+            assert client.rcpt("bob@example.com")[:1] == (452,)
+            client.rset()
+            client.mail("a@far.example")  # unannounced, so only its end shows that it does not fit
+            assert client.rcpt("bob@example.com")[:1] == (250,)
+            code, text = client.data(b"Subject: big\r\n\r\n" + b"y" * 30_000)
+            assert (code, text[:5]) == (552, b"5.2.2")
+            client.sendmail("a@far.example", ["bob@example.com"], b"Subject: small\r\n\r\nfits\r\n")
+            client.docmd("MAIL", "FROM:<a@far.example>")
+            assert client.docmd("RCPT", "TO:<nobody@example.com>")[0] == 550
+        with smtplib.LMTP("127.0.0.1", lmtp) as client:
+            client.sendmail("a@far.example", ["alice@example.com"], b"Subject: by lmtp\r\n\r\nhello\r\n")
+        maildrop = poplib.POP3("127.0.0.1", server.pop3)
+        maildrop.user("alice@example.com")
+        maildrop.pass_(PASSWORD)
+        messages = [b"\r\n".join(maildrop.retr(number)[1]) + b"\r\n" for number in range(1, maildrop.stat()[0] + 1)]
+        maildrop.quit()
+        assert len([message for message in messages if b"Subject: large" in message]) in (1, 2)  # by the alias a second one
+        first = messages[0]
+        assert first.startswith(b"Return-Path: <a@far.example>\r\n" + other + b"Received: from ")
+        assert forged not in first
+        assert all(message.endswith(large) for message in messages if b"Subject: large" in message)
+        assert b" with LMTP id " in messages[-1]
+        assert server.metric("rusmes_smtp_messages_received_total") == 4
+        accepted = server.events("message accepted")
+        assert sorted(line["protocol"] for line in accepted) == ["lmtp", "smtp", "smtp", "smtp"]
+        assert all(line["session_id"] for line in accepted)
