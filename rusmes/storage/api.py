@@ -255,7 +255,8 @@ class QueueStore(Protocol):
     async def get(self, id: bytes) -> QueueEntry | None: ...
 
     def entries(self) -> Iterator[QueueEntry]:
-        """All entries in id order, from a snapshot; for recovery and for listings."""
+        """All entries in id order, for recovery and for listings. Each is as it is when it is reached: what is put or removed
+        meanwhile may or may not be met, so a caller may change the queue while it iterates."""
 
     def verify(self) -> Iterator[Finding]: ...
 

@@ -66,10 +66,22 @@ class Prepared(Protocol):
 class Batch:
     """The transaction as operations see it: their own writes first, then the batch's, then the store's."""
 
-    __slots__ = ("_cache", "_handles", "_held", "_is_spilled", "_notes", "_txn", "_undo", "after_commit", "held")
+    __slots__ = (
+        "_cache", "_handles", "_held", "_inserted", "_is_careful", "_is_spilled", "_notes", "_txn", "_undo", "after_commit",
+        "held",
+    )  # fmt: skip
 
-    def __init__(self, txn: Transaction, handles: Sequence[Any], cache: dict[int, dict[bytes, bytes | None]]) -> None:
+    def __init__(
+        self,
+        txn: Transaction,
+        handles: Sequence[Any],
+        cache: dict[int, dict[bytes, bytes | None]],
+        *,
+        careful: bool = False,
+    ) -> None:
         self._txn = txn
+        self._is_careful = careful
+        self._inserted: dict[int, set[bytes]] = {}
         self._handles = handles
         self._cache = cache
         self.held: list[dict[bytes, bytes | None]] = [{} for _ in handles]
@@ -114,6 +126,20 @@ class Batch:
         held = self.held[table]
         self._undo.append((held, key, held.get(key, _ABSENT)))
         held[key] = value
+
+    def insert(self, table: int, key: bytes, value: bytes) -> bool:
+        """Write a row that must be new; False when it is not.
+
+        Keys made for the purpose are new, so nobody looks: LMDB says it when the batch is written, and then the batch runs
+        again and looks. A look is a call into LMDB, and gives the GIL away to a loop that may not give it back soon.
+        """
+        held = self.held[table]
+        if held[key] is not None if key in held else self._is_careful and self.has(table, key):
+            return False
+        if not self._is_careful:
+            self._inserted.setdefault(table, set()).add(key)
+        self.put(table, key, value)
+        return True
 
     def delete(self, table: int, key: bytes) -> None:
         self.put(table, key, None)
@@ -163,7 +189,7 @@ class Batch:
             puts = sorted(item for item in held.items() if item[1] is not None)
             if puts:
                 with self._txn.cursor(handle) as cursor:
-                    cursor.putmulti(puts)
+                    self._write(cursor, puts, self._inserted.pop(table, None))
             if len(puts) < len(held):
                 for key in sorted(key for key, value in held.items() if value is None):
                     self._txn.delete(key, db=handle)
@@ -172,6 +198,16 @@ class Batch:
                 cache.update(held)
             self._held += len(held)
             held.clear()
+
+    def _write(self, cursor: Any, puts: list[tuple[bytes, bytes | None]], inserted: set[bytes] | None) -> None:
+        if inserted:
+            new = [item for item in puts if item[0] in inserted]
+            _, added = cursor.putmulti(new, overwrite=False)
+            if added < len(new):
+                raise _NotNew
+            puts = [item for item in puts if item[0] not in inserted] if len(new) < len(puts) else []
+        if puts:
+            cursor.putmulti(puts)
 
     @property
     def has_writes(self) -> bool:
@@ -197,6 +233,10 @@ class Batch:
     @property
     def notes(self) -> list[tuple[int, int]]:
         return self._notes
+
+
+class _NotNew(Exception):
+    """A row that was to be inserted exists."""
 
 
 class _Waiting(Generic[T]):
@@ -363,10 +403,11 @@ class Committer:
     def _transact_until_done(
         self, items: list[_Waiting[Any]]
     ) -> tuple[list[tuple[int, int]], list[Callable[[], None]]]:
+        is_careful = False
         while True:
             txn = self._environment.begin_write()
             try:
-                batch, stranded = self._run_operations(txn, items)
+                batch, stranded = self._run_operations(txn, items, is_careful)
                 if stranded is not None:
                     items = [item for item in items if item is not stranded]
                     self._forget_cache()
@@ -380,6 +421,9 @@ class Committer:
                 self._expected_id = id + 1
                 self._failure = None
                 return batch.notes, batch.after_commit
+            except _NotNew:
+                is_careful = True
+                self._forget_cache()
             except lmdb.MapFullError:
                 txn.abort()
                 self._forget_cache()
@@ -390,17 +434,19 @@ class Committer:
             finally:
                 txn.abort()  # does nothing after a commit
 
-    def _run_operations(self, txn: Transaction, items: list[_Waiting[Any]]) -> tuple[Batch, _Waiting[Any] | None]:
+    def _run_operations(
+        self, txn: Transaction, items: list[_Waiting[Any]], is_careful: bool
+    ) -> tuple[Batch, _Waiting[Any] | None]:
         """Run all; the second value is an operation that has to be taken out of the batch, which then begins anew."""
         if txn.id() != self._expected_id or any(len(rows) > MAX_CACHED_ROWS for rows in self._cache.values()):
             self._forget_cache()
-        batch = Batch(txn, self._environment.handles, self._cache)
+        batch = Batch(txn, self._environment.handles, self._cache, careful=is_careful)
         for item in items:
             mark = batch.begin_operation()
             item.error = None
             try:
                 item.result = item.operation(batch)
-            except lmdb.MapFullError:
+            except (lmdb.MapFullError, _NotNew):
                 raise
             except BaseException as error:
                 item.error = translate(error, self._environment.path) if isinstance(error, lmdb.Error) else error

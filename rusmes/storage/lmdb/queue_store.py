@@ -125,9 +125,9 @@ class LmdbQueueStore:
 
     def _put(self, batch: Batch, rows: Sequence[tuple[bytes, bytes, Content]]) -> None:
         for id, row, content in rows:
-            _check_new(batch, id)
             self.blobs.refer(batch, content)
-            batch.put(Q_ENTRIES, id, row)
+            if not batch.insert(Q_ENTRIES, id, row):
+                raise AlreadyExists("queue entry exists", id.hex())
 
     async def change(self, changes: Sequence[QueueChange], new: Sequence[Queued] = ()) -> None:
         contents = [item.rendering.content for item in new]
@@ -140,8 +140,8 @@ class LmdbQueueStore:
 
         def operation(batch: Batch) -> None:
             entries = [self._existing(batch, change) for change in changes]
-            for id, _, _ in rows:
-                _check_new(batch, id)
+            if any(id == change.id for id, _, _ in rows for change in changes):
+                raise AlreadyExists("queue entry exists", "it is changed in the same call")
             for change, record, group in zip(changes, entries, packed, strict=True):
                 self._change(batch, change, record, group)
             self._put(batch, rows)
@@ -228,7 +228,3 @@ class LmdbQueueStore:
                 self._environment.share()
                 self._committer.start()
 
-
-def _check_new(batch: Batch, id: bytes) -> None:
-    if batch.has(Q_ENTRIES, id):
-        raise AlreadyExists("queue entry exists", id.hex())
