@@ -32,6 +32,9 @@ from rusmes.http.metrics import Exporter
 from rusmes.log import get_logger
 
 MAX_BODY_BYTES: Final = 1 << 20
+WRONG_TOKEN_SECONDS: Final = 0.5
+"""Before the answer to a wrong token, so that guessing takes its time."""
+
 QUEUE_CHANGES: Final = ("retry", "hold", "release", "delete")
 
 _log = get_logger("admin")
@@ -122,7 +125,7 @@ class AdminApi:
         if scheme.lower() != "bearer" or not given:
             return _refusal(401, "a bearer token is needed", headers={"WWW-Authenticate": "Bearer"})
         if not hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), self._token.encode()):
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(WRONG_TOKEN_SECONDS)
             _log.warn("wrong administration token", client=request.remote)
             return _refusal(403, "the token is wrong", headers={"WWW-Authenticate": 'Bearer error="invalid_token"'})
         return await handler(request)
