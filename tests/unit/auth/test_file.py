@@ -158,6 +158,41 @@ def test_a_hash_with_old_parameters_is_renewed_at_login(open_backend, path: Path
     asyncio.run(scenario())
 
 
+def test_a_renewal_that_fails_is_tried_once(open_backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    problems: list[str] = []
+
+    async def scenario() -> None:
+        await open_backend().add("a@example.com", "one")
+        newer = open_backend(hasher=Hasher(**CHEAP | {"memory_kib": 16}), on_problem=problems.append)
+
+        def fail(*_: object, **__: object) -> None:
+            raise OSError(30, "Read-only file system")
+
+        monkeypatch.setattr("rusmes.auth.users_toml.tempfile.mkstemp", fail)
+        for _ in range(3):
+            assert await newer.verify("a@example.com", "one") is not None
+
+    asyncio.run(scenario())
+    assert len(problems) == 1
+    assert "Read-only" in problems[0]
+
+
+def test_a_long_reading_is_followed_by_a_rest(open_backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rusmes.auth.file.LONG_READING_SECONDS", 0.0)
+
+    async def scenario() -> None:
+        cli, worker = open_backend(), open_backend()
+        await cli.add("a@example.com", "one")
+        monkeypatch.setattr("rusmes.auth.file.REST_FACTOR", 1e9)
+        assert len(await worker.list()) == 1
+        await cli.add("b@example.com", "two")
+        assert len(await worker.list()) == 1
+        worker._not_before = 0.0
+        assert len(await worker.list()) == 2
+
+    asyncio.run(scenario())
+
+
 def test_an_account_without_scram_keys_gets_them_at_login(open_backend, path: Path) -> None:
     phc = Hasher(**CHEAP).hash("one")
     path.write_text(f'[[user]]\naddress = "a@example.com"\npassword = "{phc}"\n')
