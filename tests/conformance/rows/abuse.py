@@ -168,7 +168,7 @@ async def slow_command(id: str) -> None:
         began = time.monotonic()
         dribble = asyncio.create_task(client.dribble(b"MAIL FROM:<somebody@client.example>\r\n", pause=0.05))
         await client.expect(421, "4.4.2")
-        assert 0.25 < time.monotonic() - began < 1.0
+        assert 0.25 < time.monotonic() - began < 5.0
         assert await client.is_closed()
         dribble.cancel()
         await asyncio.gather(dribble, return_exceptions=True)
@@ -198,11 +198,11 @@ async def slow_data(id: str) -> None:
                 assert await client.is_closed()
                 dribble.cancel()
                 await asyncio.gather(dribble, return_exceptions=True)
-            # 100 bytes every 0.05 s are four times the rate: they may take longer than the grace.
+            # 1000 bytes every 0.05 s are more than the rate: they may take longer than the grace.
             async with bench.greeted() as client:
                 await client.transaction()
                 await client.command("DATA", 354)
-                await client.dribble(b"", [b"y" * 98 + b"\r\n"] * 12, 0.05)
+                await client.dribble(b"", [b"y" * 998 + b"\r\n"] * 12, 0.05)
                 client.send(b".\r\n")
                 await client.expect(250)
             assert len(bench.intake.mails) == 1

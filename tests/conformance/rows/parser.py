@@ -65,7 +65,7 @@ async def other_protocols(id: str) -> None:
 
 @row("P5")
 async def talks_before_the_banner(id: str) -> None:
-    async with Bench(smtp__greet_delay=0.2) as bench:
+    async with Bench(smtp__greet_delay=0.4) as bench:
         client = await bench.connect(STRANGER)
         client.send("EHLO client.example\r\n")
         await client.expect(554, "5.5.0")
