@@ -37,7 +37,7 @@ def configuration_text(
 ) -> str:
     """The file `init` writes: what differs from the defaults, and the pipeline in full to start from."""
     numbers = PUBLIC_PORTS if public else LOCAL_PORTS
-    host = "0.0.0.0" if public else "127.0.0.1"
+    host = every_address() if public else "127.0.0.1"
     hops = (
         '{ matcher = "RelayLimit", mailet = "Reject", params = '
         '{ limit = 50, code = 554, status = "5.4.6", text = "too many hops" } }'
@@ -104,6 +104,16 @@ name = "error"
 state = "error"
 mailets = [{{ matcher = "All", mailet = "Hold" }}]
 """
+
+
+def every_address() -> str:
+    """What to listen on to be reached by everybody: "::" takes IPv4 too, where the machine has IPv6 at all."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::", 0))
+    except OSError:
+        return "0.0.0.0"
+    return "::"
 
 
 def _quoted(text: str) -> str:
