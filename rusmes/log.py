@@ -33,6 +33,9 @@ MAX_VALUE_CHARACTERS: Final = 1000
 
 MAX_TRACEBACK_CHARACTERS: Final = 16000
 
+MAX_HEADS: Final = 1000
+"""Beginnings of lines that are kept, 200 bytes each."""
+
 PIPE_ATOMIC_BYTES: Final = 4096
 """POSIX PIPE_BUF: what several processes can write to a pipe without mixing (Linux: 4096)."""
 
@@ -62,7 +65,7 @@ class LogSink:
     are never kept back.
     """
 
-    __slots__ = ("_buffer", "_buffered", "_levels", "_second", "_second_text", "buffer_bytes", "default_level", "dropped",
+    __slots__ = ("_buffer", "_buffered", "_heads", "_levels", "_second", "_second_text", "buffer_bytes", "default_level", "dropped",
                  "is_json", "write_lines")
 
     def __init__(
@@ -79,6 +82,7 @@ class LogSink:
         self.buffer_bytes = buffer_bytes
         self.dropped = 0
         """Lines that could not be written."""
+        self._heads: dict[tuple[int, str, str], bytes] = {}
         self._buffer: list[bytes] = []
         self._buffered = 0
         self._second = 0
@@ -109,10 +113,13 @@ class LogSink:
 
     def head(self, level: int, component: str, event: str) -> bytes:
         """The beginning of a JSON line, an open object."""
-        name = _NAMES.get(level, "info")
-        return (
-            f'{{"timestamp":"{self._timestamp()}","level":"{name}","logger":{_json(component)},"event":{_json(event)}'
-        ).encode()
+        middle = self._heads.get((level, component, event))
+        if middle is None:
+            name = _NAMES.get(level, "info")
+            middle = f'","level":"{name}","logger":{_json(component)},"event":{_json(event)}'.encode()
+            if len(self._heads) < MAX_HEADS:  # texts of events are constants; should one not be, nothing grows
+                self._heads[level, component, event] = middle
+        return b'{"timestamp":"' + self._timestamp().encode() + middle
 
     def text(self, level: int, component: str, event: str, *groups: Mapping[str, Any]) -> bytes:
         """`2026-11-24T05:43:38.123Z INFO smtp: message accepted session_id=… size=1024`; values are quoted where needed."""
@@ -126,7 +133,7 @@ class LogSink:
         if second != self._second:
             self._second = second
             self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
-        return f"{self._second_text}{int((now - second) * 1000):03d}Z"
+        return "%s%03dZ" % (self._second_text, (now - second) * 1000)  # noqa: UP031 (half the time of an f-string)
 
     def keep(self, line: bytes, level: int) -> None:
         """Write a rendered line, now or with those that follow."""
