@@ -39,6 +39,7 @@ from rusmes.server.sockets import Binding
 from rusmes.smtp.server import SmtpService
 from rusmes.storage.lmdb.mail_store import LmdbMailStore
 from rusmes.storage.lmdb.queue_store import LmdbQueueStore
+from rusmes.storage.memory import KEY_RETENTION_SECONDS
 from rusmes.tls.context import ServerContext, server_context
 
 REAP_MARGIN_SECONDS: Final = 60.0
@@ -142,6 +143,7 @@ class House:
             clock=self.clock,
             metrics=self.metrics,
             ids=self.ids,
+            key_retention=max(KEY_RETENTION_SECONDS, 2 * config.queue.max_age),
         )
         self.accounts = FileBackend.of(config, on_problem=_accounts_problem)
         self.directory = DomainDirectory(config, self.accounts)

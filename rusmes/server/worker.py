@@ -12,6 +12,7 @@ import gc
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -31,6 +32,7 @@ from rusmes.server.channel import Channel
 from rusmes.server.logs import FLUSH_SECONDS, collect_lines, file_of
 from rusmes.server.reload import unpacked
 from rusmes.storage.api import Finding
+from rusmes.storage.commit import SWITCH_INTERVAL_SECONDS
 
 HEARTBEAT_SECONDS: Final = 1.0
 ORPHAN_DRAIN_SECONDS: Final = 5.0
@@ -53,6 +55,7 @@ def run_worker(ground: Ground, slot: int, adopted: Sequence[int], channel_socket
     ground.limits.use_column(slot)
     collect_lines(ground.sink)
     log_module.configure(ground.sink)
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)  # so that the commit thread gets the GIL from a busy loop
     try:
         return uvloop.run(Worker(ground, slot, adopted, channel_socket).run())
     except KeyboardInterrupt:

@@ -33,17 +33,19 @@ from rusmes.storage.names import check_account_name, normal_name
 
 # Rows of expired generations removed by one batch: little enough not to be felt.
 EXPIRED_AT_ONCE = 200
+GENERATION_SECONDS = 7 * 86400.0
 
 
 class Delivery:
     """What appends need besides the batch. `key_retention` is how long a key is remembered at least, in seconds."""
 
-    __slots__ = ("_blobs", "_expired_below", "_ids", "_latest_generation", "key_retention")
+    __slots__ = ("_blobs", "_expired_below", "_generations", "_ids", "_latest_generation", "key_retention")
 
     def __init__(self, blobs: LmdbBlobs, ids: IdSource, key_retention: float) -> None:
         self._blobs = blobs
         self._ids = ids
         self.key_retention = key_retention
+        self._generations = math.ceil(key_retention / GENERATION_SECONDS)
         self._expired_below = 0
         self._latest_generation = 0
 
@@ -53,7 +55,7 @@ class Delivery:
         return [self._append(batch, item, description, now) for item, description in zip(items, descriptions, strict=True)]
 
     def _append(self, batch: Batch, item: Append, description: Description, now: float) -> Appended | Refusal:
-        generation = int(now // self.key_retention)
+        generation = int(now // GENERATION_SECONDS)
         if item.key:
             known = self._known(batch, item.key, generation, now)
             if known is not None:
@@ -98,9 +100,9 @@ class Delivery:
         return result
 
     def _known(self, batch: Batch, key: bytes, generation: int, now: float) -> Appended | None:
-        """A key lives for the retention: it is in this generation or the one before, or in the next if the clock went back."""
+        """A key is in this generation, in one as far back as the retention, or in a later one if the clock went back."""
         self._latest_generation = max(self._latest_generation, generation)
-        for place in range(self._latest_generation, generation - 2, -1):
+        for place in range(self._latest_generation, generation - self._generations - 1, -1):
             full = idempotency_key(place, key)
             row = batch.get(KEYS, full)
             if row is not None:
@@ -111,7 +113,7 @@ class Delivery:
 
     def expire_keys(self, batch: Batch, now: float) -> None:
         """Remove some rows of generations that are over; costs nothing when there are none."""
-        oldest_live = int(now // self.key_retention) - 1
+        oldest_live = int(now // GENERATION_SECONDS) - self._generations
         if self._expired_below >= oldest_live:
             return
         stop = oldest_live.to_bytes(4, "big")
@@ -119,4 +121,4 @@ class Delivery:
         for key, _ in rows:
             batch.delete(KEYS, key)
         if len(rows) < EXPIRED_AT_ONCE:
-            self._expired_below = math.floor(oldest_live)
+            self._expired_below = oldest_live

@@ -37,8 +37,8 @@ queue-<slot>.mdb
 
 Flags and keywords are in the message's row, because a client that opens a mailbox reads those rows and nothing else; all
 messages of one email have the same ones but for `\\Deleted`. Counts are kept in the rows of mailbox and account, and `verify`
-counts again. An idempotency key is kept in the table of its generation, a period as long as the retention: it is looked for in
-the current and the previous one, and older ones are removed whole.
+counts again. An idempotency key begins with its generation, a week: it is looked for in this one and as far
+back as keys are kept, and older ones are removed whole.
 """
 
 from __future__ import annotations
