@@ -65,8 +65,19 @@ class LogSink:
     are never kept back.
     """
 
-    __slots__ = ("_buffer", "_buffered", "_heads", "_levels", "_second", "_second_text", "buffer_bytes", "default_level", "dropped",
-                 "is_json", "write_lines")
+    __slots__ = (
+        "_buffer",
+        "_buffered",
+        "_heads",
+        "_levels",
+        "_second",
+        "_second_text",
+        "buffer_bytes",
+        "default_level",
+        "dropped",
+        "is_json",
+        "write_lines",
+    )
 
     def __init__(
         self,

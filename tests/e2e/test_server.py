@@ -28,7 +28,6 @@ from tests.e2e.running import PASSWORD, RunningServer, read_line
 from tests.ports import free_ports
 from tests.sinks.smtp_sink import Sink
 
-
 pytestmark = pytest.mark.slow
 
 
@@ -502,3 +501,109 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def test_the_queue_is_steered_through_the_control_socket(server: RunningServer) -> None:
+    (closed,) = free_ports(1)
+    server.config.write_text(
+        server.config.read_text()
+        + f'[[delivery.route]]\nname = "sink"\ndomains = ["*"]\nhost = "127.0.0.1"\nport = {closed}\nuse_tls = false\n'
+    )
+    with server:
+        for name in ("carol", "dave", "erin"):
+            server.send(f"{name}@elsewhere.example")
+
+        def rows() -> list[dict[str, object]]:
+            found: list[dict[str, object]] = json.loads(server.rusmes("--json", "queue", "list"))["entries"]
+            return found
+
+        server.wait_until(lambda: len(rows()) == 3, "queued")
+        assert json.loads(server.rusmes("--json", "status"))["queue_entries"] == 3
+        assert server.metric("rusmes_queue_size") in (0, 3), "brought up to date every ten seconds"
+        server.rusmes("queue", "hold", "--recipient", "dave@*")
+        held = [row for row in rows() if row["recipients"][0]["status"] == "held"]  # type: ignore[index]
+        assert [row["recipients"][0]["address"] for row in held] == ["dave@elsewhere.example"]  # type: ignore[index]
+        server.rusmes("queue", "delete", "--yes", "--recipient", "erin@*")
+        assert len(rows()) == 2
+        with SinkThread() as sink:
+            server.config.write_text(server.config.read_text().replace(f"port = {closed}", f"port = {sink.port}"))
+            server.signal(signal.SIGHUP)
+            server.wait_until(lambda: server.events("reloaded"), "reloaded")
+            server.rusmes("queue", "release", "--recipient", "dave@*")
+            server.rusmes("queue", "retry", "--all")
+            server.wait_until(lambda: sink.count == 2, "delivered by the new route")
+        server.wait_until(lambda: not rows(), "empty")
+
+
+def test_o18_the_scrape_answers_within_a_second_under_load(tmp_path: Path) -> None:
+    with RunningServer(tmp_path, sections={"smtp.rate_limit": "max_connections_per_ip = 0"}) as server:
+        server.add_user()
+        stop = threading.Event()
+
+        def load() -> None:
+            with smtplib.SMTP("127.0.0.1", server.smtp, timeout=20) as client:
+                while not stop.is_set():
+                    client.sendmail("bob@example.org", ["alice@example.com"], "Subject: x\r\n\r\n" + "x" * 1000)
+
+        with ThreadPoolExecutor(8) as pool:
+            running = [pool.submit(load) for _ in range(8)]
+            times = []
+            for _ in range(10):
+                begin = time.monotonic()
+                assert server.page("/metrics")[0] == 200
+                times.append(time.monotonic() - begin)
+            stop.set()
+            for future in running:
+                future.result()
+        assert max(times) < 1.0, times
+        assert server.metric("rusmes_smtp_messages_received_total") > 10
+
+
+def test_log_files_rotate_and_are_opened_anew_on_request(tmp_path: Path) -> None:
+    sections = {"logging": ""}
+    with RunningServer(tmp_path, sections=sections) as server:
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        text = server.config.read_text()
+        small = f'path = "{server.log}", max_size = 4000, max_backups = 3'
+        server.config.write_text(text.replace(f'path = "{server.log}"', small))
+        server.log.unlink()
+        server.start()
+        for _ in range(60):
+            sock, _ = server.smtp_socket()
+            sock.close()
+        first = Path(f"{server.log}.1")
+        server.wait_until(first.exists, "rotated")
+        lines = [json.loads(line) for line in (first.read_text() + server.log.read_text()).splitlines()]
+        assert sum(line["event"] == "connection closed" for line in lines) >= 1
+        server.log.rename(tmp_path / "elsewhere")
+        server.signal(signal.SIGUSR1)
+        server.wait_until(server.log.exists, "opened anew")
+        sock, _ = server.smtp_socket()
+        sock.close()
+        server.wait_until(lambda: server.events("connection closed"), "written")
+
+
+def test_lmtp_on_a_unix_socket(tmp_path: Path) -> None:
+    path = tmp_path / "lmtp.sock"
+    with RunningServer(tmp_path, sections={"lmtp": f'path = "{path}"'}) as server:
+        server.add_user()
+        assert oct(path.stat().st_mode & 0o777) == "0o660"
+        with smtplib.LMTP(str(path)) as client:
+            refused = client.sendmail("bob@example.org", ["alice@example.com", "nobody@example.com"], "Subject: l\r\n\r\nx\r\n")
+        assert set(refused) == {"nobody@example.com"}
+        assert len(maildrop(server)) == 1
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert not path.exists()
+
+
+def test_clients_behind_a_proxy_are_seen_as_themselves(tmp_path: Path) -> None:
+    with RunningServer(tmp_path, sections={"server": 'proxy_networks = ["127.0.0.0/8"]'}) as server:
+        with contextlib.closing(socket.create_connection(("127.0.0.1", server.smtp), timeout=10)) as sock:
+            sock.sendall(b"PROXY TCP4 203.0.113.7 198.51.100.1 40000 25\r\n")
+            assert read_line(sock).startswith(b"220 ")
+            sock.sendall(b"QUIT\r\n")
+            assert read_line(sock).startswith(b"221 ")
+        server.wait_until(lambda: server.events("connection closed"), "closed")
+        assert server.events("connection closed")[0]["client"] == "203.0.113.7"
