@@ -26,12 +26,29 @@ NOT_IN_THIS_VERSION: Final[dict[tuple[str, str], dict[Any, str]]] = {
         "oauth2": 'use "file"',
         "pam": 'use "file"',
     },
+    ("delivery", "tls"): {"dane": 'use "verify"'},
     ("tracing", "enabled"): {True: "set it to false"},
 }
 """Values of the contract that this version has no engine for: an error instead of a setting without effect."""
 
 NOT_LISTENING: Final = ("imap", "managesieve", "jmap")
 """Sections of the contract that this version opens no port for; a port in the file is a warning."""
+
+COMPONENTS: Final = (
+    *PROTOCOLS,
+    "admin",
+    "auth",
+    "channel",
+    "delivery",
+    "listener",
+    "mailet",
+    "notices",
+    "queue",
+    "server",
+    "supervisor",
+    "worker",
+)
+"""What [logging.levels] can name: the `logger` of a log line."""
 
 MECHANISMS: Final = (
     "PLAIN", "LOGIN", "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS", "OAUTHBEARER", "XOAUTH2", "EXTERNAL",
@@ -170,6 +187,11 @@ def _check_engines(config: Config, raw: dict[str, Any], problems: Collector) -> 
         if value in values and not problems.has_problem_at(section, key):
             shown = str(value).lower() if isinstance(value, bool) else f'"{value}"'
             problems.add((section, key), f"{shown} is not part of this version", values[value])
+    for index, site in enumerate(config.delivery.site):
+        if site.tls in NOT_IN_THIS_VERSION["delivery", "tls"]:
+            problems.add(("delivery", "site", index, "tls"), f'"{site.tls}" is not part of this version', 'use "verify"')
+    if config.storage.connection_string and config.storage.backend != "postgres":
+        problems.warnings.append("storage.connection_string is for the postgres backend only")
     for section in NOT_LISTENING:
         table = raw.get(section)
         ports = [key for key in ("port", "tls_port") if isinstance(table, dict) and table.get(key, 0)]
@@ -291,6 +313,12 @@ def _check_logging(config: Config, problems: Collector) -> None:
         problems.add(
             ("logging", "output"), 'is "file", and [logging] file has no path', 'file = { path = "/var/log/rusmes.log" }'
         )
+    for name in config.logging.levels:
+        if name not in COMPONENTS:
+            hint = nearest(name, COMPONENTS)
+            problems.warnings.append(
+                f"logging.levels.{name}: no component of this server has that name" + (f" ({hint})" if hint else "")
+            )
 
 
 def _check_queue(config: Config, problems: Collector) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
@@ -11,6 +12,7 @@ import msgspec
 import pytest
 import tomli
 
+from rusmes.config.checks import COMPONENTS
 from rusmes.config.load import find_config, load_config, parse_config
 from rusmes.config.problems import all_problems
 from rusmes.config.schema import Config
@@ -243,6 +245,8 @@ def test_all_problems_are_reported_at_once_in_the_order_of_the_file() -> None:
         ("[storage]\nbackend = 'postgres'", "storage.backend", 3, "not part of this version", 'use "lmdb"'),
         ("[auth]\nbackend = 'ldap'", "auth.backend", 3, "not part of this version", 'use "file"'),
         ("[tracing]\nenabled = true", "tracing.enabled", 3, "not part of this version", ""),
+        ("[delivery]\ntls = 'dane'", "delivery.tls", 3, "not part of this version", 'use "verify"'),
+        ("[[delivery.site]]\nmatch = ['a.example']\ntls = 'dane'", "delivery.site[0].tls", 4, "not part of this version", ""),
         ("[relay]\npassword = 'x'\npassword_file = 'y'", "relay.password_file", 4, "is set as well", ""),
         ("[relay]\npassword_file = '/nowhere/x'", "relay.password_file", 3, "cannot read /nowhere/x: No such file", ""),
         ("[[processors]]\nname='a'\nstate='start'", "processors", 2, 'no processor has the state "root"', ""),
@@ -300,7 +304,14 @@ def test_two_addresses_may_share_a_port() -> None:
 def test_what_is_legal_and_not_meant_is_a_warning() -> None:
     assert any("[imap] is not part of this version" in warning for warning in parse(DOMAIN + "[imap]\nport = 143").warnings)
     assert any("no delay notice" in warning for warning in parse(DOMAIN + "[queue]\nmax_age = '1h'").warnings)
+    assert any('mean "smtp"' in warning for warning in parse(DOMAIN + "[logging.levels]\nsmpt = 'debug'").warnings)
     assert any("domain is not set" in warning for warning in parse("").warnings)
+
+
+def test_every_component_that_logs_can_be_named() -> None:
+    sources = [path.read_text() for path in (ROOT / "rusmes").rglob("*.py")]
+    names = {name for text in sources for name in re.findall(r'get_logger\("([^"]+)"\)', text)}
+    assert names <= set(COMPONENTS)
 
 
 # Secrets
