@@ -62,6 +62,12 @@ class Prepared(Protocol):
     def finish(self, synced_directories: set[str]) -> None:
         """Wait for it; the set is of this batch. Raises like `begin`."""
 
+    def undo(self) -> None:
+        """The operation did not commit."""
+
+    def abandon(self) -> None:
+        """The operation was never begun, and its caller is gone: undo, and remove what nobody else will."""
+
 
 class Batch:
     """The transaction as operations see it: their own writes first, then the batch's, then the store's."""
@@ -367,6 +373,10 @@ class Committer:
         except BaseException as error:
             self._fail(items, StoreError("storage failure", f"committing to {self._environment.path}: {error!r}"))
         ended = time.perf_counter()
+        for item in items:
+            if item.error is not None:
+                for step in item.prepared:
+                    step.undo()
         for action in after:
             try:
                 action()
@@ -381,6 +391,10 @@ class Committer:
     def _prepare(self, items: list[_Waiting[Any]]) -> list[_Waiting[Any]]:
         """The items that can go on: nobody cancelled them, and their files are synced."""
         ready = [item for item in items if not item.future.cancelled()]
+        if len(ready) < len(items):
+            for item in items:
+                if item.future.cancelled() and item not in ready:
+                    self._try_steps(item, [step.abandon for step in item.prepared])
         if not any(item.prepared for item in ready):
             return ready
         synced_directories: set[str] = set()

@@ -8,6 +8,7 @@ and is removed at the next start of a process that has the store alone.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import shutil
@@ -110,12 +111,12 @@ class LmdbBlobs:
         """What the commit has to do first for the contents that are in files."""
         return [FilePreparation(self, content) for content in contents if content.path]
 
-    def adopt(self, content: Content) -> None:
-        """Give a content's file its place here."""
+    def adopt(self, content: Content, *, keep: bool) -> None:
+        """Give a content's file its place here; `keep` leaves the other name, which another store has committed."""
         path = self.path_of(content.id)
         if content.path == path:
             return
-        place = _link if content.stored else os.rename
+        place = _link if keep else os.rename
         try:
             try:
                 place(content.path, path)
@@ -128,7 +129,7 @@ class LmdbBlobs:
             raise NotFound("the body is gone", content.path) from None
         except OSError as error:
             raise store_failure(error, f"moving {content.path}") from None
-        if not content.stored:
+        if not keep:
             content.path = path
 
     def sync(self, id: bytes, synced_directories: set[str]) -> None:
@@ -279,20 +280,26 @@ class LmdbBlobs:
 
 
 class FilePreparation:
-    """Implements `commit.Prepared` for a content in a file."""
+    """Implements `commit.Prepared` for a content in a file.
 
-    __slots__ = ("_blobs", "_content", "_is_ours")
+    The content counts as stored from here on, so that a caller who is cancelled meanwhile does not remove the file of a
+    commit that goes on without it; `undo` takes that back.
+    """
+
+    __slots__ = ("_blobs", "_content", "_is_ours", "_was_stored")
 
     def __init__(self, blobs: LmdbBlobs, content: Content) -> None:
         self._blobs = blobs
         self._content = content
+        self._was_stored = content.stored
         self._is_ours = content.stored and content.path == blobs.path_of(content.id)
 
     def begin(self) -> None:
         if self._is_ours:
             return
         content = self._content
-        self._blobs.adopt(content)
+        content.stored = True
+        self._blobs.adopt(content, keep=self._was_stored)
         try:
             descriptor = os.open(self._blobs.path_of(content.id), os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -301,6 +308,8 @@ class FilePreparation:
                     content.checksum = file_checksum(self._blobs.path_of(content.id))
             finally:
                 os.close(descriptor)
+        except FileNotFoundError:
+            raise NotFound("the body is gone", content.path) from None
         except OSError as error:
             raise store_failure(error, f"reading {content.path}") from None
 
@@ -308,9 +317,25 @@ class FilePreparation:
         if not self._is_ours:
             self._blobs.sync(self._content.id, synced_directories)
 
+    def undo(self) -> None:
+        self._content.stored = self._was_stored
 
-def prepare_now(preparations: Sequence[FilePreparation]) -> None:
+    def abandon(self) -> None:
+        self.undo()
+        self._blobs.discard(self._content)
+
+
+async def prepare_large(preparations: Sequence[FilePreparation]) -> None:
     """Sync files outside of the commit thread; it does it again, for nothing."""
+    try:
+        await asyncio.get_running_loop().run_in_executor(None, _prepare_now, preparations)
+    except BaseException:
+        for preparation in preparations:
+            preparation.undo()
+        raise
+
+
+def _prepare_now(preparations: Sequence[FilePreparation]) -> None:
     for preparation in preparations:
         preparation.begin()
         preparation.finish(set())
@@ -331,9 +356,12 @@ def _link(source: str, target: str) -> None:
 
 
 def sync_file(path: str) -> None:
+    """Raises OSError, also when the file has lost its name meanwhile."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
+        if not os.fstat(descriptor).st_nlink:
+            raise FileNotFoundError(errno.ENOENT, "removed while it was synced", path)
     finally:
         os.close(descriptor)
 

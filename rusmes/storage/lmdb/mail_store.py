@@ -24,7 +24,7 @@ from rusmes.storage.commit import Batch, Committer
 from rusmes.storage.description import Description, describe
 from rusmes.storage.lmdb import mailboxes as boxes
 from rusmes.storage.lmdb import messages as mail
-from rusmes.storage.lmdb.blobs import LARGE_BYTES, LmdbBlobs, Tables, prepare_now
+from rusmes.storage.lmdb.blobs import LARGE_BYTES, LmdbBlobs, Tables, prepare_large
 from rusmes.storage.lmdb.compact import compact_environment
 from rusmes.storage.lmdb.delivery import Delivery
 from rusmes.storage.lmdb.edits import (
@@ -158,7 +158,7 @@ class LmdbMailStore:
         contents = list({id(item.rendering.content): item.rendering.content for item in appends}.values())
         preparations = self.blobs.preparations(contents)
         if any(content.path and content.size > LARGE_BYTES for content in contents):
-            await asyncio.get_running_loop().run_in_executor(None, prepare_now, preparations)
+            await prepare_large(preparations)
         now = self._clock.now()
 
         def operation(batch: Batch) -> list[Appended | Refusal]:

@@ -18,7 +18,7 @@ from rusmes.model.ids import IdSource
 from rusmes.model.plan import Queued
 from rusmes.storage.api import CompactResult, Finding, QueueChange, QueueEntry, RecipientState
 from rusmes.storage.commit import Batch, Committer
-from rusmes.storage.lmdb.blobs import LARGE_BYTES, LmdbBlobs, Tables, prepare_now
+from rusmes.storage.lmdb.blobs import LARGE_BYTES, LmdbBlobs, Tables, prepare_large
 from rusmes.storage.lmdb.compact import compact_environment
 from rusmes.storage.lmdb.edits import Rows, Snapshot, check_layout
 from rusmes.storage.lmdb.environment import Environment
@@ -117,7 +117,7 @@ class LmdbQueueStore:
         contents = [item.rendering.content for item in items]
         preparations = self.blobs.preparations(contents) if any(content.path for content in contents) else []
         if preparations and any(content.path and content.size > LARGE_BYTES for content in contents):
-            await asyncio.get_running_loop().run_in_executor(None, prepare_now, preparations)
+            await prepare_large(preparations)
         # Encoded here and not in the commit thread, where the others would wait for it.
         rows = [(item.id, pack_entry(item), item.rendering.content) for item in items]
         growth = ROW_BYTES + sum(0 if content.path else content.size for content in contents)

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,44 @@ async def test_close_finishes_what_waits(mail_at: MailAt) -> None:
     await store.close()
     results = [result for [result] in await asyncio.gather(*waiting)]
     assert sorted(result.uid for result in results if isinstance(result, Appended)) == list(range(1, 21))
+
+
+async def test_a_caller_that_is_cancelled_does_not_take_the_body_along(
+    queue_at: QueueAt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session is gone while its commit is under way: the entry is there with its body, or is not there."""
+    queue = queue_at()
+    await queue.open()
+    begun, go_on = threading.Event(), threading.Event()
+    begin = queue._environment.begin_write
+
+    def slowly() -> Any:
+        begun.set()
+        assert go_on.wait(5)
+        return begin()
+
+    monkeypatch.setattr(queue._environment, "begin_write", slowly)
+    writers = [queue.blobs.writer() for _ in range(2)]
+    items = [queued_of(queue.blobs, n) for n in (1, 2)]
+    tasks = []
+    for item, writer in zip(items, writers, strict=True):
+        writer.write(large_message())
+        item.rendering.content = writer.finish()
+        tasks.append(asyncio.ensure_future(queue.put([item])))
+        await asyncio.to_thread(begun.wait, 5)  # the first is under way, the second waits
+    for task, writer in zip(tasks, writers, strict=True):
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        writer.abort()
+    go_on.set()
+    await queue.put([queued_of(queue.blobs, 3)])
+    assert [entry.item.id[-1] for entry in queue.entries()] == [1, 3]
+    first = await queue.get(items[0].id)
+    assert first is not None
+    assert first.item.rendering.content.read() == large_message()
+    assert len(list(queue.blobs.files())) == 1
+    assert list(queue.verify()) == []
 
 
 async def test_an_operation_that_raises_is_undone_alone(queue_at: QueueAt) -> None:
