@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 CACHE_ENTRIES: Final = 10_000
 """Verified passwords remembered, about 300 bytes each; the oldest goes first."""
 
+TURN_SECONDS: Final = 0.02
+PATIENCE_SECONDS: Final = 10.0
+"""How often, and for how long, a login looks for its turn when ten passwords of its address are being checked."""
+
 _LOCKED: Final = "too many failed logins, try again later"
 
 
@@ -109,26 +113,44 @@ class FullAuthenticator:
             return denied
         if len(password) > MAX_PASSWORD_OCTETS:
             return await self._failed(account, attempt, "the password is too long")
-        identity = await self._verified(account, password)
-        if identity is None:
-            return await self._failed(account, attempt, "wrong password or no such account")
-        return await self._authorized(identity, authorize_as, attempt)
-
-    async def _verified(self, account: str, password: str) -> Identity | None:
         started = self._clock.monotonic()
         try:
             generation = await self.backend.generation()
             identity = self._cache.get(account, password, generation, started)
             self._metrics.inc(AUTH_CACHE["miss" if identity is None else "hit"])
-            if identity is None:
-                identity = await self.backend.verify(account, password)
-                if identity is not None:
-                    self._cache.put(account, password, identity, generation, self._clock.monotonic())
+            outcome = identity or await self._verified(account, password, attempt)
         except AuthUnavailable:
             self._metrics.inc(AUTH_ATTEMPTS["unavailable"])
             raise
         self._metrics.observe(AUTH_SECONDS, self._clock.monotonic() - started)
-        return identity
+        if isinstance(outcome, Identity):
+            if identity is None:
+                self._cache.put(account, password, outcome, generation, self._clock.monotonic())
+            return await self._authorized(outcome, authorize_as, attempt)
+        denied, delay = outcome
+        if delay:
+            await self._sleep(delay)
+        return denied
+
+    async def _verified(self, account: str, password: str, attempt: Attempt) -> Identity | tuple[Denied, float]:
+        """Ask the backend, when it is this address's turn; or the refusal, and the seconds to wait before it is said.
+
+        A failure is counted before the next turn begins.
+        """
+        address = attempt.client_address
+        patience = PATIENCE_SECONDS
+        while not self.throttle.enter(address, self._clock.monotonic()):
+            if patience <= 0:
+                raise AuthUnavailable("authentication is busy", f"too many passwords from {address} are being checked")
+            patience -= TURN_SECONDS
+            await asyncio.sleep(TURN_SECONDS)
+        try:
+            if (denied := self._locked(account, attempt)) is not None:
+                return denied, 0.0
+            identity = await self.backend.verify(account, password)
+            return identity or self._count_failure(account, attempt, "wrong password or no such account")
+        finally:
+            self.throttle.leave(address)
 
     async def scram_credentials(self, username: str, attempt: Attempt) -> ScramCredentials | Denied:
         account = canonical_account(username, self._domain)
@@ -186,14 +208,19 @@ class FullAuthenticator:
         self._metrics.inc(AUTH_ATTEMPTS[outcome])
         self._metrics.inc(AUTH_MECHANISMS[attempt.mechanism])
 
-    async def _failed(self, account: str, attempt: Attempt, reason: str) -> Denied:
-        """Count first, then wait: parallel guesses all count before the first one is answered."""
+    def _count_failure(self, account: str, attempt: Attempt, reason: str) -> tuple[Denied, float]:
+        """The refusal, and the seconds to wait before it is said."""
         self._count("failure", attempt)
         delay, blocked = self.throttle.failed(account, attempt.client_address, self._clock.monotonic())
         if blocked:
             self._on_block(attempt.client_address, account)
+        return Denied(reason=reason), delay
+
+    async def _failed(self, account: str, attempt: Attempt, reason: str) -> Denied:
+        """Count first, then wait: parallel guesses all count before the first one is answered."""
+        denied, delay = self._count_failure(account, attempt, reason)
         await self._sleep(delay)
-        return Denied(reason=reason)
+        return denied
 
     async def _authorized(self, identity: Identity, authorize_as: str, attempt: Attempt) -> Identity | Denied:
         """RFC 4616 §2: an authorization identity other than one's own needs a right; administrators have it."""

@@ -29,6 +29,10 @@ KNOWN_SECONDS: Final = 7 * 86400.0
 class Limits(Protocol):
     """The part of `_core.counters.SharedCounters` that throttling needs; `now` is the monotonic clock's time."""
 
+    def acquire(self, key: bytes, limit: int) -> bool: ...
+
+    def release(self, key: bytes) -> None: ...
+
     def take_rate(self, key: bytes, limit: int, window_seconds: float, now: float) -> bool: ...
 
     def peek_rate(self, key: bytes, window_seconds: float, now: float) -> float: ...
@@ -70,6 +74,20 @@ class Throttle:
         """Seconds for which this account is closed to this address."""
         until = self._limits.value(_key(b"auth-closed:", account), now)
         return until - now if until > now and not self._is_known(account, client_address, now) else 0.0
+
+    def enter(self, client_address: str, now: float) -> bool:
+        """Whether the address may have one more password checked now: those being checked count as failures until they are
+        known, so that many guesses at the same moment are not more than ten either. Each True wants a `leave`."""
+        if not client_address:
+            return True
+        network = network_key(client_address).encode()
+        failures = int(self._limits.peek_rate(b"auth-fail:" + network, WINDOW_SECONDS, now))
+        return self._limits.acquire(b"auth-busy:" + network, max(1, FAILURES - failures))
+
+    def leave(self, client_address: str) -> None:
+        """The password was checked, and its failure, if any, was counted."""
+        if client_address:
+            self._limits.release(b"auth-busy:" + network_key(client_address).encode())
 
     def failed(self, account: str, client_address: str, now: float) -> tuple[float, bool]:
         """Count a failure of an address and of an account ("" = the name can be none).

@@ -145,6 +145,50 @@ def test_ten_failures_block_the_address_for_a_quarter_of_an_hour_on_every_worker
     asyncio.run(scenario())
 
 
+def test_many_guesses_at_the_same_moment_are_ten_guesses_too(house: House) -> None:
+    async def scenario() -> None:
+        busy = 0
+        most = 0
+
+        async def slow(name: str, password: str) -> Identity | None:
+            nonlocal busy, most
+            house.backend.verified.append(name)
+            busy += 1
+            most = max(most, busy)
+            await asyncio.sleep(0.001)
+            busy -= 1
+            return house.backend._identity(name) if password == "s3cret" else None
+
+        house.backend.verify = slow  # type: ignore[method-assign]
+        guesses = (house.guess("192.0.2.1", f"user{n}@example.com", worker=n % 2) for n in range(40))
+        answers = await asyncio.gather(*guesses)
+        assert len(house.backend.verified) == most == 10
+        assert sum(isinstance(answer, Denied) and not answer.locked_seconds for answer in answers) == 10
+        assert house.limits.count(b"auth-busy:192.0.2.1") == 0
+        # Others wait for their turn, and get it.
+        most = 0
+        friends = await asyncio.gather(*(house.guess("192.0.2.2", f"user{n}@example.com", "s3cret") for n in range(25)))
+        assert all(isinstance(friend, Identity) for friend in friends)
+        assert most == 10
+
+    asyncio.run(scenario())
+
+
+def test_a_turn_that_never_comes_is_nobodys_failure(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rusmes.auth.authenticator.PATIENCE_SECONDS", 0.0)
+
+    async def scenario() -> None:
+        for _ in range(10):
+            assert house.one.throttle.enter("192.0.2.1", 0.0)
+        with pytest.raises(AuthUnavailable):
+            await house.guess("192.0.2.1", password="s3cret")
+        for _ in range(10):
+            house.one.throttle.leave("192.0.2.1")
+        assert isinstance(await house.guess("192.0.2.1", password="s3cret"), Identity)
+
+    asyncio.run(scenario())
+
+
 def test_failures_are_forgotten_after_ten_minutes(house: House) -> None:
     async def scenario() -> None:
         for _ in range(4):
