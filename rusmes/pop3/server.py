@@ -24,7 +24,7 @@ from rusmes.model.content import Rendering
 from rusmes.model.identity import Identity
 from rusmes.net.connection import Connection, ConnectionLost, DeadlineExceeded, Draining, PipelinedPlaintext
 from rusmes.pop3 import reply
-from rusmes.pop3.commands import NEEDS_TLS, NOT_NOW, Commands, Limits
+from rusmes.pop3.commands import GONE, NEEDS_TLS, NOT_NOW, UNREADABLE, Commands, Limits
 from rusmes.pop3.limits import FLUSH_OCTETS, READ_AHEAD_MESSAGES, READ_AHEAD_OCTETS, WHOLE_MESSAGE_OCTETS
 from rusmes.pop3.reply import Answer, Body, Goodbye, Listing, Reply, StartTls
 from rusmes.pop3.session import NEED_DATA, Session, State
@@ -200,7 +200,7 @@ class Conversation:
 
     async def _answer(self, answer: Answer, command: Command) -> bool:
         if isinstance(answer, Body):
-            await self._send_message(answer, command.number)
+            await self._send_message(answer, command)
         elif isinstance(answer, Reply):
             if not answer.ok:
                 self._service.metrics.inc(POP3_ERRORS)
@@ -243,31 +243,38 @@ class Conversation:
 
     # Messages
 
-    async def _send_message(self, body: Body, number: int) -> None:
+    async def _send_message(self, body: Body, command: Command) -> None:
         rendering = body.rendering
         is_small = rendering.size <= WHOLE_MESSAGE_OCTETS
         if body.lines < 0 and is_small and (data := rendering.content.data) is not None:
             self._write(_small_message(rendering, data))
-            self._message_sent(number)
+            self._message_sent(command.number)
             return
         stuffer = DotStuffer(body.lines)
+        chunks = rendering.chunks()
         try:
+            # Nothing is promised before the first piece is there: the message may have been removed meanwhile.
+            chunk = next(chunks, b"")
+            head = b"top of message follows"
             if body.lines < 0:
-                self._write(b"+OK %d octets\r\n" % (rendering.size if _is_ended(rendering) else rendering.size + 2))
-            else:
-                self._write(b"+OK top of message follows\r\n")
-            for chunk in rendering.chunks():
+                head = b"%d octets" % (rendering.size if _is_ended(rendering) else rendering.size + 2)
+        except (OSError, NotFound, StoreError) as error:
+            is_gone = isinstance(error, (FileNotFoundError, NotFound))
+            await self._answer(GONE if is_gone else UNREADABLE, command)
+            return
+        self._write(b"+OK %b\r\n" % head)
+        try:
+            while chunk and not stuffer.is_done:
                 await self._stream(stuffer.feed(chunk))
-                if stuffer.is_done:
-                    break
+                chunk = next(chunks, b"")
         except (OSError, StoreError) as error:
             # Half a message must not look whole: the client sees a broken connection, and keeps what it had.
-            self._log.error("a message cannot be read to its end", number=number, reason=str(error))
+            self._log.error("a message cannot be read to its end", number=command.number, reason=str(error))
             self._connection.abort()
             raise ConnectionLost("message unreadable") from None
         self._write(stuffer.finish())
         if body.lines < 0:
-            self._message_sent(number)
+            self._message_sent(command.number)
 
     def _message_sent(self, number: int) -> None:
         self._service.metrics.inc(POP3_MESSAGES["retrieved"])

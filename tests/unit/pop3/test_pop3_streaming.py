@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import pytest
 
 from rusmes.log import LogSink, SessionLog
+from rusmes.model.content import Content
 from rusmes.net.connection import ConnectionLost
 from rusmes.pop3.limits import FLUSH_OCTETS
 from tests.fuzz.test_fuzz_pop3 import LOGIN, Pieces, finish
@@ -26,6 +29,8 @@ class Counting(Pieces):
         self._pending = 0
 
     def write(self, data: bytes) -> None:
+        if len(data) < 1000:
+            self.sent += data
         self.total += len(data)
         self._pending += len(data)
         self.most = max(self.most, self._pending)
@@ -68,26 +73,49 @@ def test_replies_to_pipelined_commands_are_bounded_too() -> None:
     assert connection.most < FLUSH_OCTETS + len(SMALL) + 1000
 
 
-def test_a_message_that_cannot_be_read_to_its_end_does_not_look_whole() -> None:
-    house = House(tls=False)
+def broken(house: House, chunks: Callable[[], Iterator[bytes]]) -> None:
+    """Make the content of alice's only message read as `chunks` says."""
     finish(house.deliver("alice", LARGE))
     account = finish(house.store.account("alice@example.com"))
     mailbox = finish(house.store.mailbox(account.id, "INBOX"))
     [rendering] = finish(house.store.renderings(mailbox.id, [1]))
 
-    def broken(skip: int = 0):  # type: ignore[no-untyped-def]
+    class Broken(Content):
+        __slots__ = ()
+
+        def chunks(self, skip: int = 0) -> Iterator[bytes]:
+            return chunks()
+
+    rendering.content.__class__ = Broken
+
+
+def test_a_message_that_cannot_be_read_to_its_end_does_not_look_whole() -> None:
+    def chunks() -> Iterator[bytes]:
         yield LARGE[:CHUNK]
         raise OSError(5, "Input/output error")
 
-    content = rendering.content
-
-    class Broken(type(content)):  # type: ignore[misc]
-        __slots__ = ()
-
-        def chunks(self, skip: int = 0):  # type: ignore[no-untyped-def]
-            return broken(skip)
-
-    content.__class__ = Broken
+    house = House(tls=False)
+    broken(house, chunks)
     connection = serve(house, b"RETR 1\r\nQUIT\r\n")
     assert connection.aborted
     assert connection.total < 2 * CHUNK
+
+
+@pytest.mark.parametrize(
+    ("error", "answer"),
+    [
+        (FileNotFoundError(2, "gone"), b"-ERR the message was removed meanwhile\r\n"),
+        (OSError(5, "Input/output error"), b"-ERR [SYS/PERM] the message cannot be read\r\n"),
+    ],
+)
+@pytest.mark.parametrize("command", [b"RETR 1", b"TOP 1 1"])
+def test_a_message_that_cannot_be_read_at_all_is_an_error(error: OSError, answer: bytes, command: bytes) -> None:
+    def chunks() -> Iterator[bytes]:
+        raise error
+        yield b""
+
+    house = House(tls=False)
+    broken(house, chunks)
+    connection = serve(house, command + b"\r\nNOOP\r\n")
+    assert bytes(connection.sent).endswith(answer + b"+OK\r\n")
+    assert not connection.aborted
