@@ -23,11 +23,11 @@ from rusmes.mime.quoting import nstring
 # Real mail nests five deep and has some hundred parts (Dovecot stops at 100 and 10,000).
 MAX_DEPTH: Final = 32
 MAX_PARTS: Final = 2000
-_COUNT_BYTES: Final = 1 << 20
+_COUNT_BYTES: Final = 128 * 1024
 
 
 class Buffer(Protocol):
-    """What a body is read from: bytes or a memory map."""
+    """What a body is read from: bytes, or a file that can be searched like them."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, key: slice, /) -> bytes: ...

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rusmes.errors import StoreError
 from rusmes.model.content import Content, Rendering
@@ -70,3 +74,29 @@ def test_a_file_that_is_gone_is_a_store_error(tmp_path: Path) -> None:
     os.unlink(content.path)
     with pytest.raises(StoreError):
         describe(Rendering(content))
+
+
+@given(
+    data=st.lists(st.sampled_from([b"--b", b"\r\n", b"\n", b"x" * 40, b"--", b"b"]), max_size=60).map(b"".join),
+    window=st.integers(4, 50),
+)
+def test_windows_change_nothing(data: bytes, window: int) -> None:
+    """However small the window, a file gives what memory gives."""
+    mail = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\n" + data
+    with tempfile.TemporaryDirectory() as directory:
+        one, other = contents(Path(directory), mail)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("rusmes.storage.description.WINDOW_BYTES", window)
+            assert describe(Rendering(other)) == describe(Rendering(one))
+
+
+def test_fifty_megabytes_are_described_in_little_memory(tmp_path: Path) -> None:
+    writer = SpoolWriter(os.urandom(16), str(tmp_path), 10)
+    writer.write(MAIL[: -len(b"--b--\r\n")])
+    for _ in range(800):
+        writer.write(b"y" * 65534 + b"\r\n")
+    writer.write(b"--b--\r\n")
+    content = writer.finish()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert b'"html" NIL NIL NIL "7bit" %d 800' % (3 + 800 * 65536) in describe(Rendering(content)).body_structure
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 4096
