@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import poplib
+import select
 import signal
 import smtplib
 import subprocess
@@ -17,6 +19,9 @@ import pytest
 
 from tests.e2e.running import PASSWORD, RunningServer
 from tests.ports import free_ports
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -32,10 +37,14 @@ def rusmes(server: RunningServer, *arguments: str) -> Any:
     return json.loads(server.rusmes(*arguments, "--json"))
 
 
-def attempt(server: RunningServer, *arguments: str) -> tuple[int, str]:
-    argv = [sys.executable, "-m", "rusmes", "-c", str(server.config), *arguments]
+def attempt_on(path: Path, *arguments: str) -> tuple[int, str]:
+    argv = [sys.executable, "-m", "rusmes", "-c", str(path), *arguments]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     return done.returncode, done.stderr
+
+
+def attempt(server: RunningServer, *arguments: str) -> tuple[int, str]:
+    return attempt_on(server.config, *arguments)
 
 
 def login(server: RunningServer, user: str, password: str) -> int:
@@ -152,3 +161,38 @@ def test_the_program_answers_quickly(server: RunningServer) -> None:
     started = time.monotonic()
     server.rusmes("status")
     assert time.monotonic() - started < 10
+
+
+def test_init_asks_on_a_terminal(tmp_path: Path) -> None:
+    """The answers are typed on a terminal of its own; a password is not echoed, and no file shows it."""
+    master, slave = os.openpty()
+    path = tmp_path / "rusmes.toml"
+    argv = ["setsid", "--ctty", "--wait", sys.executable, "-m", "rusmes", "-c", str(path), "init"]
+    with subprocess.Popen(argv, stdin=slave, stdout=slave, stderr=slave, cwd=ROOT) as process:
+        os.close(slave)
+        said = ""
+        for question, answer in (
+            ("Domain whose mail", "example.com"),
+            ("Name of this machine", ""),
+            ("Address of the postmaster", ""),
+            ("First account", "alice"),
+            ("Password of alice@example.com:", "correct horse"),
+            ("Once more:", "correct horse"),
+            ("Next: rusmes-server", None),
+        ):
+            until = time.monotonic() + 30
+            while question not in said:
+                assert time.monotonic() < until, said
+                ready, _, _ = select.select([master], [], [], 1.0)
+                if ready:
+                    said += os.read(master, 65536).decode()
+            if answer is not None:
+                os.write(master, f"{answer}\n".encode())
+        assert process.wait(30) == 0
+    os.close(master)
+    assert "correct horse" not in said
+    assert "_domainkey.example.com. TXT" in said
+    text = path.read_text()
+    assert 'hostname = "mail.example.com"' in text
+    assert "correct horse" not in text
+    assert attempt_on(path, "user", "list")[0] == 0
