@@ -275,6 +275,12 @@ def unpack_message(key: bytes, row: bytes, first_recent: int) -> Message:
     return Message(uid, modseq, email_id, internal_date, size, join_flags(bits, keywords), uid >= first_recent)
 
 
+def unpack_email_id(key: bytes, row: bytes) -> tuple[bytes, int]:
+    """The email of a message and its size: all that sending it needs of the row."""
+    value = unseal("messages", key, row)
+    return value[8:24], int.from_bytes(value[32:40], "big")
+
+
 # emails
 
 _EMAIL: Final = struct.Struct(">16s16sdQQ?HIIII")
@@ -315,6 +321,14 @@ class EmailRecord(Struct):
             blob_id, thread_id, received, size, skip, is_file, memberships,
             value[at : ends[0]], value[ends[0] : ends[1]], value[ends[1] : ends[2]], value[ends[2] :],
         )  # fmt: skip
+
+    @staticmethod
+    def unpack_sending(key: bytes, row: bytes) -> tuple[bytes, bytes, int]:
+        """Blob, prefix and skip: all that sending it needs of the row."""
+        value = unseal("emails", key, row)
+        head = _EMAIL.unpack_from(value)
+        at = _EMAIL.size + head[6] * _MEMBERSHIP.size
+        return head[0], value[at : at + head[7]], head[4]
 
     def value(self, id: bytes, bits: int, keywords: tuple[str, ...]) -> Email:
         return Email(

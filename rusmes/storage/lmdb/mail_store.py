@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from rusmes.clock import Clock, SystemClock
-from rusmes.errors import NotFound
+from rusmes.errors import NotFound, StoreCorrupt
 from rusmes.metrics import MESSAGES_APPENDED, STORE_BYTES, STORE_WRITABLE, Metrics
 from rusmes.model.content import Content, Rendering
 from rusmes.model.ids import IdSource
@@ -60,6 +60,7 @@ from rusmes.storage.lmdb.layout import (
     name_key,
     number_key,
     unpack_changes,
+    unpack_email_id,
     unpack_message,
 )
 from rusmes.storage.lmdb.verify import verify_mail
@@ -163,7 +164,10 @@ class LmdbMailStore:
 
         def operation(batch: Batch) -> list[Appended | Refusal]:
             self._delivery.expire_keys(batch, now)
-            return self._delivery.append(batch, appends, descriptions, now)
+            results = self._delivery.append(batch, appends, descriptions, now)
+            for preparation in preparations:
+                preparation.check_referred(batch)
+            return results
 
         growth = sum(0 if content.path else content.size for content in contents) + ROW_BYTES * len(appends)
         results = await self._committer.submit(operation, prepared=preparations, growth=growth)
@@ -317,20 +321,28 @@ class LmdbMailStore:
         )
 
     async def renderings(self, mailbox_id: int, uids: Sequence[int], *, limit_bytes: int = 0) -> list[Rendering]:
+        # POP3 and IMAP send whole mailboxes through here: rows are unpacked no further than sending needs (a third less).
         found: list[Rendering] = []
         total = 0
         with self._environment.reading() as txn:
             rows = Snapshot(self._environment, txn)
-            account_id = read_mailbox(rows, mailbox_id).account_id
+            account_key = number_key(read_mailbox(rows, mailbox_id).account_id)
             for uid in uids:
-                message = read_message(rows, mailbox_id, uid)
-                total += message.size if message is not None else 0
-                if found and (message is None or total > limit_bytes > 0):
-                    break
-                if message is None:
+                key = message_key(mailbox_id, uid) if 0 < uid <= 0xFFFFFFFF else b""
+                row = rows.get(MESSAGES, key) if key else None
+                if row is None:
+                    if found:
+                        break
                     raise NotFound("no such message", f"mailbox {mailbox_id}, UID {uid}")
-                email = read_email(rows, account_id, message.email_id)
-                found.append(Rendering(self.blobs.content_in(txn, email.blob_id), email.prefix, email.skip))
+                email_id, size = unpack_email_id(key, row)
+                total += size
+                if found and total > limit_bytes > 0:
+                    break
+                row = rows.get(EMAILS, account_key + email_id)
+                if row is None:
+                    raise StoreCorrupt("the store is damaged", f"email {email_id.hex()} is missing")
+                blob_id, prefix, skip = EmailRecord.unpack_sending(account_key + email_id, row)
+                found.append(Rendering(self.blobs.content_in(txn, blob_id), prefix, skip))
         return found
 
     async def emails(self, account_id: int, ids: Sequence[bytes]) -> list[Email | None]:
