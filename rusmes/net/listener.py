@@ -176,7 +176,7 @@ class Listener:
         self._session_id = session_id
         self._tls = tls
         self._handshakes = handshakes
-        self._servers: list[asyncio.Server] = []
+        self._servers: dict[socket.socket, asyncio.Server] = {}
         self._accepting: list[socket.socket] = []
         self._tasks: dict[asyncio.Task[None], Connection | None] = {}
         self._seen: dict[Connection, tuple[int, float]] = {}
@@ -185,31 +185,49 @@ class Listener:
 
     async def start(self) -> None:
         """Accept from now on."""
+        for sock in self.sockets:
+            await self._listen(sock)
+
+    async def _listen(self, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()
 
         def factory() -> Connection:
             return Connection(self._made, loop=loop, handshakes=self._handshakes)
 
-        for sock in self.sockets:
-            if sock.family == socket.AF_UNIX:
-                # Its path belongs to the supervisor and to the other workers too, so it stays when we stop.
-                self._servers.append(await loop.create_unix_server(factory, sock=sock.dup(), backlog=BACKLOG))
-            elif self._tls is not None or self._gate.proxies:
-                sock.setblocking(False)
-                sock.listen(BACKLOG)
-                self._accepting.append(sock)
-                loop.add_reader(sock.fileno(), self._accept, sock)
-            else:
-                self._servers.append(await loop.create_server(factory, sock=sock.dup(), backlog=BACKLOG))
+        if sock.family == socket.AF_UNIX:
+            # Its path belongs to the supervisor and to the other workers too, so it stays when we stop.
+            self._servers[sock] = await loop.create_unix_server(factory, sock=sock.dup(), backlog=BACKLOG)
+        elif self._tls is not None or self._gate.proxies:
+            sock.setblocking(False)
+            sock.listen(BACKLOG)
+            self._accepting.append(sock)
+            loop.add_reader(sock.fileno(), self._accept, sock)
+        else:
+            self._servers[sock] = await loop.create_server(factory, sock=sock.dup(), backlog=BACKLOG)
+
+    def _stop(self, sock: socket.socket) -> None:
+        server = self._servers.pop(sock, None)
+        if server is not None:
+            server.close()
+        if sock in self._accepting:
+            self._accepting.remove(sock)
+            asyncio.get_running_loop().remove_reader(sock.fileno())
+
+    async def cover(self, sock: socket.socket) -> None:
+        """Accept on the socket of a worker that is down, too."""
+        if sock not in self.sockets:
+            self.sockets.append(sock)
+            await self._listen(sock)
+
+    def uncover(self, sock: socket.socket) -> None:
+        """Leave a covered socket to its worker."""
+        if sock in self.sockets:
+            self._stop(sock)
+            self.sockets.remove(sock)
 
     def stop_accepting(self) -> None:
-        loop = asyncio.get_running_loop()
-        for server in self._servers:
-            server.close()
-        for sock in self._accepting:
-            loop.remove_reader(sock.fileno())
-        self._servers.clear()
-        self._accepting.clear()
+        for sock in self.sockets:
+            self._stop(sock)
 
     async def restart(self) -> None:
         """Accept anew, after the networks of proxies changed."""

@@ -166,6 +166,7 @@ class House:
         )
         self.gate = Gate(config, self.limits, self.metrics, is_banned=self.authenticator.is_blocked)
         self.handshakes = asyncio.Semaphore(HANDSHAKES_AT_ONCE)
+        self._bindings = ground.bindings
         self.listeners = [self._listener(binding) for binding in ground.bindings]
 
     @property
@@ -208,11 +209,28 @@ class House:
         for listener in self.listeners:
             await listener.start()
 
+    async def cover(self, slot: int) -> None:
+        """Accept for another slot, whose worker is down."""
+        for listener, binding in zip(self.listeners, self._bindings, strict=True):
+            if len(binding.sockets) > 1:
+                await listener.cover(binding.of_slot(slot))
+
+    def uncover(self, slot: int) -> None:
+        for listener, binding in zip(self.listeners, self._bindings, strict=True):
+            if len(binding.sockets) > 1:
+                listener.uncover(binding.of_slot(slot))
+
+    def _close_sockets(self) -> None:
+        for binding in self._bindings:
+            for sock in binding.sockets:
+                sock.close()
+
     async def drain(self, seconds: float) -> int:
         """Accept no more and let sessions end; how many had to be cut."""
         self.gate.draining = True
         for listener in self.listeners:
             listener.drain()
+        self._close_sockets()
         return sum(await asyncio.gather(*(listener.wait_closed(seconds) for listener in self.listeners)))
 
     async def close(self, grace_seconds: float) -> None:

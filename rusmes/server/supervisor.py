@@ -3,8 +3,8 @@
 It handles no mail. Its loop runs in pieces, each until the next `Plan`: what must be done outside of the loop (fork a worker,
 or end). So forks happen between two pieces, when no callback and no thread of ours is under way.
 
-A worker that dies is started again at once, and if it dies soon again, after 1, 2, 4 ... 30 seconds; meanwhile its connections
-wait in its sockets, its places in the shared table are given back, its queue stays as it is on the disk.
+A worker that dies is started again at once, and if it dies soon again, after 1, 2, 4 ... 30 seconds; meanwhile another worker
+accepts for it, its places in the shared table are given back, its queue stays as it is on the disk.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from rusmes.server.worker import EXIT_CANNOT_START, STOP_GRACE_SECONDS, run_work
 HEALTHY_SECONDS: Final = 10.0
 """A worker that lived so long died of something new: no back-off."""
 MAX_BACKOFF_SECONDS: Final = 30.0
+MAX_DEATHS_AT_START: Final = 3
 HUNG_SECONDS: Final = 120.0
 """A worker without a sign of life for so long is killed, and started again."""
 STOP_MARGIN_SECONDS: Final = 5.0
@@ -87,6 +88,8 @@ class Supervisor:
         self._has_served = False
         self._control: Control
         self._api: AdminApi
+        self._covers: dict[int, int] = {}
+        """Slots without a worker: which slot's worker accepts for them."""
         self._timers: dict[int, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._children: set[int] = set()
@@ -137,7 +140,7 @@ class Supervisor:
                 signal.set_wakeup_fd(-1)
                 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD):
                     signal.signal(number, signal.SIG_DFL)
-                self._close_foreign(worker.slot, theirs)
+                self._close_foreign(theirs)
                 status = run_worker(self._ground, worker.slot, self._adoption[worker.slot], theirs)
             finally:
                 os._exit(status)
@@ -153,12 +156,12 @@ class Supervisor:
         }
         worker.channel = Channel(ours, handlers, lambda: None)
 
-    def _close_foreign(self, slot: int, channel: socket.socket) -> None:
-        """In a new worker: close what belongs to the supervisor and to other workers."""
+    def _close_foreign(self, channel: socket.socket) -> None:
+        """In a new worker: close what is the supervisor's. The sockets of other slots stay, it may have to cover for them."""
         ground = self._ground
         keep = {0, 1, 2, channel.fileno(), *self._keep_open}
         keep |= {end.fileno() for pair in ground.notices for end in pair}
-        keep |= {binding.of_slot(slot).fileno() for binding in ground.bindings}
+        keep |= {sock.fileno() for binding in ground.bindings for sock in binding.sockets}
         file = file_of(ground.sink)
         if file is not None:
             keep.add(file.fileno())
@@ -230,6 +233,11 @@ class Supervisor:
     def _on_ready(self, worker: Worker) -> Callable[[], Any]:
         async def handle() -> None:
             worker.is_ready = True
+            for other in self._workers:
+                if self._covers.get(worker.slot) == other.slot and other.channel is not None:
+                    other.channel.tell("uncover", slot=worker.slot)
+            self._covers.pop(worker.slot, None)
+            self._cover_gaps()
             if not self._has_served and all(other.is_ready for other in self._workers):
                 self._has_served = True
                 self._readiness.ready(f"{len(self._workers)} workers serve")
@@ -279,7 +287,8 @@ class Supervisor:
                 self._plans.put_nowait(Plan(end=0))
             return
         _log.error("worker died", slot=worker.slot, code=code, lived_seconds=round(lived, 1), connections_given_back=given_back)
-        if not self._has_served and not was_ready:
+        # Who was killed by a signal did not fail by itself; but not again and again.
+        if not self._has_served and not was_ready and (code >= 0 or worker.quick_deaths >= MAX_DEATHS_AT_START):
             _log.error("the server cannot start", slot=worker.slot, reason=worker.failure or f"exit status {code}")
             self._plans.put_nowait(Plan(end=1))
             return
@@ -290,6 +299,20 @@ class Supervisor:
         delay = min(MAX_BACKOFF_SECONDS, 2.0 ** (worker.quick_deaths - 2)) if worker.quick_deaths > 1 else 0.0
         loop = asyncio.get_running_loop()
         self._timers[worker.slot] = loop.call_later(delay, self._restart, worker)
+        if delay or worker.slot in self._covers.values():
+            self._cover_gaps()
+
+    def _cover_gaps(self) -> None:
+        """Let a worker that serves accept for each one that does not, and will not at once."""
+        serving = [worker for worker in self._workers if worker.is_ready and worker.channel is not None]
+        for worker in self._workers:
+            if not serving or not self._has_served or worker.is_ready:
+                continue
+            if self._covers.get(worker.slot) not in {other.slot for other in serving}:
+                helper = serving[worker.slot % len(serving)]
+                assert helper.channel is not None
+                helper.channel.tell("cover", slot=worker.slot)
+                self._covers[worker.slot] = helper.slot
 
     def _restart(self, worker: Worker) -> None:
         if not self._fleet.draining and not worker.pid:

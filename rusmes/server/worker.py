@@ -83,6 +83,8 @@ class Worker:
                 "stop": self._on_stop,
                 "reload": self._on_reload,
                 "reopen_logs": self._on_reopen_logs,
+                "cover": self._on_cover,
+                "uncover": self._on_uncover,
                 "status": self._on_status,
                 "queue": self._on_queue,
                 "store.verify": self._on_verify,
@@ -178,6 +180,15 @@ class Worker:
         if file is not None:
             with contextlib.suppress(OSError):
                 file.reopen()
+
+    async def _on_cover(self, slot: int) -> None:
+        if not self._stop.is_set():
+            await self._house.cover(slot)
+            _log.info("accepting for a worker that is down", slot=self._slot, other=slot)
+
+    async def _on_uncover(self, slot: int) -> None:
+        if not self._stop.is_set():
+            self._house.uncover(slot)
 
     async def _on_status(self) -> dict[str, Any]:
         house = self._house

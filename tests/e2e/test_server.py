@@ -183,6 +183,26 @@ def test_a_killed_worker_is_replaced_and_its_places_are_given_back(server: Runni
         assert server.wait() == 0
 
 
+def test_while_a_worker_keeps_dying_the_other_accepts_for_it(server: RunningServer) -> None:
+    with server:
+        for restarts in range(3):
+            victim = next(w["pid"] for w in json.loads(server.rusmes("--json", "status"))["workers"] if w["slot"] == 0)
+            os.kill(victim, signal.SIGKILL)
+            server.wait_until(lambda n=restarts: len(server.events("worker died")) == n + 1, "dead")
+            if restarts < 2:
+                server.wait_until(lambda: server.page("/health")[0] == 200, "healthy")
+        server.wait_until(lambda: server.events("accepting for a worker that is down"), "covered")
+        begin = time.monotonic()
+        sockets = [server.smtp_socket() for _ in range(20)]
+        assert all(line.startswith(b"220 ") for _, line in sockets)
+        assert time.monotonic() - begin < 1.5, "nobody waited for the restart"
+        for sock, _ in sockets:
+            sock.close()
+        server.wait_until(lambda: server.page("/health")[0] == 200, "healthy")
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+
+
 def test_a_worker_that_is_asked_to_end_is_replaced(server: RunningServer) -> None:
     with server:
         os.kill(server.worker_pids()[0], signal.SIGTERM)
@@ -324,6 +344,15 @@ def test_a_worker_that_cannot_start_ends_the_server(server: RunningServer) -> No
     assert result.returncode == 1
     assert server.events("the server cannot start")
     assert server.orphans() == []
+
+
+def test_a_worker_that_is_killed_while_it_starts_is_started_again(server: RunningServer) -> None:
+    server.start(wait=False)
+    server.wait_until(lambda: server.worker_pids(), "forked")
+    os.kill(server.worker_pids()[0], signal.SIGKILL)
+    server.wait_until(lambda: server.page("/health")[0] == 200, "healthy")
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0
 
 
 @pytest.mark.parametrize(
