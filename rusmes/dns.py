@@ -3,7 +3,10 @@
 What it is: MX, A, AAAA, TXT and PTR look-ups over dnspython's asyncio resolver, and the difference between "there is none" and
 "nobody knows now", on which the fate of a mail depends. What it is not: policy; what an answer means is decided elsewhere.
 
-RFC 1035, RFC 2308 (negative answers are cached), RFC 5321 §5.1 (MX), RFC 7505 (null MX).
+RFC 1035, RFC 2308 (negative answers are cached), RFC 5321 §5.1 (MX), RFC 7505 (null MX), RFC 6698 (TLSA), RFC 6840 §5.7 (AD).
+
+An answer is *secure* when the name server says that DNSSEC vouches for it; whoever relies on that needs a validating name
+server on the same machine, or a network that is trusted.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import Any, Final
 
 import dns.asyncresolver
 import dns.exception
+import dns.flags
 import dns.name
 import dns.nameserver
 import dns.rdatatype
@@ -60,11 +64,21 @@ class MxRecord(Struct, frozen=True, gc=False, array_like=True):
     host: str
 
 
+class TlsaRecord(Struct, frozen=True, gc=False, array_like=True):
+    """RFC 6698 §2.1."""
+
+    usage: int
+    selector: int
+    matching: int
+    data: bytes
+
+
 class Records(Struct, frozen=True):
     """One answer: its texts, in the order of the server, and how long it may be kept."""
 
     texts: tuple[Any, ...]
     ttl: float
+    secure: bool = False
 
 
 Ask = Callable[[str, str], Awaitable[Records]]
@@ -75,6 +89,7 @@ class _Cached(Struct, gc=False):
     expires: float
     records: tuple[Any, ...]
     error: DnsError | None
+    secure: bool = False
 
 
 class Resolver:
@@ -121,6 +136,25 @@ class Resolver:
         """Raises NoSuchDomain, DnsUnavailable."""
         return list(await self._lookup(name, "TXT"))
 
+    async def tlsa(self, host: str, port: int) -> list[TlsaRecord]:
+        """The TLSA records of a TCP service that DNSSEC vouches for; [] = there are none, or they are not secure.
+
+        Raises:
+            DnsUnavailable: nothing is known (N5: also when DNSSEC finds the answer forged); TLS must not be left out.
+        """
+        try:
+            cached = await self._answer(f"_{port}._tcp.{host}", "TLSA")
+        except NoSuchDomain:
+            return []
+        return list(cached.records) if cached.secure else []
+
+    async def is_secure(self, name: str, kind: str) -> bool:
+        """Whether DNSSEC vouches for an answer; one that does not come is not secure."""
+        try:
+            return (await self._answer(name, kind)).secure
+        except DnsError:
+            return False
+
     async def host_names(self, address: str) -> list[str]:
         """The names of an address (PTR), not verified.
 
@@ -144,6 +178,9 @@ class Resolver:
         self._cache.clear()
 
     async def _lookup(self, name: str, kind: str) -> tuple[Any, ...]:
+        return (await self._answer(name, kind)).records
+
+    async def _answer(self, name: str, kind: str) -> _Cached:
         key = (name.lower().rstrip("."), kind)
         cached = self._cache.get(key)
         if cached is not None and cached.expires > self._clock.monotonic():
@@ -156,14 +193,14 @@ class Resolver:
             cached = await asyncio.shield(asking)
         if cached.error is not None:
             raise type(cached.error)(cached.error.public, cached.error.detail)
-        return cached.records
+        return cached
 
     async def _fetch(self, key: tuple[str, str]) -> _Cached:
         try:
             try:
                 records = await self._ask(*key)
                 ttl = min(max(records.ttl, MIN_TTL_SECONDS), MAX_TTL_SECONDS if records.texts else NEGATIVE_TTL_SECONDS)
-                cached = _Cached(self._clock.monotonic() + ttl, records.texts[:MAX_RECORDS], None)
+                cached = _Cached(self._clock.monotonic() + ttl, records.texts[:MAX_RECORDS], None, records.secure)
                 self._count("found" if records.texts else "missing")
             except NoSuchDomain as error:
                 cached = _Cached(self._clock.monotonic() + NEGATIVE_TTL_SECONDS, (), error)
@@ -203,6 +240,7 @@ class DnspythonAsk:
                 resolver.nameservers = [dns.nameserver.Do53Nameserver(*place) for place in self._name_servers]
             resolver.cache = None
             resolver.lifetime = LOOKUP_SECONDS
+            resolver.set_flags(dns.flags.RD | dns.flags.AD)  # RFC 6840 §5.7: AD in a question asks for AD in the answer
             self._resolver = resolver
         return self._resolver
 
@@ -216,10 +254,11 @@ class DnspythonAsk:
             if isinstance(error, (dns.name.LabelTooLong, dns.name.NameTooLong, dns.name.EmptyLabel, dns.exception.SyntaxError)):
                 raise NoSuchDomain("not a domain name", str(error)) from None
             raise DnsUnavailable("the name servers do not answer", str(error) or type(error).__name__) from None
+        secure = bool(answer.response.flags & dns.flags.AD)
         if answer.rrset is None:
-            return Records((), NEGATIVE_TTL_SECONDS)
+            return Records((), NEGATIVE_TTL_SECONDS, secure)
         texts = [text for text in map(_text_of, answer.rrset) if text is not None]
-        return Records(tuple(texts), float(answer.rrset.ttl))
+        return Records(tuple(texts), float(answer.rrset.ttl), secure)
 
 
 def _text_of(record: Any) -> Any:
@@ -230,6 +269,8 @@ def _text_of(record: Any) -> Any:
         return _host(record.target)
     if kind == dns.rdatatype.TXT:
         return b"".join(record.strings)
+    if kind == dns.rdatatype.TLSA:
+        return TlsaRecord(record.usage, record.selector, record.mtype, record.cert)
     if kind in (dns.rdatatype.A, dns.rdatatype.AAAA):
         return str(record.address)
     return None

@@ -187,7 +187,7 @@ class Pool:
             session = await self._opener(endpoint, plan, mode, self._tls, self._hostname, source)
         except BrokenTls:
             self._metrics.inc(DELIVERY_TLS["failed"])
-            if mode != "opportunistic" or plan.implicit_tls:
+            if self._tls.mode_for(endpoint, mode) != "opportunistic" or plan.implicit_tls:
                 raise
             # T13: once more in the clear, and remembered.
             self._tls.remember_failure(endpoint)

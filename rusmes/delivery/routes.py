@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from rusmes.clock import Clock
 from rusmes.config.schema import Config, Site
-from rusmes.dns import DnsUnavailable, MxRecord, NoSuchDomain, Resolver
+from rusmes.dns import DnsUnavailable, MxRecord, NoSuchDomain, Resolver, TlsaRecord
 from rusmes.model.mail import Recipient
 from rusmes.model.plan import Queued, Refusal
 from rusmes.queue.api import SiteLimits, Target
@@ -58,6 +58,8 @@ class RoutePlan(Struct, frozen=True):
     """An operator named the host: any address is allowed, and an unknown name is a temporary error."""
     expires: float
     login: Login | None = None
+    secure_hosts: bool = False
+    """DNSSEC vouches for the names of the hosts, or an operator does."""
 
     @property
     def target(self) -> Target:
@@ -70,6 +72,8 @@ class Endpoint(Struct, frozen=True, gc=False):
     host: str
     address: str
     port: int
+    tlsa: tuple[TlsaRecord, ...] = ()
+    """Under the policy "dane": what the certificate must match; TLS is required when there is any."""
 
     def __str__(self) -> str:
         return f"{self.host}[{self.address}]:{self.port}" if self.host != self.address else f"[{self.address}]:{self.port}"
@@ -138,6 +142,7 @@ class RouteTable:
                     break
                 try:
                     addresses = await self._addresses(host, plan)
+                    tlsa = await self._tlsa(host, plan) if plan.tls == "dane" else ()
                 except DnsUnavailable as error:
                     unavailable = f"{host}: {error.public}"
                     continue
@@ -145,7 +150,7 @@ class RouteTable:
                     continue
                 for address in addresses[:MAX_ADDRESSES]:
                     if plan.is_static or not (reason := self._objection(address)):
-                        found.append(Endpoint(host, address, plan.port))
+                        found.append(Endpoint(host, address, plan.port, tlsa))
                     elif reason == "own":
                         own = True
                     else:
@@ -168,6 +173,18 @@ class RouteTable:
         if plan.is_static and host == "localhost":
             return ["127.0.0.1"]
         return await self._resolver.addresses(host, ipv6=plan.ipv6)
+
+    async def _tlsa(self, host: str, plan: RoutePlan) -> tuple[TlsaRecord, ...]:
+        """RFC 7672 §2.2: only where DNSSEC vouches for the way from the domain to the address.
+
+        Raises:
+            DnsUnavailable: the host cannot be used now (N5).
+        """
+        if not plan.secure_hosts or _is_address(host):
+            return ()
+        if not (await self._resolver.is_secure(host, "A") or (plan.ipv6 and await self._resolver.is_secure(host, "AAAA"))):
+            return ()
+        return tuple(await self._resolver.tlsa(host, plan.port))
 
     def _objection(self, address: str) -> str:
         """R15: why a stranger's MX may not point there: "own", "private", or "" when it may."""
@@ -206,6 +223,7 @@ class RouteTable:
             is_static=True,
             names=(host,),
             login=login,
+            secure_hosts=True,
         )
 
     async def _mx_plan(self, domain: str) -> RoutePlan | Refusal:
@@ -230,7 +248,9 @@ class RouteTable:
         names = tuple(name for group in hosts for name in group)
         site = ",".join(sorted(names)) if records else domain
         expires = self._clock.monotonic() + MX_SECONDS
-        return self._plan(site, hosts, self._config.delivery.port, names=(domain, *names), expires=expires)
+        secure = await self._resolver.is_secure(domain, "MX")
+        port = self._config.delivery.port
+        return self._plan(site, hosts, port, names=(domain, *names), expires=expires, secure_hosts=secure)
 
     def _without_us(self, records: list[MxRecord]) -> tuple[tuple[str, ...], ...]:
         """RFC 5321 §5.1: when we are among the exchangers, only better ones may be used."""
@@ -260,6 +280,7 @@ class RouteTable:
         is_static: bool = False,
         expires: float = float("inf"),
         login: Login | None = None,
+        secure_hosts: bool = False,
     ) -> RoutePlan:
         delivery = self._config.delivery
         own = next((s for s in delivery.site if any(_matches(s, name) for name in names)), None)
@@ -288,6 +309,7 @@ class RouteTable:
             is_static=is_static,
             expires=expires,
             login=login,
+            secure_hosts=secure_hosts,
         )
 
 

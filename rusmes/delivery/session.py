@@ -12,6 +12,7 @@ import contextlib
 import os
 from typing import Final
 
+from rusmes.delivery import dane
 from rusmes.delivery.routes import Endpoint, Login, RoutePlan
 from rusmes.delivery.tlspolicy import TlsPolicy
 from rusmes.errors import RusmesError
@@ -208,7 +209,7 @@ class Session:
         await self.hello(hostname)
 
     async def handshake(self, tls: TlsPolicy, mode: str) -> None:
-        """Raises BrokenTls, Gone."""
+        """Raises BrokenTls, Refused, Gone."""
         context = tls.context(mode)
         try:
             await self.connection.start_tls(
@@ -219,6 +220,11 @@ class Session:
         except RusmesError as error:
             raise Gone(f"connection lost: {harmless(error.public)}") from None
         self.is_secure = mode != "opportunistic"
+        if mode == "dane":
+            verdict = dane.verdict(self.endpoint.tlsa, self.connection.tls, self.endpoint.host)
+            if verdict == "mismatch":
+                raise Refused("the certificate does not match the TLSA records", "4.7.5")
+            self.is_secure = verdict == "match"
 
     async def login(self, account: Login) -> None:
         """AUTH (RFC 4954) with the strongest mechanism that both know; the password is never sent in the clear.
@@ -276,6 +282,7 @@ async def open_session(
     except OSError as error:
         raise Gone(f"connect to {endpoint}: {os.strerror(error.errno) if error.errno else error}") from None
     session = Session(connection, endpoint)
+    mode = tls.mode_for(endpoint, mode)
     try:
         if plan.implicit_tls:
             await session.handshake(tls, mode)

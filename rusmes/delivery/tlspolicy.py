@@ -29,14 +29,19 @@ class TlsPolicy:
 
     def context(self, mode: str) -> ssl.SSLContext:
         """For "opportunistic" any certificate will do: without a trusted statement of the right name, none proves anything
-        (RFC 7435); for everything stricter it is verified."""
-        if mode == "opportunistic":
+        (RFC 7435); for "dane" the TLSA records say which (`dane`); for "verify" an authority does."""
+        if mode in ("opportunistic", "dane"):
             if self._unverified is None:
                 self._unverified = client_context(verify=False)
             return self._unverified
         if self._verified is None:
             self._verified = client_context(verify=True)
         return self._verified
+
+    @staticmethod
+    def mode_for(endpoint: Endpoint, mode: str) -> str:
+        """RFC 7672 §2.2: a host without secure TLSA records is spoken to opportunistically."""
+        return "opportunistic" if mode == "dane" and not endpoint.tlsa else mode
 
     def speaks_clear(self, endpoint: Endpoint) -> bool:
         """Whether TLS failed with this server lately."""

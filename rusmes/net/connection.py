@@ -16,6 +16,7 @@ Idle, it holds a few hundred bytes: no StreamReader, no buffer, and a future onl
 
 from __future__ import annotations
 
+import _ssl
 import asyncio
 import contextlib
 import socket
@@ -87,6 +88,12 @@ class TlsInfo:
         """The peer's certificate (DER), verified as the context demanded; None when it sent none."""
         certificate: bytes | None = self._object.getpeercert(True)
         return certificate
+
+    @property
+    def peer_chain(self) -> list[bytes]:
+        """The certificates the peer sent (DER), its own first; not verified."""
+        chain = self._object._sslobj.get_unverified_chain() or ()  # public from Python 3.13 on
+        return [certificate.public_bytes(_ssl.ENCODING_DER) for certificate in chain]
 
     def channel_binding(self, kind: str) -> bytes:
         """The data of "tls-server-end-point" (server side; RFC 5929), "tls-unique" (up to TLS 1.2; RFC 5929) or "tls-exporter"

@@ -17,6 +17,8 @@ class NameServer(asyncio.DatagramProtocol):
     def __init__(self) -> None:
         self.records: dict[tuple[str, str], list[str] | str] = {}
         self.asked: list[tuple[str, str]] = []
+        self.insecure: set[tuple[str, str]] | None = None
+        """None: no answer has AD, as without DNSSEC; else the answers that have it not."""
         self.address = ""
         self._transport: asyncio.DatagramTransport | None = None
 
@@ -42,6 +44,8 @@ class NameServer(asyncio.DatagramProtocol):
         self.asked.append((name, kind))
         reply = dns.message.make_response(query)
         reply.flags |= dns.flags.RA
+        if self.insecure is not None and (name, kind) not in self.insecure:
+            reply.flags |= dns.flags.AD
         seen = set()
         while (cname := self.records.get((name, "CNAME"))) and kind != "CNAME" and name not in seen:
             seen.add(name)
