@@ -186,6 +186,7 @@ class QueueIntake:
                     hidden.append(Report(append.recipient, "failed", result.code, result.status, result.text))
         refusals = _refusals(envelope, refused)
         if all(refusals):
+            self._blobs.discard(mail.content)
             self._tell(mail, refusals, envelope, plan, "message refused")
             return Outcome(refusals, [])
         if mail.origin.listener != "lmtp":

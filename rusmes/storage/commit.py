@@ -429,7 +429,7 @@ class Committer:
                 id = txn.id()
                 if not batch.has_writes:
                     self._expected_id = id  # an aborted transaction gives its id back
-                    return [], []
+                    return [], batch.after_commit
                 batch.flush()
                 txn.commit()
                 self._expected_id = id + 1

@@ -173,6 +173,9 @@ class LmdbBlobs:
             batch.after_commit.append(lambda: _mark_stored(content))
         return bool(content.path)
 
+    def is_here(self, batch: Batch, id: bytes) -> bool:
+        return batch.has(self._tables.blobs, id)
+
     def refer_again(self, batch: Batch, id: bytes) -> None:
         """One more reference to a body that is here."""
         row = batch.get(self._tables.references, id)
@@ -267,16 +270,14 @@ class LmdbBlobs:
 
     def remove_orphans(self) -> int:
         """Remove files no row names. Only for a process that has the store alone, before it writes."""
-        removed = 0
-        for id, path in self.files():
-            if id is not None:
-                with self._environment.reading(buffers=True) as txn:
-                    row = txn.get(id, db=self._environment.handles[self._tables.blobs])
-                    if row is not None:
-                        continue
+        orphans = [path for id, path in self.files() if id is None or not self.has_row(id)]
+        for path in orphans:
             self.remove_file(path)
-            removed += 1
-        return removed
+        return len(orphans)
+
+    def has_row(self, id: bytes) -> bool:
+        with self._environment.reading(buffers=True) as txn:
+            return txn.get(id, db=self._environment.handles[self._tables.blobs]) is not None
 
 
 class FilePreparation:
@@ -319,6 +320,22 @@ class FilePreparation:
 
     def undo(self) -> None:
         self._content.stored = self._was_stored
+
+    def check_referred(self, batch: Batch) -> None:
+        """At the end of an operation that may have decided not to keep the body (a mailbox is full, a key is known)."""
+        if not self._is_ours and not self._blobs.is_here(batch, self._content.id):
+            batch.after_commit.append(self._forget)
+
+    def _forget(self) -> None:
+        """The caller may discard the file, as before; the name that was made here for another store's file goes.
+
+        Unless another operation of the batch, after this one, kept the body.
+        """
+        if self._blobs.has_row(self._content.id):
+            return
+        if self._was_stored:
+            self._blobs.remove_file(self._blobs.path_of(self._content.id))
+        self.undo()
 
     def abandon(self) -> None:
         self.undo()

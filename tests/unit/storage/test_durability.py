@@ -19,6 +19,7 @@ import pytest
 from rusmes.clock import FakeClock
 from rusmes.errors import NotFound, StoreError, StoreFull
 from rusmes.model.mailbox import Appended
+from rusmes.model.plan import Refusal
 from rusmes.storage.api import QueueChange
 from rusmes.storage.commit import RECOVERY_SECONDS, Batch
 from rusmes.storage.lmdb.layout import BLOBS, Q_META
@@ -397,6 +398,46 @@ async def test_a_body_goes_from_the_queue_to_the_mailbox(mail_at: MailAt, queue_
         assert (await store.open_message(made.mailbox_id, made.uid)).rendering.content.read() == data
     assert list(queue.blobs.files()) == []
     assert [*store.verify(), *queue.verify()] == []
+
+
+async def test_a_refused_body_leaves_no_file(mail_at: MailAt, queue_at: QueueAt) -> None:
+    """A full mailbox, and a key that is known: fresh bodies go when they are discarded, the queue's keep their own name."""
+    store, queue = mail_at(), queue_at()
+    await store.open()
+    await queue.open()
+    await store.create_account(ALICE, quota_messages=1)
+    await store.append([append_of(store.blobs, key=b"k")])
+    item = queued_of(queue.blobs, 1, data=large_message())
+    await queue.put([item])
+    entry = await queue.get(item.id)
+    assert entry is not None
+    for key in (b"", b"k"):
+        fresh = append_of(queue.blobs, large_message(), key=key)
+        again = append_of(store.blobs, key=key)
+        again.rendering = entry.item.rendering
+        results = await store.append([fresh, again])
+        assert all(isinstance(result, Refusal) or result.duplicate for result in results)
+        queue.blobs.discard(fresh.rendering.content)
+        queue.blobs.discard(again.rendering.content)
+    assert list(store.blobs.files()) == []
+    assert entry.item.rendering.content.read() == large_message()
+    assert [*store.verify(), *queue.verify()] == []
+
+
+async def test_a_body_one_caller_is_refused_and_another_keeps(mail_at: MailAt) -> None:
+    store = mail_at()
+    await store.open()
+    await store.create_account(ALICE, quota_messages=1)
+    await store.append([append_of(store.blobs)])
+    content = content_of(store.blobs, large_message())
+    appends = [append_of(store.blobs, account=account) for account in (ALICE, "carol@example.com")]
+    for append in appends:
+        append.rendering.content = content
+    [refused], [kept] = await asyncio.gather(*(store.append([append]) for append in appends))
+    assert isinstance(refused, Refusal)
+    assert isinstance(kept, Appended)
+    assert (await store.open_message(kept.mailbox_id, kept.uid)).rendering.content.read() == large_message()
+    assert list(store.verify()) == []
 
 
 async def test_a_body_that_is_gone_refuses_only_its_own_operation(mail_at: MailAt, queue_at: QueueAt) -> None:
