@@ -1,8 +1,8 @@
 """The way out: mail to other servers, and what is told to senders.
 
 What it is: where a destination leads (`routes`), connections to other servers and their reuse (`pool`), greeting, TLS and
-login (`session`, `tlspolicy`, `dane`), one transaction and what its replies mean (`remote`), notices to senders (`dsn`). What it
-is not: when something is tried, and how often (`queue`), or local mailboxes (the runner appends to the store itself).
+login (`session`, `tlspolicy`, `dane`), one transaction and what its replies mean (`remote`), notices to senders (`dsn`).
+What it is not: when something is tried, and how often (`queue`), or local mailboxes (the runner appends to the store).
 
 RFC 5321 client side (§4.2.1, §4.5.3.2, §4.5.4, §5), 1870, 2920, 3030, 3207, 3461, 3464, 4954 (PLAIN, LOGIN, SCRAM-SHA-256),
 6152, 6522, 6531, 6533, 7504, 7505, 7672, 8689, 9422: as a client, complete.
