@@ -212,8 +212,19 @@ class FullAuthenticator:
         """The refusal, and the seconds to wait before it is said."""
         self._count("failure", attempt)
         delay, blocked = self.throttle.failed(account, attempt.client_address, self._clock.monotonic())
+        # A name that is no account's may be a password in the wrong box: it is not logged.
+        known = account if account and self.backend.known(account) else ""
+        _log.info(
+            "login failed",
+            client=attempt.client_address,
+            protocol=attempt.protocol,
+            session_id=attempt.session_id,
+            account=known,
+            mechanism=attempt.mechanism,
+            reason=reason,
+        )
         if blocked:
-            self._on_block(attempt.client_address, account)
+            self._on_block(attempt.client_address, known)
         return Denied(reason=reason), delay
 
     async def _failed(self, account: str, attempt: Attempt, reason: str) -> Denied:

@@ -402,6 +402,27 @@ def test_every_attempt_is_counted(house: House) -> None:
     assert house.metrics.count(AUTH_MECHANISMS["USER"]) == 12
 
 
+def test_failures_are_logged_without_what_was_typed(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[tuple[str, dict[str, Any]]] = []
+
+    class Log:
+        def info(self, event: str, **fields: Any) -> None:
+            lines.append((event, fields))
+
+    monkeypatch.setattr("rusmes.auth.authenticator._log", Log())
+
+    async def scenario() -> None:
+        await house.guess("192.0.2.1", password="hunter2")
+        await house.guess("192.0.2.1", "hunter2", "alice@example.com")
+
+    asyncio.run(scenario())
+    assert [(event, fields["client"], fields["account"]) for event, fields in lines] == [
+        ("login failed", "192.0.2.1", "alice@example.com"),
+        ("login failed", "192.0.2.1", ""),
+    ]
+    assert "hunter2" not in repr(lines)
+
+
 def test_a_reload_changes_the_default_domain(house: House) -> None:
     house.one.apply(msgspec.structs.replace(CONFIG, domain="example.org"))
     assert isinstance(asyncio.run(house.guess("192.0.2.1", "alice", "s3cret")), Denied)
