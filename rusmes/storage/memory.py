@@ -1,10 +1,9 @@
-"""The store in memory: the specification of `storage.api`, written to be read.
+"""The store in memory: the specification of `storage.api`, written to be read, in one piece and so in one long file. The
+queue's half is in `memory_queue.py`, the bodies are in `memory_blobs.py`.
 
 Everything is a plain Python object, and a coroutine never waits, so each call is a transaction by itself: it checks first
 and changes afterwards. The other backends are compared with this one (`tests/contract/`). It forgets everything with the
 process; tests of other rooms use it as their store.
-
-The queue's half is in `memory_queue.py`, the bodies are in `memory_blobs.py`.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from zlib import crc32
 from rusmes.errors import NotFound, StoreCorrupt, StoreError
 from rusmes.model.content import CHUNK_BYTES, Content
 from rusmes.model.ids import IdSource, id_text, parse_id
-from rusmes.storage.commit import Batch
+from rusmes.storage.batch import Batch
 from rusmes.storage.lmdb.environment import Environment, Transaction, sync_directory
 from rusmes.storage.lmdb.layout import BLOB_HEAD_BYTES, FILE, INLINE, BlobHead, pack_count, unpack_count
 from rusmes.storage.space import Space

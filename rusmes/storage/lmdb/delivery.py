@@ -11,7 +11,7 @@ from rusmes.errors import NotAllowed
 from rusmes.model.ids import IdSource
 from rusmes.model.mailbox import Appended
 from rusmes.model.plan import Append, Refusal
-from rusmes.storage.commit import Batch
+from rusmes.storage.batch import Batch
 from rusmes.storage.description import Description
 from rusmes.storage.flags import split_flags
 from rusmes.storage.lmdb.blobs import LmdbBlobs

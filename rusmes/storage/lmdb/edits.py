@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from rusmes.errors import NotFound, StoreCorrupt, StoreError
-from rusmes.storage.commit import Batch
+from rusmes.storage.batch import Batch
 from rusmes.storage.lmdb.environment import MAX_KEY_BYTES, Environment, Transaction
 from rusmes.storage.lmdb.layout import (
     ACCOUNT_NAMES,

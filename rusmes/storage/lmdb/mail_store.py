@@ -19,8 +19,9 @@ from rusmes.model.ids import IdSource
 from rusmes.model.mailbox import Account, Appended, Change, Email, Mailbox, Message
 from rusmes.model.plan import Append, Refusal
 from rusmes.storage.api import ChangeListener, CompactResult, Finding, FlagChange, StoredMessage
+from rusmes.storage.batch import Batch
 from rusmes.storage.changes import ChangeNotices
-from rusmes.storage.commit import Batch, Committer
+from rusmes.storage.commit import Committer
 from rusmes.storage.description import Description, describe
 from rusmes.storage.lmdb import mailboxes as boxes
 from rusmes.storage.lmdb import messages as mail

@@ -8,7 +8,7 @@ from rusmes.errors import NotAllowed, OverQuota
 from rusmes.model.ids import IdSource
 from rusmes.model.mailbox import Message
 from rusmes.storage.api import FlagChange
-from rusmes.storage.commit import Batch
+from rusmes.storage.batch import Batch
 from rusmes.storage.flags import DELETED, SEEN, change, split_flags
 from rusmes.storage.lmdb.blobs import LmdbBlobs
 from rusmes.storage.lmdb.edits import Edit, Rows, read_account, read_email, read_mailbox, read_message

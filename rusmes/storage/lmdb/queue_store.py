@@ -17,7 +17,8 @@ from rusmes.model.content import Content
 from rusmes.model.ids import IdSource
 from rusmes.model.plan import Queued
 from rusmes.storage.api import CompactResult, Finding, QueueChange, QueueEntry, RecipientState
-from rusmes.storage.commit import Batch, Committer
+from rusmes.storage.batch import Batch
+from rusmes.storage.commit import Committer
 from rusmes.storage.lmdb.blobs import LARGE_BYTES, LmdbBlobs, Tables, prepare_large
 from rusmes.storage.lmdb.compact import compact_environment
 from rusmes.storage.lmdb.edits import Rows, Snapshot, check_layout

@@ -14,7 +14,7 @@ import pytest
 from rusmes.errors import StoreCorrupt, StoreError
 from rusmes.model.mailbox import Appended
 from rusmes.storage.api import Finding
-from rusmes.storage.commit import Batch
+from rusmes.storage.batch import Batch
 from rusmes.storage.lmdb import layout
 from rusmes.storage.lmdb.mail_store import LmdbMailStore
 from rusmes.storage.lmdb.queue_store import LmdbQueueStore
