@@ -266,7 +266,7 @@ COMMIT_WAIT_SECONDS = histogram("rusmes_store_commit_wait_seconds", "From asking
 STORE_ERRORS = counter_family(
     "rusmes_store_errors_total", "Operations that failed.", "kind", ("full", "io", "corrupt", "quota")
 )
-STORE_BYTES = gauge_family("rusmes_storage_bytes", "Bytes used on disk.", "store", ("mail", "queue", "blobs"), aggregate="max")
+STORE_BYTES = gauge_family("rusmes_storage_bytes", "Bytes used on disk.", "store", ("mail", "queue"), aggregate="max")
 STORE_WRITABLE = gauge("rusmes_store_writable", "1 when every worker's store takes writes.", aggregate="min")
 MESSAGES_APPENDED = counter("rusmes_mail_delivered_total", "Messages put into mailboxes.")
 

@@ -19,6 +19,7 @@ import contextlib
 import resource
 import socket
 import ssl
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -55,6 +56,9 @@ ACCEPT_PAUSE_SECONDS: Final = 0.5
 
 REFUSALS_LOGGED_PER_SECOND: Final = 5
 
+MAIL_PROTOCOLS: Final = frozenset({"smtp", "submission", "lmtp"})
+"""Turned away while commits do not keep up; who only reads mail is served."""
+
 _log = get_logger("listener")
 
 
@@ -81,8 +85,17 @@ class Gate:
     Raises nothing: `enter` answers with a reason, "" is welcome. Every "" is matched by one `leave`.
     """
 
-    def __init__(self, config: Config, limits: SharedCounters, metrics: Metrics, *, is_banned: Callable[[str], float]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        limits: SharedCounters,
+        metrics: Metrics,
+        *,
+        is_banned: Callable[[str], float],
+        is_overloaded: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._limits = limits
+        self._is_overloaded = is_overloaded
         self._metrics = metrics
         self._is_banned = is_banned
         self._descriptors = max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - DESCRIPTOR_RESERVE)
@@ -116,6 +129,8 @@ class Gate:
             return "blocked"
         if address and self._is_banned(address) > 0:
             return "rate"
+        if protocol in MAIL_PROTOCOLS and self._is_overloaded():
+            return "overload"
         if self.here >= self._descriptors:
             return "descriptors"
         limits = self._limits
@@ -390,6 +405,7 @@ class Listener:
         protocol = self.service.protocol
         try:
             context = self._tls() if self._tls is not None else None
+            begin = time.monotonic()
             connection = await adopt(sock, context, handshakes=self._handshakes)
         except TlsFailed as error:
             self._gate.leave(protocol, address)
@@ -404,6 +420,7 @@ class Listener:
             return
         if context is not None:
             self._metrics.inc(m.TLS_SESSIONS["implicit"])
+            self._metrics.observe(m.TLS_HANDSHAKE_SECONDS, time.monotonic() - begin)
         connection.peer_address = address
         if header is not None and header.source:
             connection.peer_port = header.source_port

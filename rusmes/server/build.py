@@ -164,7 +164,13 @@ class House:
             self.metrics,
             config,
         )
-        self.gate = Gate(config, self.limits, self.metrics, is_banned=self.authenticator.is_blocked)
+        self.gate = Gate(
+            config,
+            self.limits,
+            self.metrics,
+            is_banned=self.authenticator.is_blocked,
+            is_overloaded=lambda: self.intake.is_overloaded,
+        )
         self.handshakes = asyncio.Semaphore(HANDSHAKES_AT_ONCE)
         self._bindings = ground.bindings
         self.listeners = [self._listener(binding) for binding in ground.bindings]

@@ -18,7 +18,7 @@ from rusmes.log import get_logger
 from rusmes.server.build import contexts_of
 from rusmes.server.channel import Channel, ChannelClosed
 from rusmes.server.check import check_all
-from rusmes.server.fleet import Fleet
+from rusmes.server.fleet import Fleet, Worker
 from rusmes.server.logs import file_of
 from rusmes.server.readiness import Readiness
 from rusmes.server.reload import changes_of, packed, with_old_values
@@ -72,6 +72,10 @@ class Control:
         contexts = contexts_of(effective, protocols)
         await self._hand_out(effective)
         ground.config = effective
+        self._fleet.generation += 1
+        for worker in self._fleet.workers:
+            if worker.is_ready:
+                worker.generation = self._fleet.generation
         ground.contexts.update(contexts)
         ground.sink.set_levels(effective.logging.level, effective.logging.levels)
         # A key that waits for a restart is compared with the running value next time too.
@@ -84,6 +88,13 @@ class Control:
         _log.info("reloaded", applied=len(changes.applied), restart=len(changes.restart))
         ground.metrics.inc(m.RELOADS["applied"])
         return {"applied": [change.key for change in changes.applied], "restart": keys}
+
+    async def catch_up(self, worker: Worker) -> None:
+        """Give the present configuration to a worker that was forked before a reload and serves only now."""
+        async with self._reloading:
+            if worker.channel is not None and worker.generation != self._fleet.generation:
+                await worker.channel.call("reload", config=packed(self._fleet.ground.config))
+                worker.generation = self._fleet.generation
 
     async def _hand_out(self, config: Config) -> None:
         """Give every worker the configuration, or none of them. Raises RusmesError."""

@@ -28,6 +28,8 @@ class Worker(Struct):
     restarts: int = 0
     quick_deaths: int = 0
     """Deaths in a row, each soon after the start."""
+    generation: int = 0
+    """Of the configuration it has."""
     failure: str = ""
     """Why it could not start, in its own words."""
 
@@ -40,6 +42,8 @@ class Fleet:
         self.loaded = loaded
         """The configuration as it was read, without what this machine adds."""
         self.workers = [Worker(slot) for slot in range(slots)]
+        self.generation = 0
+        """Grows with each reload."""
         self.restart_needed: list[str] = []
         """Keys whose new values wait for a restart."""
         self.draining = False

@@ -148,6 +148,7 @@ class Supervisor:
         worker.pid = pid
         worker.started = time.monotonic()
         worker.is_ready = False
+        worker.generation = self._fleet.generation
         ours.setblocking(False)
         handlers = {
             "ready": self._on_ready(worker),
@@ -233,6 +234,8 @@ class Supervisor:
     def _on_ready(self, worker: Worker) -> Callable[[], Any]:
         async def handle() -> None:
             worker.is_ready = True
+            if worker.generation != self._fleet.generation:  # a reload came while it was starting
+                self._spawn(self._control.catch_up(worker))
             for other in self._workers:
                 if self._covers.get(worker.slot) == other.slot and other.channel is not None:
                     other.channel.tell("uncover", slot=worker.slot)

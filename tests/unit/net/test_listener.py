@@ -81,13 +81,14 @@ async def open_house(
     *,
     tls: Callable[[], ssl.SSLContext] | None = None,
     banned: Callable[[str], float] = lambda address: 0.0,
+    overloaded: Callable[[], bool] = lambda: False,
     reap_after: float = 3600.0,
     limits: SharedCounters | None = None,
 ) -> AsyncIterator[House]:
     config = change(parse_config("", environ={}))
     limits = limits or SharedCounters(1, 1024)
     metrics = Metrics()
-    gate = Gate(config, limits, metrics, is_banned=banned)
+    gate = Gate(config, limits, metrics, is_banned=banned, is_overloaded=overloaded)
     service = Echo()
     sock = socket.create_server(("127.0.0.1", 0))
     lines: list[bytes] = []
@@ -188,6 +189,29 @@ def test_blocked_and_banned_addresses(run: Run) -> None:
             assert await house.greeting() == b"220 hello\r\n"
             house.gate.apply(parse_config("", environ={}))
             assert await house.greeting("127.0.0.9") == b"220 hello\r\n"
+
+    run(body)
+
+
+def test_o2_an_overloaded_server_refuses_new_clients_before_any_work(run: Run) -> None:
+    overloaded = False
+
+    async def body() -> None:
+        nonlocal overloaded
+        async with open_house(overloaded=lambda: overloaded) as house:
+            reader, writer = await house.connect()
+            assert await reader.readline() == b"220 hello\r\n"
+            overloaded = True
+            assert await house.greeting() == b"421 4.3.2 overload\r\n"
+            assert house.metrics.count(m.CONNECTIONS_REFUSED["overload"]) == 1
+            writer.write(b"ping\r\n")
+            assert await reader.readline() == b"ping\r\n", "who is in is served"
+            house.service.protocol = "pop3"
+            assert await house.greeting() == b"220 hello\r\n"
+            house.service.protocol = "smtp"
+            overloaded = False
+            assert await house.greeting() == b"220 hello\r\n"
+            writer.close()
 
     run(body)
 
