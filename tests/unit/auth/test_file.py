@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from rusmes.auth.file import FileBackend
+from rusmes.auth.file import RECIPIENT_SECONDS, FileBackend
 from rusmes.auth.passwords import Hasher, HashingPool, parse_scram
 from rusmes.config.schema import Auth, Config, Storage
 from rusmes.config.units import Size
@@ -231,6 +231,24 @@ def test_a_bad_file_is_an_error_with_its_place(open_backend, path: Path, text: s
     assert caught.value.path == str(path)
     assert caught.value.line == line
     assert reason in str(caught.value)
+
+
+def test_mail_for_a_known_account_looks_at_the_file_twice_a_second(open_backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("rusmes.auth.file.time.monotonic", lambda: now)
+
+    async def scenario() -> None:
+        nonlocal now
+        cli, worker = open_backend(), open_backend()
+        await cli.add("a@example.com", "one")
+        assert await worker.deliverable("a@example.com") == "a@example.com"
+        await cli.add("b@example.com", "two")
+        assert await worker.deliverable("b@example.com") == "b@example.com"
+        await cli.delete("a@example.com")
+        now += RECIPIENT_SECONDS + 0.01
+        assert await worker.deliverable("a@example.com") == ""
+
+    asyncio.run(scenario())
 
 
 def test_a_file_that_becomes_bad_changes_no_account(open_backend, path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from rusmes.errors import StoreError, StoreFull
 from rusmes.model.mail import NOTIFY_SUCCESS, Recipient
 from rusmes.model.plan import Refusal
-from rusmes.queue.intake import NO_SPACE, NOT_WRITABLE, OVERLOADED, Overload
+from rusmes.queue.intake import NO_SPACE, NOT_WRITABLE, OVERLOADED, ROOM_SECONDS, Overload
 from tests.sinks.engine import address
 from tests.unit.queue.scripted import Bench, bench
 
@@ -280,6 +280,22 @@ def test_room_for_asks_the_store() -> None:
         assert await b.engine.intake.room_for(BOB, 50)
         assert not await b.engine.intake.room_for(BOB, 500)
         assert await b.engine.intake.room_for("nobody@example.com", 500)
+
+    run(test)
+
+
+def test_room_is_remembered_for_a_moment() -> None:
+    async def test(b: Bench) -> None:
+        intake = b.engine.intake
+        await b.engine.mail_store.create_account(BOB, quota_bytes=100)
+        assert await intake.room_for(BOB, 50)
+        await b.engine.mail_store.set_quota(BOB, quota_bytes=20, quota_messages=0)
+        assert await intake.room_for(BOB, 50)
+        assert not await intake.room_for(BOB, 51)
+        await b.advance(ROOM_SECONDS)
+        assert not await intake.room_for(BOB, 50)
+        await b.engine.mail_store.set_quota(BOB, quota_bytes=100, quota_messages=0)
+        assert await intake.room_for(BOB, 50)
 
     run(test)
 
