@@ -84,11 +84,11 @@ use_tls = false
         return done.stdout
 
     def start(self) -> None:
-        output = (self.directory / "output.log").open("ab")
-        self.process = subprocess.Popen(
-            [*self.command("rusmes.server.entry"), str(self.directory / "rusmes.toml")],
-            stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
-        )  # fmt: skip
+        with (self.directory / "output.log").open("ab") as output:
+            self.process = subprocess.Popen(
+                [*self.command("rusmes.server.entry"), str(self.directory / "rusmes.toml")],
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+            )  # fmt: skip
         wait_for_port(self.smtp_port)
 
     def workers(self) -> list[int]:
