@@ -187,7 +187,7 @@ class Transaction:
     def interrupted(self, error: Gone, host: str) -> list[Report]:
         """The connection broke: who has no report yet is tried again."""
         reply = error.reply
-        code, status, text = (reply.code, reply.status, reply.text) if reply is not None else (0, "", harmless(error.text))
+        code, (status, text) = (reply.code, reply.parts) if reply is not None else (0, ("", harmless(error.text)))
         if reply is not None and reply.code >= 500:
             action, status = "failed", status or "5.0.0"
         else:
@@ -343,7 +343,7 @@ class Transaction:
                     self._reports[index] = _replied(self._recipients[index], reply, session)
             await self._reset(session)  # what is left of the transaction must not meet the next one
             return
-        code, status, text, host = reply.code, reply.status, reply.text, session.name
+        (status, text), code, host = reply.parts, reply.code, session.name
         for index in indexes:
             recipient = self._recipients[index]
             relayed = recipient.notify & NOTIFY_SUCCESS and not session.offered.dsn
@@ -442,8 +442,8 @@ class BodyNeeds:
 def _replied(recipient: Recipient, reply: Reply, session: Session) -> Report:
     """A refusal by the server. What is neither 4xx nor 5xx where it should be (RFC 5321 §4.2.1) counts as 4xx."""
     action = "failed" if reply.code >= 500 else "delayed"
-    status = reply.status or ("5.0.0" if action == "failed" else "4.0.0")
-    return Report(recipient, action, reply.code, status, reply.text, session.name)
+    status, text = reply.parts
+    return Report(recipient, action, reply.code, status or ("5.0.0" if action == "failed" else "4.0.0"), text, session.name)
 
 
 def _refused(recipient: Recipient, refusal: Refusal, host: str = "") -> Report:

@@ -27,7 +27,7 @@ MAX_TEXT: Final = 1000
 MAX_LINE_BYTES: Final = 998
 """Without CRLF (RFC 5321 §4.5.3.1.6)."""
 
-_STATUS = re.compile(rb"([245])\.(\d{1,3})\.(\d{1,3})(?: +|$)")
+_STATUS = re.compile(rb"([245]\.\d{1,3}\.\d{1,3})(?: +|$)")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -42,19 +42,26 @@ class Reply(Struct, frozen=True, gc=False):
     lines: tuple[bytes, ...]
 
     @property
+    def parts(self) -> tuple[str, str]:
+        """The enhanced status code (RFC 2034), "" when there is none or its class is not the reply's; and the text without
+        it: one line, harmless, at most 1000 characters."""
+        lines = self.lines
+        match = _STATUS.match(lines[-1])
+        if match is None or lines[-1][0] - 48 != self.code // 100:
+            return "", harmless(b" ".join(lines).decode("utf-8", "replace"))
+        if len(lines) == 1:
+            return match[1].decode(), harmless(lines[0][match.end() :].decode("utf-8", "replace"))
+        status = match[1]
+        kept = [line[len(status) :].lstrip() if line.startswith(status) else line for line in lines]
+        return status.decode(), harmless(b" ".join(kept).decode("utf-8", "replace"))
+
+    @property
     def status(self) -> str:
-        """The enhanced status code (RFC 2034), "" when there is none or its class is not the reply's."""
-        match = _STATUS.match(self.lines[-1])
-        if match is None or int(match[1]) != self.code // 100:
-            return ""
-        return match[0].rstrip().decode()
+        return self.parts[0]
 
     @property
     def text(self) -> str:
-        """The text without the status: one line, harmless, at most 1000 characters."""
-        status = self.status.encode()
-        parts = [line[len(status) :].lstrip() if status and line.startswith(status) else line for line in self.lines]
-        return harmless(b" ".join(parts).decode("utf-8", "replace"))
+        return self.parts[1]
 
     def __str__(self) -> str:
         return f"{self.code} {harmless(b' '.join(self.lines).decode('utf-8', 'replace'))}"
