@@ -58,12 +58,19 @@ class Active:
 class Job:
     """Recipients of one entry that go the same way, in one transaction."""
 
-    __slots__ = ("active", "destination", "indexes")
+    __slots__ = ("active", "destination", "indexes", "is_ended")
 
     def __init__(self, active: Active, indexes: Sequence[int], destination: str) -> None:
         self.active = active
         self.indexes = indexes
         self.destination = destination
+        self.is_ended = False
+
+    def end(self) -> None:
+        """It counts no more for its entry."""
+        if not self.is_ended:
+            self.is_ended = True
+            self.active.jobs -= 1
 
 
 def cost(item: Queued) -> int:

@@ -276,6 +276,15 @@ class Runner:
 
     async def _run(self, job: Job) -> None:
         """Carry out one job. Raises Busy, with nothing done."""
+        try:
+            await self._carry_out(job)
+        except Busy:
+            raise
+        except Exception:
+            _log.exception("a job failed; its recipients are tried again later", queue_id=id_text(job.active.id))
+            self._postpone(job)
+
+    async def _carry_out(self, job: Job) -> None:
         active = job.active
         if active.wish:
             await self._give_up(job)
@@ -284,11 +293,10 @@ class Runner:
             item = await self._content(active)
         except StoreError as error:
             _log.error("an entry cannot be read", queue_id=id_text(active.id), error=str(error))
-            await self._postpone_unread(job)
+            self._postpone(job)
             return
         if item is None:
-            active.jobs -= 1
-            self._active.pop(active.id, None)
+            self._vanished(job)
             return
         if item.action == "resume":
             await self._resume(job, item)
@@ -339,7 +347,7 @@ class Runner:
             reports = [Report(r, "delayed", 0, "4.3.0", f"pipeline: {type(error).__name__}") for r in item.recipients]
             await self._finish(job, item, reports)
             return
-        active.jobs -= 1
+        job.end()
         active.left = 0
         self._conclude(active, {}, rows, is_done=True)
 
@@ -354,7 +362,7 @@ class Runner:
     async def _finish(self, job: Job, item: Queued, reports: Sequence[Report]) -> None:
         """Turn reports into an outcome, with the notices that are due."""
         active = job.active
-        active.jobs -= 1
+        job.end()
         delivered = 0
         wants_notice = False
         for report in reports:
@@ -373,9 +381,10 @@ class Runner:
         try:
             for about, until in notices:
                 rows += await self._notify(item, about, until)
-        except RusmesError as error:
+        except Exception as error:
             # The failure is known, but nobody can be told now: these recipients stay, and are tried once more.
-            _log.error("a notice cannot be written", queue_id=id_text(item.id), error=str(error))
+            log = _log.error if isinstance(error, RusmesError) else _log.exception
+            log("a notice cannot be written", queue_id=id_text(item.id), error=str(error))
             self._attempts.revive(changed, now)
             rows = []
         self._settle(active, changed, rows)
@@ -435,17 +444,26 @@ class Runner:
         """An operator wants the entry held or deleted, and this job had not begun."""
         active = job.active
         entry = await self.store.get(active.id)
-        active.jobs -= 1
         if entry is None:
-            self._active.pop(active.id, None)
+            self._vanished(job)
             return
+        job.end()
         self._settle(active, {index: active.state(index, entry.item.recipients) for index in job.indexes})
 
-    async def _postpone_unread(self, job: Job) -> None:
-        """The store cannot give the entry's content: come back later. Nothing is written, for nothing has changed."""
+    def _vanished(self, job: Job) -> None:
+        """The entry is not in the store any more."""
+        job.end()
         active = job.active
-        active.jobs -= 1
-        if not active.jobs and self._active.pop(active.id, None) is not None:
+        if not active.jobs and self._active.pop(active.id, None) is not None and active.item is not None:
+            self._held_bytes -= active.cost
+
+    def _postpone(self, job: Job) -> None:
+        """Come back to the entry later. Nothing is written, for nothing is known."""
+        active = job.active
+        job.end()
+        if not active.jobs and not active.outcomes and self._active.pop(active.id, None) is not None:
+            if active.item is not None:
+                self._held_bytes -= active.cost
             self._wait(active.id, self._schedule.next_due(1, self._clock.now()))
 
     # Time

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rusmes.clock import FakeClock
-from rusmes.config.units import Size
+from rusmes.config.units import Duration, Size
 from rusmes.errors import StoreError
 from rusmes.model.content import Rendering
 from rusmes.model.mail import NOTIFY_NEVER, NOTIFY_SUCCESS, Recipient
@@ -498,5 +498,59 @@ def test_resume_replaces_the_entry_by_its_plan() -> None:
         assert not b.entries
         assert b.deliveries.sent[0][1] == ("a",)
         assert len(await b.engine.inbox("alice@example.com")) == 1
+
+    run(test)
+
+
+def test_an_entry_that_cannot_be_read_comes_later() -> None:
+    async def test(b: Bench) -> None:
+        b.deliveries.answer = delayed
+        await b.engine.send("a@x.org", sender=None)
+        await b.settle()
+        b.deliveries.answer = delivered
+        original = b.store.get
+
+        async def get(id: bytes) -> Any:
+            raise StoreError("unreadable", "test")
+
+        b.store.get = get  # type: ignore[method-assign]
+        await b.advance(12 * MINUTE)
+        assert b.runner.size == 1
+        b.store.get = original  # type: ignore[method-assign]
+        await b.advance(12 * MINUTE)
+        assert not b.entries
+        assert b.runner.size == 0
+
+    run(test)
+
+
+def test_a_defect_in_the_runner_loses_no_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(b: Bench) -> None:
+        async def broken(*args: Any) -> None:
+            raise RuntimeError("boom")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(b.runner, "_finish", broken)
+            await b.engine.send("a@x.org")
+            await b.settle()
+        assert b.runner.size == 1
+        assert b.runner._held_bytes == 0
+        await b.advance(12 * MINUTE)
+        assert len(b.deliveries.sent) == 2
+        assert not b.entries
+
+    run(test)
+
+
+def test_a_reload_changes_the_schedule_of_later_attempts() -> None:
+    async def test(b: Bench) -> None:
+        b.deliveries.answer = delayed
+        await b.engine.send("a@x.org", sender=None)
+        await b.settle()
+        due = b.entries[0].states[0].due
+        b.runner.apply(simulated(retry_schedule=(Duration("1m"),)))
+        assert b.entries[0].states[0].due == due
+        await b.advance(due - b.clock.now() + 1)
+        assert 50 <= b.entries[0].states[0].due - b.clock.now() <= 70
 
     run(test)
