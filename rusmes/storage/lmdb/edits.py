@@ -67,7 +67,8 @@ class Snapshot:
         rows: list[tuple[bytes, bytes]] = []
         with self._txn.cursor(self._handles[table]) as cursor:
             if cursor.set_range(max(prefix, start)):
-                for key, value in cursor:
+                for found, value in cursor:
+                    key = bytes(found)
                     if not key.startswith(prefix) or (stop and key >= stop) or (limit and len(rows) == limit):
                         break
                     rows.append((key, value))

@@ -18,8 +18,9 @@ mail.mdb
 | mailbox_names | account 8, name                       | mailbox 8                                                          |
 | subscriptions | account 8, name                       |                                                                    |
 | messages      | mailbox 8, UID 4                      | `_MESSAGE`, keywords separated by blanks                           |
-| emails        | account 8, email 16                   | `_EMAIL`, memberships 12 each, prefix, envelope, structure, headers|
-| threads       | account 8, thread 16, email 16        |                                                                    |
+| emails        | account 8, email 16                   | `_EMAIL`, memberships 12 each, prefix, envelope, structure,        |
+|               |                                       | identifiers 12 each, headers                                       |
+| threads       | account 8, thread 16, email 16        | no rows: the thread is its first email, whose id it has, alone     |
 | message_ids   | account 8, BLAKE2 of a Message-ID 12  | thread 16                                                          |
 | changes       | account 8, modseq 8                   | (kind and action 1, id) ...                                        |
 | keys          | generation 4, key                     | expiry 8, `_APPENDED`                                              |
@@ -283,7 +284,7 @@ def unpack_email_id(key: bytes, row: bytes) -> tuple[bytes, int]:
 
 # emails
 
-_EMAIL: Final = struct.Struct(">16s16sdQQ?HIIII")
+_EMAIL: Final = struct.Struct(">16s16sdQQ?HIIIII")
 _MEMBERSHIP: Final = struct.Struct(">QI")
 
 
@@ -300,26 +301,30 @@ class EmailRecord(Struct):
     envelope: bytes
     body_structure: bytes
     headers: bytes
+    identifiers: bytes = b""
+    """Hashes of the Message-IDs that lead to the thread on this email's account (`message_ids`), 12 bytes each."""
 
     def pack(self, key: bytes) -> bytes:
         head = _EMAIL.pack(
             self.blob_id, self.thread_id, self.received, self.size, self.skip, self.is_file, len(self.memberships),
-            len(self.prefix), len(self.envelope), len(self.body_structure), len(self.headers),
+            len(self.prefix), len(self.envelope), len(self.body_structure), len(self.identifiers), len(self.headers),
         )  # fmt: skip
         members = b"".join([_MEMBERSHIP.pack(*member) for member in self.memberships])
-        return seal(key, b"".join((head, members, self.prefix, self.envelope, self.body_structure, self.headers)))
+        parts = (head, members, self.prefix, self.envelope, self.body_structure, self.identifiers, self.headers)
+        return seal(key, b"".join(parts))
 
     @classmethod
     def unpack(cls, key: bytes, row: bytes) -> EmailRecord:
         value = unseal("emails", key, row)
         (blob_id, thread_id, received, size, skip, is_file, members,
-         prefix, envelope, structure, _) = _EMAIL.unpack_from(value)  # fmt: skip
+         prefix, envelope, structure, identifiers, _) = _EMAIL.unpack_from(value)  # fmt: skip
         at = _EMAIL.size + members * _MEMBERSHIP.size
         memberships: list[tuple[int, int]] = list(_MEMBERSHIP.iter_unpack(value[_EMAIL.size : at]))
         ends = (at + prefix, at + prefix + envelope, at + prefix + envelope + structure)
+        last = ends[2] + identifiers
         return cls(
             blob_id, thread_id, received, size, skip, is_file, memberships,
-            value[at : ends[0]], value[ends[0] : ends[1]], value[ends[1] : ends[2]], value[ends[2] :],
+            value[at : ends[0]], value[ends[0] : ends[1]], value[ends[1] : ends[2]], value[last:], value[ends[2] : last],
         )  # fmt: skip
 
     @staticmethod

@@ -357,7 +357,12 @@ class LmdbMailStore:
         with self._environment.reading() as txn:
             rows = Snapshot(self._environment, txn)
             read_account(rows, account_id)
-            return [key[24:] for key, _ in rows.scan(THREADS, number_key(account_id) + thread_id)]
+            found = [key[24:] for key, _ in rows.scan(THREADS, number_key(account_id) + thread_id)]
+            if found:
+                return found
+            key = number_key(account_id) + thread_id
+            row = rows.get(EMAILS, key)  # an email that is alone in its thread has no row there
+            return [thread_id] if row is not None and EmailRecord.unpack(key, row).thread_id == thread_id else []
 
     async def change_flags(self, mailbox_id: int, change: FlagChange) -> list[Message]:
         return await self._committer.submit(lambda batch: mail.change_flags(batch, mailbox_id, change))

@@ -35,13 +35,15 @@ from rusmes.storage.lmdb.layout import (
 )
 
 _IDENTIFIER_BYTES = 12
+# What one email keeps for those of its thread that are gone; answers to older ones begin a thread of their own.
+_MAX_IDENTIFIERS_BYTES = 500 * _IDENTIFIER_BYTES
 
 
 def add_email(batch: Batch, edit: Edit, id: bytes, email: EmailRecord, identifiers: Sequence[bytes]) -> None:
     """Count the email and give it a thread; its row is written by the caller, once its memberships are known.
 
     The thread is that of the first identifier that is known, else a new one named like the email. The identifiers that were not
-    known lead there from now on; the thread's row of this email lists them, so that they can be removed with the thread.
+    known lead there from now on; the email's row lists them, so that they can be removed with the thread.
     """
     account = edit.account
     known, fresh = b"", []
@@ -55,12 +57,22 @@ def add_email(batch: Batch, edit: Edit, id: bytes, email: EmailRecord, identifie
     email.thread_id = known or id
     for key in fresh:
         batch.put(MESSAGE_IDS, key, seal(key, email.thread_id))
-    thread_key = number_key(account.id) + email.thread_id + id
-    batch.put(THREADS, thread_key, seal(thread_key, b"".join([key[8:] for key in fresh])))
+    email.identifiers = b"".join([key[8:] for key in fresh])
+    count_email(batch, edit, id, email, is_first=not known)
+
+
+def count_email(batch: Batch, edit: Edit, id: bytes, email: EmailRecord, *, is_first: bool) -> None:
+    """Add the email to account and thread. A thread has rows from its second email on: most never get one."""
+    account = edit.account
+    if not is_first:
+        prefix = number_key(account.id) + email.thread_id
+        members = [id] if batch.scan(THREADS, prefix, limit=1) else [email.thread_id, id]
+        for member in members:
+            batch.put(THREADS, prefix + member, seal(prefix + member, b""))
     account.used_bytes += email.size
     account.used_messages += 1
     edit.log(EMAIL | CREATED, id)
-    edit.log(THREAD | (UPDATED if known else CREATED), email.thread_id)
+    edit.log(THREAD | (CREATED if is_first else UPDATED), email.thread_id)
 
 
 def add_message(edit: Edit, mailbox: MailboxRecord, email: EmailRecord, message: MessageRecord) -> int:
@@ -207,20 +219,21 @@ def _remove_email(batch: Batch, edit: Edit, blobs: LmdbBlobs, id: bytes, email: 
     edit.log(EMAIL | DESTROYED, id)
     prefix = number_key(account.id) + email.thread_id
     own = prefix + id
-    row = batch.get(THREADS, own)
-    identifiers = unseal("threads", own, row) if row is not None else b""
-    batch.delete(THREADS, own)
-    # A younger one first: whole threads are removed from the oldest email on, and looking back would pass all that are gone.
-    others = batch.scan(THREADS, prefix, start=own, limit=1) or batch.scan(THREADS, prefix, stop=own, limit=1)
-    if others:  # the identifiers stay with the thread: another of its emails keeps the list
-        if identifiers:
-            heir, heirs_row = others[0]
-            batch.put(THREADS, heir, seal(heir, unseal("threads", heir, heirs_row) + identifiers))
-        edit.log(THREAD | UPDATED, email.thread_id)
-        return
+    heir = b""
+    if batch.has(THREADS, own):
+        batch.delete(THREADS, own)
+        # A younger one first: threads are removed from the oldest email on, and looking back would pass all that are gone.
+        others = batch.scan(THREADS, prefix, start=own, limit=1) or batch.scan(THREADS, prefix, stop=own, limit=1)
+        heir = others[0][0][len(prefix) :] if others else b""
+    identifiers = email.identifiers
+    if heir and identifiers:  # they stay with the thread: another of its emails keeps the list
+        keeper = read_email(batch, account.id, heir)
+        both = keeper.identifiers + identifiers
+        keeper.identifiers, identifiers = both[:_MAX_IDENTIFIERS_BYTES], both[_MAX_IDENTIFIERS_BYTES:]
+        edit.put_email(heir, keeper)
     for at in range(0, len(identifiers), _IDENTIFIER_BYTES):
         batch.delete(MESSAGE_IDS, number_key(account.id) + identifiers[at : at + _IDENTIFIER_BYTES])
-    edit.log(THREAD | DESTROYED, email.thread_id)
+    edit.log(THREAD | (UPDATED if heir else DESTROYED), email.thread_id)
 
 
 # Copying and moving
@@ -249,17 +262,11 @@ def copy(
     pairs = []
     for uid, message in messages:
         email = read_email(batch, account.id, message.email_id)
-        thread_id = email.thread_id
         id = ids.next_id()
         email.memberships = []
+        email.identifiers = b""  # they are with the original, or its heir
         blobs.refer_again(batch, email.blob_id)
-        # The copy is of the same thread, whose identifiers are known already.
-        thread_key = number_key(account.id) + thread_id + id
-        batch.put(THREADS, thread_key, seal(thread_key, b""))
-        account.used_bytes += email.size
-        account.used_messages += 1
-        edit.log(EMAIL | CREATED, id)
-        edit.log(THREAD | UPDATED, thread_id)
+        count_email(batch, edit, id, email, is_first=False)
         copied = MessageRecord(0, id, message.internal_date, message.size, message.bits, message.keywords)
         pairs.append((uid, add_message(edit, target, email, copied)))
         edit.put_email(id, email)

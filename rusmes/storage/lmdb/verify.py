@@ -221,7 +221,9 @@ class _MailCheck:
                 member = self.rows.get(MESSAGES, message_key(mailbox_id, uid))
                 if member is None or id not in bytes(member):
                     yield Finding(place, f"message {mailbox_id}/{uid} is missing or another email's")
-            if not self.rows.has(THREADS, key[:8] + email.thread_id + id):
+            thread = key[:8] + email.thread_id
+            is_alone = email.thread_id == id and not self.rows.scan(THREADS, thread, limit=1)
+            if not is_alone and not self.rows.has(THREADS, thread + id):
                 yield Finding(place, f"is not in its thread {email.thread_id.hex()}")
 
     def _totals(self) -> Iterator[Finding]:

@@ -201,8 +201,15 @@ async def test_wrong_counts_and_references_are_found(mail_at: MailAt) -> None:
         batch.delete(layout.EMAILS, account_key + email.id)
 
     reasons = [found.reason for found in await damage(store, lose_email)]
-    assert any("its email is missing" in reason for reason in reasons)
     assert any(reason.startswith("uses ") for reason in reasons)
+    assert any(reason.startswith("0 references") for reason in reasons)
+
+    def lose_thread(batch: Batch) -> None:
+        key = account_key + email.id + email.id
+        batch.put(layout.THREADS, key, layout.seal(key, b""))
+
+    reasons = [found.reason for found in await damage(store, lose_thread)]
+    assert any("its email is missing" in reason for reason in reasons)
 
     def lose_name(batch: Batch) -> None:
         batch.delete(layout.ACCOUNT_NAMES, BOB.encode())
