@@ -2,7 +2,8 @@
 
 A connection belongs to a *lane*: a site under one TLS policy. An idle one waits for more mail of its lane for
 `idle_timeout`. The places of a site, and of all sites together, are counted in the table that all workers share, so the
-limits are exact; without that table (one process, tests) the pool counts alone.
+limits are exact; without that table (one process, tests) the pool counts alone. A worker that finds no place says so in the
+table; one that has a place then gives it up after some messages, or at once when it is idle.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable
 from itertools import count
+from random import getrandbits
 from typing import Final
 
 from msgspec import Struct
@@ -28,6 +30,11 @@ DEAD_SECONDS: Final = 5.0
 MAX_DEAD_SECONDS: Final = 1800.0
 """A server that cannot be reached is left alone for 5 s, then twice as long, up to half an hour; then one try decides."""
 MAX_DEAD: Final = 10_000
+
+YIELD_AFTER: Final = 20
+"""Messages of a connection after which it is given up when another worker waits for the site."""
+YIELD_SECONDS: Final = 0.5
+"""How long we then leave the place to the others; they ask every 0.25 s."""
 
 Lane = tuple[str, str]
 """(site, TLS mode)."""
@@ -109,6 +116,9 @@ class Pool:
         self._sweep: asyncio.TimerHandle | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._turn = count()
+        self._name = float(getrandbits(52) + 1)
+        self._yielded: dict[str, float] = {}
+        """Sites that we left to other workers, until when."""
 
     def take_idle(self, lane: Lane) -> Session | None:
         """The session that was used last (the others may time out)."""
@@ -131,6 +141,9 @@ class Pool:
             NoEndpoint: the site has no server.
         """
         site = lane[0].encode()
+        if self._yielded and self._yielded.get(lane[0], 0.0) > self._clock.monotonic():
+            raise Busy(YIELD_SECONDS)
+        self._yielded.pop(lane[0], None)
         if not self._limits.acquire(b"out", self.max_connections):
             if not self._close_an_idle():
                 raise Busy
@@ -138,6 +151,8 @@ class Pool:
                 raise Busy
         if not self._limits.acquire(b"out:" + site, plan.limits.connections):
             self._limits.release(b"out")
+            now = self._clock.monotonic()
+            self._limits.set_value(b"out-wanted:" + site, self._name, now + 2 * YIELD_SECONDS, now)
             raise Busy
         try:
             session = await self._open(plan, lane[1])
@@ -209,11 +224,19 @@ class Pool:
         if session.sent >= most or session.connection.is_lost or plan.idle_timeout <= 0:
             self.close(lane, session)
             return
-        session.idle_since = self._clock.monotonic()
+        session.idle_since = now = self._clock.monotonic()
+        if session.sent % YIELD_AFTER == 0 and self._is_wanted(lane[0], now):
+            self._yielded[lane[0]] = now + YIELD_SECONDS
+            self.close(lane, session)
+            return
         self._idle.setdefault(lane, deque()).append(session)
         self._idle_timeouts[lane] = plan.idle_timeout
         if self._sweep is None:
-            self._sweep = asyncio.get_running_loop().call_later(plan.idle_timeout, self._sweep_idle)
+            self._sweep = asyncio.get_running_loop().call_later(min(plan.idle_timeout, YIELD_SECONDS), self._sweep_idle)
+
+    def _is_wanted(self, site: str, now: float) -> bool:
+        """Whether another worker waits for a place of the site."""
+        return self._limits.value(b"out-wanted:" + site.encode(), now) not in (0.0, self._name)
 
     def close(self, lane: Lane, session: Session) -> None:
         """QUIT in the background; the place is free at once."""
@@ -252,11 +275,13 @@ class Pool:
         for lane in list(self._idle):
             idle = self._idle[lane]
             timeout = self._idle_timeouts[lane]
+            if idle and self._is_wanted(lane[0], now):
+                timeout = 0.0
             while idle and (now - idle[0].idle_since >= timeout - 0.01 or idle[0].connection.is_lost):
                 session = idle.popleft()
                 self.close(lane, session)
             if idle:
-                left = timeout - (now - idle[0].idle_since)
+                left = min(timeout - (now - idle[0].idle_since), YIELD_SECONDS)
                 wait = min(wait, left) if wait else left
             else:
                 del self._idle[lane]

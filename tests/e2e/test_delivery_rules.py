@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from msgspec import structs
 
 from rusmes._core.counters import Metrics
@@ -28,6 +29,14 @@ from rusmes.queue.api import Report
 from rusmes.tls.context import make_self_signed
 from tests.sinks.engine import HOSTNAME, address, config_for
 from tests.sinks.smtp_sink import DEFAULT_EXTENSIONS, Sink
+
+
+@pytest.fixture(autouse=True, params=["uvloop", "asyncio"])
+def _loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every rule on both loops."""
+    if request.param == "uvloop":
+        monkeypatch.setattr(asyncio, "run", uvloop.run)
+
 
 BODY = b"Subject: test\r\n\r\nHello\r\n"
 EIGHT_BIT = "Subject: test\r\n\r\nGr\u00fc\u00dfe\r\n".encode()

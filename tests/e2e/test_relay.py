@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import uvloop
 from msgspec import structs
 
 from rusmes._core.counters import SharedCounters
@@ -22,6 +23,13 @@ from rusmes.metrics import DELIVERIES, DELIVERY_CONNECTIONS
 from tests.sinks.engine import config_for, running
 from tests.sinks.name_server import NameServer
 from tests.sinks.smtp_sink import Sink
+
+
+@pytest.fixture(autouse=True)
+def _on_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop of the server."""
+    monkeypatch.setattr(asyncio, "run", uvloop.run)
+
 
 BODY = b"Subject: a\r\n\r\n.dot\r\nb\r\n"
 
@@ -112,6 +120,23 @@ def test_connections_of_a_site_are_counted_over_all_workers(limit: int) -> None:
                 assert sink.most_open <= limit + 1  # one may still say QUIT
             await asyncio.sleep(0.05)
             assert shared.count(b"out") == 0
+
+    asyncio.run(main())
+
+
+def test_workers_that_share_a_site_take_turns() -> None:
+    async def main() -> None:
+        shared = SharedCounters(1, 1024)
+        async with Sink() as sink:
+            config = config_for(sink.port, connections_per_site=1)
+            async with running(config, limits=shared) as busy, running(config, limits=shared) as other:
+                sink.delays["final"] = 0.005
+                for _ in range(400):
+                    await busy.send("bob@example.org", data=BODY)
+                await asyncio.sleep(0.05)
+                await other.send("bob@example.org", data=BODY)
+                await empty(other)
+                assert busy.runner.size > 50
 
     asyncio.run(main())
 
