@@ -117,6 +117,7 @@ def _start(loaded: Config, warnings: Sequence[str]) -> int:
         token = read_token(config)
         _hand_over(config, person, control_path)
         config = change_root(config)
+        pid_file.path = os.path.join(config.runtime_dir, PID_NAME)
         become(person)
         ground = Ground(
             config=config,

@@ -525,6 +525,7 @@ def test_privileges_are_dropped_after_binding(tmp_path: Path, chroot: bool) -> N
             server.wait_until(lambda: server.metric('rusmes_reloads_total{outcome="applied"}') == 1, "applied")
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
+        assert list((tmp_path / "data/run").iterdir()) == []
 
 
 def _is_free(port: int) -> bool:
