@@ -7,9 +7,10 @@ import shutil
 import tempfile
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+import pytest
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from rusmes.clock import FakeClock
 from rusmes.errors import RusmesError
@@ -253,10 +254,26 @@ class Queues(RuleBasedStateMachine):
             assert one.item.rendering.content.read() == other.item.rendering.content.read()
 
 
-QUICK = settings(
-    max_examples=12, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)  # fmt: skip
-TestStores = Stores.TestCase
-TestStores.settings = QUICK
-TestQueues = Queues.TestCase
-TestQueues.settings = QUICK
+def run(machine: type[RuleBasedStateMachine], examples: int, steps: int, phases: tuple[Phase, ...] = tuple(Phase)) -> None:
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            phases=phases,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+@pytest.mark.parametrize("machine", [Stores, Queues])
+def test_the_store_does_what_the_specification_does(machine: type[RuleBasedStateMachine]) -> None:
+    run(machine, 8, 20)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("machine", [Stores, Queues])
+def test_it_does_so_for_long(machine: type[RuleBasedStateMachine]) -> None:
+    run(machine, 100, 60, (Phase.generate,))

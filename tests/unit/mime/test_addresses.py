@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rusmes.mime.addresses import MAX_ADDRESSES, ParsedAddress, parse_addresses, render_addresses
@@ -71,6 +71,7 @@ def test_nothing_takes_more_than_linear_time(value: bytes) -> None:
     assert time.process_time() - started < 1.5
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200) | st.text('a@.<>(),:;"\\[] \r\n', max_size=60).map(str.encode))
 def test_everything_parses_and_renders_to_balanced_lists(value: bytes) -> None:
     rendered = render_addresses(value)

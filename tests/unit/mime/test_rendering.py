@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rusmes.mime.envelope import render_envelope
@@ -252,6 +252,7 @@ def test_a_megabyte_takes_no_second(body: bytes) -> None:
     assert time.process_time() - started < 1.0
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_mail(message: bytes) -> None:
     structure(message)
@@ -265,6 +266,7 @@ PIECES = [
 ]  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=25).map(b"".join))
 def test_any_sequence_of_mime_lines_has_a_structure(message: bytes) -> None:
     structure(b"MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=a\n\n" + message)

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rusmes.errors import StoreError
@@ -76,6 +76,7 @@ def test_a_file_that_is_gone_is_a_store_error(tmp_path: Path) -> None:
         describe(Rendering(content))
 
 
+@settings(deadline=None)
 @given(
     data=st.lists(st.sampled_from([b"--b", b"\r\n", b"\n", b"x" * 40, b"--", b"b"]), max_size=60).map(b"".join),
     window=st.integers(4, 50),

@@ -9,7 +9,7 @@ from pathlib import Path
 from zlib import crc32
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rusmes.errors import StoreError, StoreFull
@@ -78,6 +78,7 @@ def test_a_directory_that_cannot_be_is_a_store_error(tmp_path: Path) -> None:
     assert failures == [caught.value]
 
 
+@settings(deadline=None)
 @given(
     data=st.lists(st.sampled_from([b"a", b"\r", b"\n", b"\r\n", b"\r\n\r\n", b"xy: z\r\n"]), max_size=12).map(b"".join),
     cuts=st.lists(st.integers(0, 40), max_size=8),
