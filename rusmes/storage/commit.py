@@ -33,7 +33,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import lmdb
 
 from rusmes.clock import Clock
-from rusmes.errors import StoreError, StoreFull
+from rusmes.errors import StoreCorrupt, StoreError, StoreFull
 from rusmes.metrics import COMMIT_BATCH, COMMIT_SECONDS, COMMIT_WAIT_SECONDS, COMMITS, STORE_ERRORS, Metrics
 from rusmes.storage.batch import Batch, NotNew
 from rusmes.storage.lmdb.environment import Environment, Transaction, translate
@@ -113,6 +113,7 @@ class Committer:
         self._failure: StoreError | None = None
         self._failed_at = 0.0
         self._is_dead = False
+        environment.on_damage = lambda: metrics.inc(STORE_ERRORS["corrupt"])
 
     def start(self) -> None:
         self._forget_cache()  # the file may have been replaced
@@ -198,6 +199,8 @@ class Committer:
             if item.error is not None:
                 for step in item.prepared:
                     step.undo()
+                if isinstance(item.error, StoreCorrupt):
+                    self._metrics.inc(STORE_ERRORS["corrupt"])
         for action in after:
             try:
                 action()

@@ -207,8 +207,8 @@ class LmdbBlobs:
                 raise NotFound("the body is gone", f"blob {id.hex()}")
             head = BlobHead.unpack(id, row)
             data = bytes(row[BLOB_HEAD_BYTES:])
-        if len(data) != head.size or crc32(data) != head.checksum:
-            raise StoreCorrupt("the store is damaged", f"blob {id.hex()}: checksum")
+            if len(data) != head.size or crc32(data) != head.checksum:
+                raise StoreCorrupt("the store is damaged", f"blob {id.hex()}: checksum")
         return data
 
     def content(self, id: bytes) -> StoredContent:

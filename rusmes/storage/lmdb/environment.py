@@ -15,7 +15,7 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -35,6 +35,9 @@ _LOCK_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 
 Transaction = Any
 """lmdb.Transaction; the binding's stubs do not tell bytes from buffers."""
+
+
+def _nothing() -> None: ...
 
 
 def translate(error: lmdb.Error, what: str) -> StoreError:
@@ -60,6 +63,8 @@ class Environment:
         self.path = path
         self.read_only = read_only
         self.is_alone = False
+        self.on_damage: Callable[[], None] = _nothing
+        """Called when a reader met a row that fails its checksum."""
         self.handles: list[Any] = []
         self.tables = tables
         self._map_size = map_size
@@ -181,6 +186,9 @@ class Environment:
                 yield txn
         except lmdb.Error as error:
             raise translate(error, f"reading {self.path}") from None
+        except StoreCorrupt:
+            self.on_damage()
+            raise
         finally:
             with self._gate:
                 self._readers -= 1

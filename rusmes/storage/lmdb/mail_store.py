@@ -13,7 +13,7 @@ from typing import Final
 
 from rusmes.clock import Clock, SystemClock
 from rusmes.errors import NotFound, StoreCorrupt
-from rusmes.metrics import MESSAGES_APPENDED, STORE_BYTES, STORE_WRITABLE, Metrics
+from rusmes.metrics import MESSAGES_APPENDED, STORE_BYTES, STORE_ERRORS, STORE_WRITABLE, Metrics
 from rusmes.model.content import Content, Rendering
 from rusmes.model.ids import IdSource
 from rusmes.model.mailbox import Account, Appended, Change, Email, Mailbox, Message
@@ -172,7 +172,11 @@ class LmdbMailStore:
 
         growth = sum(0 if content.path else content.size for content in contents) + ROW_BYTES * len(appends)
         results = await self._committer.submit(operation, prepared=preparations, growth=growth)
-        self._metrics.inc(MESSAGES_APPENDED, sum(isinstance(result, Appended) for result in results))
+        stored = sum(isinstance(result, Appended) for result in results)
+        self._metrics.inc(MESSAGES_APPENDED, stored)
+        if stored < len(results):
+            full = sum(isinstance(result, Refusal) and result.status == "5.2.2" for result in results)
+            self._metrics.inc(STORE_ERRORS["quota"], full)
         return results
 
     async def _describe(self, appends: Sequence[Append]) -> list[Description]:
