@@ -1,4 +1,4 @@
-"""What decisions mean: the plan of one run of the pipeline.
+"""What decisions mean: the plan of one run of the pipeline. (Long because each decision and each end is here, once.)
 
 Every recipient ends in exactly one place of the plan. Rules that are not a decision's own words:
 
@@ -62,7 +62,18 @@ _log = get_logger("mailet")
 class Settlement:
     """Turns the decisions about one mail, and about those made on the way, into a plan."""
 
-    __slots__ = ("_chains", "_in_session", "_metrics", "_pending", "_refused", "_renderings", "_submitted", "_toolbox", "plan")
+    __slots__ = (
+        "_chains",
+        "_in_session",
+        "_metrics",
+        "_pending",
+        "_refused",
+        "_renderings",
+        "_rewritten",
+        "_submitted",
+        "_toolbox",
+        "plan",
+    )
 
     def __init__(
         self, toolbox: Toolbox, chains: dict[str, list[Step]], in_session: bool, metrics: Metrics | None = None
@@ -76,6 +87,7 @@ class Settlement:
         self._refused: list[tuple[Mail, Recipient, Refusal, Step]] = []
         self._pending: deque[Mail] = deque()
         self._submitted = 0
+        self._rewritten = False
 
     # Called by the loop
 
@@ -124,6 +136,7 @@ class Settlement:
         """
         if mail.recipients is before:
             raise RuntimeError(f"{step.label} changed mail.recipients in place ({before_count} to {len(before)})")
+        self._rewritten = True
         mail.recipients = merged(mail.recipients)
         stands = {address for recipient in mail.recipients for address in recipient.standing_for}
         present = {recipient.address for recipient in mail.recipients}
@@ -141,10 +154,14 @@ class Settlement:
     # Called by the pipeline
 
     def next_mail(self) -> Mail | None:
-        """A mail made on the way that has not run yet; when there is none, the refusals take their final form."""
+        """A mail made on the way that has not run yet; when there is none, the plan takes its final form."""
         if not self._pending and self._refused:
             self._settle_refusals()
-        return self._pending.popleft() if self._pending else None
+        if self._pending:
+            return self._pending.popleft()
+        if self._rewritten:
+            merge_twins(self.plan)
+        return None
 
     # Decisions
 
@@ -391,7 +408,9 @@ class Settlement:
                 if known is None or (known.is_permanent and not refusal.is_permanent):
                     plan.refused[address] = refusal
             if len(only_here) < len(recipient.standing_for):
-                bounced.setdefault((id(mail), refusal), (mail, [], step))[1].append(recipient)
+                rest = tuple(address for address in recipient.standing_for if address in accepted)
+                half = msgspec.structs.replace(recipient, via=rest)
+                bounced.setdefault((id(mail), refusal), (mail, [], step))[1].append(half)
         for (_, refusal), (mail, recipients, step) in bounced.items():
             part = fork(mail, recipients)
             if refusal.is_permanent:
@@ -417,10 +436,42 @@ def merged(recipients: list[Recipient]) -> list[Recipient]:
         if known is None:
             by_address[recipient.address] = recipient
         elif known.via or recipient.via:
-            via = tuple(dict.fromkeys(known.standing_for + recipient.standing_for))
-            forwarded = known.forwarded or recipient.forwarded
-            by_address[recipient.address] = msgspec.structs.replace(known, via=via, forwarded=forwarded)
+            by_address[recipient.address] = _union(known, recipient)
     return recipients if len(by_address) == len(recipients) else list(by_address.values())
+
+
+def merge_twins(plan: Plan) -> None:
+    """Who is reached by two ways after recipients were rewritten gets the same message once: one append, one relay."""
+    appends: dict[tuple[Address, str, int], Append] = {}
+    for append in plan.appends:
+        key = (append.recipient.address, append.mailbox, id(append.rendering))
+        known = appends.setdefault(key, append)
+        if known is not append:
+            known.recipient = _union(known.recipient, append.recipient)
+    plan.appends = list(appends.values())
+    relays: dict[tuple[Address, str, int], tuple[Queued, int]] = {}
+    for row in plan.queued:
+        if row.action != "relay":
+            continue
+        kept: list[Recipient] = []
+        for recipient in row.recipients:
+            key = (recipient.address, row.route, id(row.rendering))
+            if key not in relays:
+                relays[key] = (row, len(kept))
+                kept.append(recipient)
+                continue
+            other, place = relays[key]
+            members = kept if other is row else list(other.recipients)
+            members[place] = _union(members[place], recipient)
+            if other is not row:
+                other.recipients = tuple(members)
+        row.recipients = tuple(kept)
+    plan.queued = [row for row in plan.queued if row.recipients]
+
+
+def _union(one: Recipient, other: Recipient) -> Recipient:
+    via = tuple(dict.fromkeys(one.standing_for + other.standing_for))
+    return msgspec.structs.replace(one, via=via, forwarded=one.forwarded or other.forwarded)
 
 
 def _divide(mail: Mail, recipients: Sequence[Recipient]) -> tuple[Mail, Mail]:

@@ -191,3 +191,9 @@ def step(given: Any) -> schema.Step:
 @pytest.fixture
 def kit() -> Kit:
     return Kit()
+
+
+@pytest.fixture(scope="session")
+def fresh_kit() -> type[Kit]:
+    """For tests that need many, one for each example."""
+    return Kit

@@ -221,6 +221,21 @@ def test_per_recipient_lines_follow_the_heirs(kit: Any) -> None:
     }
 
 
+def test_who_is_reached_by_two_steps_gets_the_same_mail_once(kit: Any) -> None:
+    kit.directory.aliases = {"team@here.org": ["alice@here.org", "bob@here.org", "x@far.org", "y@far.org"]}
+    steps = [
+        ("RecipientIs=alice@here.org", "Forward", {"to": "bob@here.org, x@far.org", "keep": True}),
+        ("RecipientIsLocal", "LocalDelivery"),
+        ("All", "RemoteDelivery"),
+    ]
+    plan = kit.run(steps, kit.mail("team@here.org", "alice@here.org"))
+    assert sorted(append.account for append in plan.appends) == ["alice@here.org", "bob@here.org"]
+    relayed = [str(recipient.address) for row in plan.queued for recipient in row.recipients]
+    assert sorted(relayed) == ["x@far.org", "y@far.org"]
+    (bob,) = [append.recipient for append in plan.appends if append.account == "bob@here.org"]
+    assert {str(address) for address in bob.via} == {"team@here.org", "alice@here.org"}
+
+
 # Postmaster
 
 
