@@ -21,6 +21,9 @@ cdef class Command:
     cdef readonly Py_ssize_t size
     cdef readonly bint last
 
+    cdef inline bint has_argument(self):
+        return self.argument_at < len(self.line)
+
 
 cdef class Line:
     cdef readonly int kind
@@ -65,6 +68,7 @@ cdef class CommandReader(LineBuffer):
     cdef Py_ssize_t envelope_limit
     cdef Py_ssize_t auth_limit
 
+    cpdef object next_event(self)
     cdef object in_command__next(self)
     cdef object in_line__next(self)
     cdef object in_data__next(self)

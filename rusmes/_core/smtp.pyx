@@ -437,7 +437,7 @@ cdef class CommandReader(LineBuffer):
         self.bare_newline_allowed = bare_newline_allowed
         self.mode = IN_COMMAND
 
-    def next_event(self):
+    cpdef object next_event(self):
         if self.mode == IN_COMMAND:
             return self.in_command__next()
         if self.mode == IN_DATA:

