@@ -26,7 +26,7 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -96,6 +96,7 @@ class Committer:
         space: Space,
         metrics: Metrics,
         cached_tables: Iterable[int] = (),
+        prefixes: Mapping[int, int] | None = None,
         on_notes: Callable[[list[tuple[int, int]]], None] | None = None,
     ) -> None:
         self._environment = environment
@@ -106,6 +107,7 @@ class Committer:
         self._commits = COMMITS[name]
         self._cached_tables = tuple(cached_tables)
         self._cache: dict[int, dict[bytes, bytes | None]] = {table: {} for table in self._cached_tables}
+        self._prefixes = prefixes
         self._expected_id = 0
         self._on_notes = on_notes
         self._waiting: queue.SimpleQueue[_Waiting[Any] | None] = queue.SimpleQueue()
@@ -278,7 +280,7 @@ class Committer:
         """Run all; the second value is an operation that has to be taken out of the batch, which then begins anew."""
         if txn.id() != self._expected_id or any(len(rows) > MAX_CACHED_ROWS for rows in self._cache.values()):
             self._forget_cache()
-        batch = Batch(txn, self._environment.handles, self._cache, careful=is_careful)
+        batch = Batch(txn, self._environment.handles, self._cache, careful=is_careful, prefixes=self._prefixes)
         for item in items:
             mark = batch.begin_operation()
             item.error = None

@@ -121,6 +121,7 @@ class LmdbMailStore:
             space=self._space,
             metrics=self._metrics,
             cached_tables=(META, ACCOUNTS, ACCOUNT_NAMES, MAILBOXES, MAILBOX_NAMES),
+            prefixes={THREADS: 24},
             on_notes=self._notices.tell,
         )
 

@@ -85,7 +85,7 @@ class LmdbQueueStore:
             space=self._space,
         )
         self._committer = Committer(
-            self._environment, name="queue", clock=clock, space=self._space, metrics=self._metrics
+            self._environment, name="queue", prefixes={Q_STATES: 16}, clock=clock, space=self._space, metrics=self._metrics
         )
 
     async def open(self) -> None:

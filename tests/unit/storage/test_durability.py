@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,25 @@ async def test_a_long_operation_that_fails_late_costs_the_others_nothing(
     assert [type(result) for result in results] == [type(None), ZeroDivisionError, type(None)]
     assert [entry.item.id[-1] for entry in queue.entries()] == [1, 2]
     assert await queue._committer.submit(lambda batch: batch.scan(Q_META, b"row ")) == []
+
+
+async def test_expunging_a_long_thread_takes_linear_time(mail_at: MailAt) -> None:
+    store = mail_at()
+    await store.open()
+    taken = []
+    for count in (300, 1200):
+        data = message(message_id="a@x", references="b@x")
+        results = await store.append([append_of(store.blobs, data) for _ in range(count)])
+        assert isinstance(results[0], Appended)
+        first = results[0].uid
+        started = time.process_time()
+        await store.expunge(results[0].mailbox_id, range(first, first + count))
+        taken.append(time.process_time() - started)
+    assert taken[1] < 10 * taken[0] + 0.05  # four times the work; quadratic would be sixteen
+    account = await store.account(ALICE)
+    assert account is not None
+    assert account.used_messages == 0
+    assert list(store.verify()) == []
 
 
 async def test_a_failed_commit_is_no_acknowledgement(
