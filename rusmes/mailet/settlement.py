@@ -85,7 +85,7 @@ class Settlement:
         self._metrics = metrics
         self._renderings = Renderings()
         self._refused: list[tuple[Mail, Recipient, Refusal, Step]] = []
-        self._pending: deque[Mail] = deque()
+        self._pending: deque[Mail] | None = None
         self._submitted = 0
         self._rewritten = False
 
@@ -357,6 +357,8 @@ class Settlement:
             recipient if recipient.forwarded else msgspec.structs.replace(recipient, forwarded=True)
             for recipient in merged(made.recipients)
         ]
+        if self._pending is None:
+            self._pending = deque()
         self._pending.append(made)
         return True
 
