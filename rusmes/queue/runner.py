@@ -51,6 +51,9 @@ MAX_FULL_JOBS: Final = 4000
 """Jobs of one site that keep their content in memory: what it gets through in a second or so."""
 MAX_LOOKUPS: Final = 500
 """Entries whose destinations are being looked up at once."""
+MAX_QUESTIONS: Final = 64
+"""Destinations that are asked for at once."""
+GROUP_SECONDS: Final = 2.0
 LOCAL_LIMITS: Final = SiteLimits(connections=64)
 """Local appends at once: they wait for the mail store, which commits them together."""
 RESUME_LIMITS: Final = SiteLimits(connections=16)
@@ -99,6 +102,7 @@ class Runner:
         self._sites = Sites(self._run)
         self._outcomes = Outcomes(queue_store, self._committed)
         self._lookups: set[asyncio.Task[None]] = set()
+        self._questions = asyncio.Semaphore(MAX_QUESTIONS)
         self._starved = False
         """Due entries are kept back for want of room."""
         self._wake = asyncio.Event()
@@ -198,7 +202,14 @@ class Runner:
             if target is not None:
                 self._submit(target.site, target.limits, Job(active, indexes, destination))
                 return
-        task = asyncio.get_running_loop().create_task(self._look_up(active, item, indexes))
+        by_destination: dict[str, list[int]] = {}
+        for index in indexes:
+            by_destination.setdefault(self._deliverer.destination(item, item.recipients[index]), []).append(index)
+        known = [(name, members, self._deliverer.known_target(name)) for name, members in by_destination.items()]
+        if all(target is not None for _, _, target in known):
+            self._assign(active, [(name, members, target) for name, members, target in known if target is not None])
+            return
+        task = asyncio.get_running_loop().create_task(self._look_up(active, item, by_destination))
         self._lookups.add(task)
         task.add_done_callback(self._looked_up)
 
@@ -209,42 +220,48 @@ class Runner:
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("destinations could not be looked up", error=repr(error))
 
-    async def _look_up(self, active: Active, item: Queued, indexes: Sequence[int]) -> None:
-        """Find the sites of many recipients, and make one job for each site and transaction."""
-        by_destination: dict[str, list[int]] = {}
-        for index in indexes:
-            by_destination.setdefault(self._deliverer.destination(item, item.recipients[index]), []).append(index)
-        found = await asyncio.gather(*(self._target(destination) for destination in by_destination))
+    async def _look_up(self, active: Active, item: Queued, by_destination: dict[str, list[int]]) -> None:
+        """Find the sites of many recipients. For a moment all are waited for, so that those of one site meet in one
+        transaction; then nobody waits any longer for a name server that does not answer somebody else."""
+        asking = {asyncio.ensure_future(self._target(name)): (name, members) for name, members in by_destination.items()}
+        active.jobs += 1  # until the last answer, so that the entry does not end before
+        together: float | None = GROUP_SECONDS
+        try:
+            while asking:
+                when = asyncio.FIRST_COMPLETED if together is None else asyncio.ALL_COMPLETED
+                answered, _ = await asyncio.wait(asking, timeout=together, return_when=when)
+                together = None
+                found = [(*asking.pop(task), task.result()) for task in list(asking) if task in answered]
+                if not found:
+                    continue
+                refused = {index: target for _, members, target in found if isinstance(target, Refusal) for index in members}
+                active.jobs += bool(refused) - (not asking)
+                self._assign(active, [(name, members, t) for name, members, t in found if isinstance(t, Target)])
+                if refused:
+                    await self._finish(Job(active, list(refused), ""), item, _refused(item, refused))
+        finally:
+            for task in asking:
+                task.cancel()
+
+    def _assign(self, active: Active, found: Sequence[tuple[str, list[int], Target]]) -> None:
+        """One job for each site and transaction."""
         by_site: dict[str, tuple[Target, str, list[int]]] = {}
-        refused: dict[int, Refusal] = {}
-        for (destination, members), target in zip(by_destination.items(), found, strict=True):
-            if isinstance(target, Refusal):
-                refused |= dict.fromkeys(members, target)
-            elif target.site in by_site:
+        for name, members, target in found:
+            if target.site in by_site:
                 by_site[target.site][2].extend(members)
             else:
-                by_site[target.site] = (target, destination, members)
-        jobs = [
-            (target, Job(active, part, destination))
-            for target, destination, members in by_site.values()
-            for part in _parts(members, target.limits.recipients_per_transaction)
-        ]
-        # All are counted before the first ends, or the entry would be taken for finished.
-        active.jobs += len(jobs) + bool(refused)
-        for target, job in jobs:
-            active.jobs -= 1
-            self._submit(target.site, target.limits, job)
-        if refused:
-            reports = [
-                Report(item.recipients[index], "failed" if refusal.is_permanent else "delayed", 0, refusal.status, refusal.text)
-                for index, refusal in refused.items()
-            ]
-            await self._finish(Job(active, list(refused), ""), item, reports)
+                by_site[target.site] = (target, name, list(members))
+        for target, name, members in by_site.values():
+            for part in _parts(members, target.limits.recipients_per_transaction):
+                self._submit(target.site, target.limits, Job(active, part, name))
 
     async def _target(self, destination: str) -> Target | Refusal:
         known = self._deliverer.known_target(destination)
         try:
-            return known if known is not None else await self._deliverer.find_target(destination)
+            if known is not None:
+                return known
+            async with self._questions:
+                return await self._deliverer.find_target(destination)
         except Exception as error:
             _log.exception("a destination could not be looked up", destination=destination)
             return Refusal(451, "4.3.0", f"internal error: {type(error).__name__}")
@@ -592,6 +609,13 @@ class Runner:
         else:
             self._wait(entry.item.id, due)
             self._wake.set()
+
+
+def _refused(item: Queued, refused: dict[int, Refusal]) -> list[Report]:
+    return [
+        Report(item.recipients[index], "failed" if refusal.is_permanent else "delayed", 0, refusal.status, refusal.text)
+        for index, refusal in refused.items()
+    ]
 
 
 def _parts(members: list[int], most: int) -> list[list[int]]:

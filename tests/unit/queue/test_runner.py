@@ -554,3 +554,29 @@ def test_a_reload_changes_the_schedule_of_later_attempts() -> None:
         assert 50 <= b.entries[0].states[0].due - b.clock.now() <= 70
 
     run(test)
+
+
+def test_a_name_server_that_hangs_holds_up_only_its_own_recipients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rusmes.queue.runner.GROUP_SECONDS", 0.02)
+
+    async def test(b: Bench) -> None:
+        gate = asyncio.Event()
+        original = b.deliveries.find_target
+        b.deliveries.targets = {name: Target(name, SiteLimits()) for name in ("x.org", "slow.org")}
+
+        async def find_target(destination: str) -> Any:
+            if destination == "slow.org":
+                await gate.wait()
+            return await original(destination)
+
+        b.deliveries.find_target = find_target  # type: ignore[method-assign]
+        await b.engine.send("a@x.org", "b@slow.org", "c@y.org")
+        await asyncio.sleep(0.1)
+        assert sorted(names for _, names in b.deliveries.sent) == [("a",), ("c",)]
+        assert [s.status for s in b.entries[0].states] == ["delivered", "queued", "delivered"]
+        gate.set()
+        await b.settle()
+        assert not b.entries
+        assert b.runner.size == 0
+
+    run(test)
