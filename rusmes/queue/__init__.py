@@ -12,7 +12,7 @@ Rules that hold everywhere in this package:
    hold and a delivery's outcome never overwrite each other.
 3. Outcomes whose commit fails stay in memory and are committed again; what was delivered is not delivered twice.
 
-Map: `api` the contract; `intake` acceptance; `schedule` times; `entry` one entry in memory; `sites` who may send at once;
-`attempts` what an attempt means;
-`outcomes` what happened, until it is committed; `runner` the engine; `control` the operator's hands.
+Map: `api` the contract; `intake` acceptance; `schedule` times; `entry` one entry in memory; `lookups` where recipients go;
+`sites` who may send at once; `attempts` what an attempt means; `outcomes` what happened, until it is committed; `runner` the
+engine; `control` the operator's hands; `document` entries as JSON.
 """

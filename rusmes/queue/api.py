@@ -33,10 +33,10 @@ class Intake(Protocol):
     def admit(self, size: int = 0) -> Refusal | None:
         """Whether a new transaction may start now; a refusal is temporary (452 4.3.1 no space, 421 4.3.2 overload)."""
 
-    async def room_for(self, account: str, size: int) -> bool:
+    def room_for(self, account: str, size: int) -> bool | Awaitable[bool]:
         """Whether one more message of `size` bytes (0 = not announced) fits the quota of a local account; asked at RCPT.
 
-        True for an account without a quota or without a mailbox yet.
+        An awaitable when the store has to be asked. True for an account without a quota or without a mailbox yet.
         """
 
     def writer(self) -> ContentWriter:

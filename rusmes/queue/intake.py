@@ -10,7 +10,7 @@ New transactions are admitted while there is space, the stores take writes, and 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Final
 
 from rusmes.auth.api import Directory
@@ -142,13 +142,16 @@ class QueueIntake:
             self._next_probe = now + PROBE_SECONDS
         return None
 
-    async def room_for(self, account: str, size: int) -> bool:
+    def room_for(self, account: str, size: int) -> bool | Awaitable[bool]:
         now = self._clock.monotonic()
         if now >= self._rooms_until or len(self._rooms) >= MAX_ROOMS:
             self._rooms.clear()
             self._rooms_until = now + ROOM_SECONDS
         elif size <= self._rooms.get(account, -1):
             return True
+        return self._ask_for_room(account, size)
+
+    async def _ask_for_room(self, account: str, size: int) -> bool:
         if not await self._mail_store.room_for(account, size):
             return False
         self._rooms[account] = size

@@ -40,6 +40,7 @@ from rusmes.model.plan import Queued, Refusal
 from rusmes.queue.api import Busy, Deliverer, NoticeWriter, Report, SiteLimits, Target
 from rusmes.queue.attempts import Attempts
 from rusmes.queue.entry import OPEN, UNFINISHED, Active, Job, appends_of, cost, mail_of, next_due, rows_of
+from rusmes.queue.lookups import Lookups
 from rusmes.queue.outcomes import Outcomes
 from rusmes.queue.schedule import Schedule, SteadyClock
 from rusmes.queue.sites import Sites
@@ -51,9 +52,6 @@ MAX_FULL_JOBS: Final = 4000
 """Jobs of one site that keep their content in memory: what it gets through in a second or so."""
 MAX_LOOKUPS: Final = 500
 """Entries whose destinations are being looked up at once."""
-MAX_QUESTIONS: Final = 64
-"""Destinations that are asked for at once."""
-GROUP_SECONDS: Final = 2.0
 LOCAL_LIMITS: Final = SiteLimits(connections=64)
 """Local appends at once: they wait for the mail store, which commits them together."""
 RESUME_LIMITS: Final = SiteLimits(connections=16)
@@ -101,8 +99,7 @@ class Runner:
         self._active: dict[bytes, Active] = {}
         self._sites = Sites(self._run)
         self._outcomes = Outcomes(queue_store, self._committed)
-        self._lookups: set[asyncio.Task[None]] = set()
-        self._questions = asyncio.Semaphore(MAX_QUESTIONS)
+        self._lookups = Lookups(deliverer, self._assign, self._refuse, self._freed)
         self._starved = False
         """Due entries are kept back for want of room."""
         self._wake = asyncio.Event()
@@ -125,9 +122,8 @@ class Runner:
             task.cancel()
         await self._sites.stop(grace_seconds)
         self.measure()
-        for task in [*self._tasks, *self._lookups]:
-            task.cancel()
-        await asyncio.gather(*self._tasks, *self._lookups, return_exceptions=True)
+        await self._lookups.stop()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._wake_timer is not None:
             self._wake_timer.cancel()
         try:
@@ -209,39 +205,7 @@ class Runner:
         if all(target is not None for _, _, target in known):
             self._assign(active, [(name, members, target) for name, members, target in known if target is not None])
             return
-        task = asyncio.get_running_loop().create_task(self._look_up(active, item, by_destination))
-        self._lookups.add(task)
-        task.add_done_callback(self._looked_up)
-
-    def _looked_up(self, task: asyncio.Task[None]) -> None:
-        self._lookups.discard(task)
-        if self._starved:
-            self._wake.set()
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("destinations could not be looked up", error=repr(error))
-
-    async def _look_up(self, active: Active, item: Queued, by_destination: dict[str, list[int]]) -> None:
-        """Find the sites of many recipients. For a moment all are waited for, so that those of one site meet in one
-        transaction; then nobody waits any longer for a name server that does not answer somebody else."""
-        asking = {asyncio.ensure_future(self._target(name)): (name, members) for name, members in by_destination.items()}
-        active.jobs += 1  # until the last answer, so that the entry does not end before
-        together: float | None = GROUP_SECONDS
-        try:
-            while asking:
-                when = asyncio.FIRST_COMPLETED if together is None else asyncio.ALL_COMPLETED
-                answered, _ = await asyncio.wait(asking, timeout=together, return_when=when)
-                together = None
-                found = [(*asking.pop(task), task.result()) for task in list(asking) if task in answered]
-                if not found:
-                    continue
-                refused = {index: target for _, members, target in found if isinstance(target, Refusal) for index in members}
-                active.jobs += bool(refused) - (not asking)
-                self._assign(active, [(name, members, t) for name, members, t in found if isinstance(t, Target)])
-                if refused:
-                    await self._finish(Job(active, list(refused), ""), item, _refused(item, refused))
-        finally:
-            for task in asking:
-                task.cancel()
+        self._lookups.start(active, item, by_destination)
 
     def _assign(self, active: Active, found: Sequence[tuple[str, list[int], Target]]) -> None:
         """One job for each site and transaction."""
@@ -255,16 +219,13 @@ class Runner:
             for part in _parts(members, target.limits.recipients_per_transaction):
                 self._submit(target.site, target.limits, Job(active, part, name))
 
-    async def _target(self, destination: str) -> Target | Refusal:
-        known = self._deliverer.known_target(destination)
-        try:
-            if known is not None:
-                return known
-            async with self._questions:
-                return await self._deliverer.find_target(destination)
-        except Exception as error:
-            _log.exception("a destination could not be looked up", destination=destination)
-            return Refusal(451, "4.3.0", f"internal error: {type(error).__name__}")
+    async def _refuse(self, active: Active, item: Queued, refused: dict[int, Refusal]) -> None:
+        """Recipients whose destination takes no mail, now or ever."""
+        reports = [
+            Report(item.recipients[index], "failed" if refusal.is_permanent else "delayed", 0, refusal.status, refusal.text)
+            for index, refusal in refused.items()
+        ]
+        await self._finish(Job(active, list(refused), ""), item, reports)
 
     def _submit(self, key: str, limits: SiteLimits, job: Job) -> None:
         active = job.active
@@ -454,6 +415,10 @@ class Runner:
                 self._held.add(active.id)
             else:
                 self._wait(active.id, due)
+        self._freed()
+
+    def _freed(self) -> None:
+        """Something gave room; half of the memory free is worth a look at what is due."""
         if self._starved and self._held_bytes <= self._memory_bytes // 2 and self._has_room():
             self._wake.set()
 
@@ -609,13 +574,6 @@ class Runner:
         else:
             self._wait(entry.item.id, due)
             self._wake.set()
-
-
-def _refused(item: Queued, refused: dict[int, Refusal]) -> list[Report]:
-    return [
-        Report(item.recipients[index], "failed" if refusal.is_permanent else "delayed", 0, refusal.status, refusal.text)
-        for index, refusal in refused.items()
-    ]
 
 
 def _parts(members: list[int], most: int) -> list[list[int]]:

@@ -557,7 +557,7 @@ def test_a_reload_changes_the_schedule_of_later_attempts() -> None:
 
 
 def test_a_name_server_that_hangs_holds_up_only_its_own_recipients(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rusmes.queue.runner.GROUP_SECONDS", 0.02)
+    monkeypatch.setattr("rusmes.queue.lookups.GROUP_SECONDS", 0.02)
 
     async def test(b: Bench) -> None:
         gate = asyncio.Event()
