@@ -30,6 +30,8 @@ def report(benchmark, capsys):
     """Print what one of the things in a batch took, or how fast octets went."""
 
     def say(name, *, things=0, octets=0):
+        if benchmark.stats is None:  # --benchmark-disable: one pass without timing
+            return
         median = benchmark.stats.stats.median
         figure = f"{median / things * 1e6:.3f} us each" if things else f"{octets / median / 1e9:.2f} GB/s"
         with capsys.disabled():

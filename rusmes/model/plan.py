@@ -42,7 +42,8 @@ class Queued(Struct):
     """Recipients of one mail that wait for the same next action.
 
     Actions: `relay` send them over `route` ("" = by MX); `local` append them to mailboxes; `resume` go on in the pipeline
-    at (`state`, `step`); `hold` wait for the operator, whose release makes it `resume`. `due` is the earliest time, seconds since the epoch (0 = at once).
+    at (`state`, `step`); `hold` wait for the operator, whose release makes it `resume`. `due` is the earliest time, seconds
+    since the epoch (0 = at once).
     """
 
     id: bytes
