@@ -70,7 +70,9 @@ class Expansion:
         if len(seen) > MAX_EXPANDED:
             raise Refused(TOO_MANY)
         if self._is_here(address):
-            account = await self._directory.account_of(address)
+            account = self._directory.account_of(address)
+            if not isinstance(account, str):
+                account = await account
             if account:
                 found[address.folded] = (address, account)
                 return
