@@ -9,5 +9,6 @@ aliases), 5233 (sub-addressing), 3463 (status codes).
 
 Map: `api` the contract, for third parties too; `pipeline` build and run; `assembly` steps from the configuration, with
 `parameters` and `registry`; `survey` checks that need no mail; `settlement` what decisions mean, with `rendering` (header
-edits) and `resume` (what waits in the queue); `matchers/` and `mailets/` the built-in ones, `catalogue` their manual. The loop is `rusmes._core.mailet`.
+edits) and `resume` (what waits in the queue); `matchers/` and `mailets/` the built-in ones,
+`catalogue` their manual. The loop is `rusmes._core.mailet`.
 """

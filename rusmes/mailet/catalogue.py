@@ -1,6 +1,7 @@
 """The manual of the built-in matchers and mailets, made from their classes.
 
-`python -m rusmes.mailet.catalogue docs/pipeline.md` writes it between the two marks of that page; a test checks that it is current.
+`python -m rusmes.mailet.catalogue docs/pipeline.md` writes it between the two marks of that page; a test checks that it is
+current.
 """
 
 from __future__ import annotations
