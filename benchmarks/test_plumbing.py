@@ -31,6 +31,8 @@ def report(benchmark, capsys):
     """Print what one of the things in a batch took."""
 
     def say(name, things=BATCH):
+        if benchmark.stats is None:  # --benchmark-disable: one pass without timing
+            return
         with capsys.disabled():
             print(f"\n{name}: {benchmark.stats.stats.median / things * 1e6:.3f} us each")
 
