@@ -23,6 +23,7 @@ from rusmes.errors import ConfigError
 from rusmes.mailet.api import CONTINUE
 from rusmes.mailet.parameters import convert
 from rusmes.mailet.registry import Registry
+from rusmes.metrics import definitions
 from rusmes.model.address import Address
 from rusmes.model.content import Content
 from rusmes.model.mail import Mail, Origin, Recipient
@@ -156,3 +157,15 @@ def test_the_mailet_in_the_documentation_works() -> None:
     assert mail.prepended == [b"X-Seen: yes\r\n"]
     with pytest.raises(ConfigError, match="nam"):
         convert(stamp.Parameters, {"nam": "X-Seen"}, who="Stamp", key="")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_metrics_in_the_documentation_exist(page: Path) -> None:
+    known = {one.name for one in definitions()}
+    source = (ROOT / "rusmes" / "http" / "metrics.py").read_text()
+    known |= set(re.findall(r'"(rusmes_process_\w+)"', source))  # made at the scrape, from the kernel
+    histograms = {
+        one.name + suffix for one in definitions() if one.kind == "histogram" for suffix in ("_bucket", "_sum", "_count")
+    }
+    named = set(re.findall(r"\brusmes_[a-z0-9_]+[a-z0-9]\b", page.read_text()))
+    assert named <= known | histograms
