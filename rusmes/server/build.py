@@ -388,12 +388,3 @@ SERVICES: Final[Mapping[str, Callable[[House, Binding, Context], Service]]] = {
 def is_served(protocol: str) -> bool:
     """Whether this version speaks a protocol of the configuration."""
     return protocol in SERVICES
-
-
-def check_backends(config: Config) -> None:
-    """Raises ConfigError: a backend that this version does not have."""
-    if config.storage.backend != "lmdb":
-        backend = config.storage.backend
-        raise ConfigError(f"the backend {backend!r} is not in this version", key="storage.backend", hint='"lmdb"')
-    if config.auth.backend != "file":
-        raise ConfigError(f"the backend {config.auth.backend!r} is not in this version", key="auth.backend", hint='"file"')

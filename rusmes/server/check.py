@@ -19,7 +19,7 @@ from rusmes.mailet.registry import Registry
 from rusmes.model.ids import IdSource
 from rusmes.model.mail import Mail
 from rusmes.model.plan import Refusal
-from rusmes.server.build import SERVICES, check_backends, toolbox_of
+from rusmes.server.build import SERVICES, toolbox_of
 from rusmes.server.privileges import check_chroot, wanted_person
 from rusmes.server.sockets import wanted
 from rusmes.tls.context import self_signed_paths, server_context
@@ -45,7 +45,6 @@ def check_all(config: Config) -> list[str]:
             problems.append(ConfigError(str(error), path=config.path))
         return None
 
-    attempt(lambda: check_backends(config))
     backend = attempt(lambda: FileBackend.of(config))
     if backend is not None:
         directory = attempt(lambda: DomainDirectory(config, backend))

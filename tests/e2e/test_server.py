@@ -368,6 +368,8 @@ def test_a_worker_that_is_killed_while_it_starts_is_started_again(server: Runnin
         ('[[processors]]\nname = "root"\nstate = "root"\nmailets = [{ mailet = "LocalDelivry" }]\n', "LocalDelivery"),
         ('[tls]\ncert_path = "missing.pem"\nkey_path = "missing.pem"\n', "missing.pem"),
         ('run_as_user = "nobody-of-that-name"\n', "nobody-of-that-name"),
+        ('[storage]\nbackend = "postgres"\nconnection_string = "x"\n', "storage.backend"),
+        ("[tracing]\nenabled = true\n", "tracing.enabled"),
     ],
 )
 def test_a_wrong_configuration_is_status_2_with_place_and_way_out(tmp_path: Path, text: str, said: str) -> None:
