@@ -23,7 +23,6 @@ from rusmes.config.schema import Config
 from rusmes.delivery.dsn import DsnWriter
 from rusmes.delivery.remote import RemoteDeliverer
 from rusmes.dns import Resolver
-from rusmes.errors import ConfigError
 from rusmes.log import LogSink, get_logger
 from rusmes.mailet.api import Toolbox
 from rusmes.mailet.pipeline import Pipeline
