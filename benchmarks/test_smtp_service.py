@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -66,6 +67,7 @@ class Tape:
     """A connection whose client says what is on the tape, one piece a read."""
 
     peer_address, peer_port, draining, tls, has_input = "127.0.0.1", 4711, False, None, False
+    interruptible = False
     bytes_in = bytes_out = 0
 
     def __init__(self, pieces: list[bytes]) -> None:
@@ -79,6 +81,10 @@ class Tape:
 
     async def receive(self, *, interruptible: bool = False) -> bytes:
         return next(self._pieces, b"")
+
+    async def feed(self, take: Callable[[bytes], bytes | None]) -> None:
+        while take(await self.receive()) is not None:
+            pass
 
     async def flush(self) -> None:
         pass

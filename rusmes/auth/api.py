@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -73,8 +73,11 @@ class Backend(Protocol):
     async def find(self, name: str) -> Identity | None:
         """The account with this primary or extra address, unless it is disabled for login."""
 
-    async def deliverable(self, name: str) -> str:
-        """The canonical account that mail for this address belongs to, "" for none; a disabled account still gets mail."""
+    def deliverable(self, name: str) -> str | Awaitable[str]:
+        """The canonical account that mail for this address belongs to, "" for none; a disabled account still gets mail.
+
+        An awaitable when it is not known at once.
+        """
 
     def known(self, name: str) -> bool:
         """Whether the address is an account's, answered from memory; False when only a query could tell."""
@@ -120,8 +123,8 @@ class Directory(Protocol):
 
     def is_local_domain(self, domain: str) -> bool: ...
 
-    async def account_of(self, address: Address) -> str:
-        """The canonical account this address delivers to, "" when there is none.
+    def account_of(self, address: Address) -> str | Awaitable[str]:
+        """The canonical account this address delivers to, "" when there is none; an awaitable when it is not known at once.
 
         Knows sub-addressing, folding, catch-all and postmaster; an alias gives "" (see `expand`).
 

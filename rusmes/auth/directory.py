@@ -13,7 +13,7 @@ A domain alias ("@example.net" = "@example.com") replaces the domain before all 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING
 
 from rusmes.auth.api import Backend
@@ -76,7 +76,24 @@ class DomainDirectory:
         """The empty domain is that of RCPT TO:<postmaster> (RFC 5321 §4.5.1)."""
         return domain in self._domains or not domain
 
-    async def account_of(self, address: Address) -> str:
+    def account_of(self, address: Address) -> str | Awaitable[str]:
+        domain = address.domain
+        if domain in self._domains and domain not in self._renamed:
+            # Most mail is for an account under its own name: 0.6 us instead of 3.
+            name = f"{address.local.lower()}@{domain}"
+            if name not in self._aliases:
+                account = self._backend.deliverable(name)
+                if account and type(account) is str:
+                    return account
+                return self._search(address, account)
+        return self._search(address)
+
+    async def _search(self, address: Address, asked: str | Awaitable[str] = "") -> str:
+        """`asked` is what the backend said of the address as it is."""
+        if not isinstance(asked, str):
+            account = await asked
+            if account:
+                return account
         if not self.is_local_domain(address.domain) or self.expand_alias(address) is not None:
             return ""
         account = await self._own_account(address)
@@ -136,7 +153,9 @@ class DomainDirectory:
 
     async def _own_account(self, address: Address) -> str:
         for name in self._names(address):
-            account = await self._backend.deliverable(name)
+            account = self._backend.deliverable(name)
+            if not isinstance(account, str):
+                account = await account
             if account:
                 return account
         return ""

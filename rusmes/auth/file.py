@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -115,10 +115,14 @@ class FileBackend:
         user = (await self._current()).by_address.get(name)
         return user.identity() if user is not None and not user.disabled else None
 
-    async def deliverable(self, name: str) -> str:
+    def deliverable(self, name: str) -> str | Awaitable[str]:
         user = self._snapshot.by_address.get(name)
         if user is None or time.monotonic() - self._looked > RECIPIENT_SECONDS:
-            user = (await self._current()).by_address.get(name)
+            return self._deliverable_now(name)
+        return user.address
+
+    async def _deliverable_now(self, name: str) -> str:
+        user = (await self._current()).by_address.get(name)
         return user.address if user is not None else ""
 
     def known(self, name: str) -> bool:

@@ -127,7 +127,6 @@ class Connection(asyncio.Protocol):
         "_handshakes",
         "_inbox",
         "_inbox_bytes",
-        "_interruptible",
         "_loop",
         "_lost",
         "_lost_reason",
@@ -136,6 +135,8 @@ class Connection(asyncio.Protocol):
         "_out_bytes",
         "_reading_paused",
         "_send_deadline",
+        "_stopped",
+        "_take",
         "_timer",
         "_timer_at",
         "_transport",
@@ -144,6 +145,7 @@ class Connection(asyncio.Protocol):
         "bytes_in",
         "bytes_out",
         "draining",
+        "interruptible",
         "local_address",
         "local_port",
         "peer_address",
@@ -181,7 +183,11 @@ class Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._drain_waiter: asyncio.Future[None] | None = None
         self._closed_waiter: asyncio.Future[None] | None = None
-        self._interruptible = False
+        self._take: Callable[[bytes], bytes | None] | None = None
+        self._stopped = False
+        """`_take` said that it cannot go on."""
+        self.interruptible = False
+        """Whether the session may end where it is."""
         self._reading_paused = False
         self._writing_paused = False
         self._eof = False
@@ -219,21 +225,42 @@ class Connection(asyncio.Protocol):
                 self.abort()
                 return
             self._cut_when = ()
-        inbox = self._inbox
+        inbox, waiter = self._inbox, self._waiter
         if not inbox:
+            if self._take is not None and waiter is not None and not waiter.done():
+                self._answer(self._take, data, waiter)
+                return
             self._inbox = data
         elif type(inbox) is list:
             inbox.append(data)
         else:
             self._inbox = [inbox, data]  # type: ignore[list-item]
         self._inbox_bytes += size
-        waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
         # Also while a receive is about to go on: libuv reads up to 32 times before the loop runs anything else.
         if self._inbox_bytes >= INBOX_BYTES and not self._reading_paused:
             self._reading_paused = True
             self._transport.pause_reading()
+
+    def _answer(self, take: Callable[[bytes], bytes | None], data: bytes, waiter: asyncio.Future[None]) -> None:
+        """Input for somebody who answers at once; whoever waits in `feed` is only woken when there is more to it."""
+        try:
+            answer = take(data)
+        except Exception as error:
+            self._take = None
+            waiter.set_exception(error)
+            return
+        if answer is None:
+            self._take = None
+            self._stopped = True
+            waiter.set_result(None)
+            return
+        if answer and not self._lost:
+            self.bytes_out += len(answer)
+            self._transport.write(answer)
+        if self._writing_paused or (self.draining and self.interruptible):
+            waiter.set_result(None)
 
     def eof_received(self) -> bool:
         self._eof = True
@@ -278,23 +305,28 @@ class Connection(asyncio.Protocol):
             ConnectionLost: reset, or closed by us.
             Draining: the server stops, and `interruptible` said that now is a good moment.
         """
+        self.interruptible = interruptible
         if self._out:
             self._hand_over()
         if self._writing_paused:
             await self._drained()
         while not self._inbox:
+            if self._writing_paused and not self._lost:  # by an answer of `feed`
+                await self._drained()
+                continue
+            if self._stopped:
+                return b""
             if self._expired:
                 raise DeadlineExceeded("timeout", "no complete input before the deadline")
             if self._eof:
                 return b""
             if self._lost:
                 raise ConnectionLost(self._lost_reason or "connection closed")
-            if interruptible and self.draining:
+            if self.interruptible and self.draining:
                 raise Draining("server is shutting down")
             if self._reading_paused:
                 self._resume_reading()
             waiter = self._waiter = self._loop.create_future()
-            self._interruptible = interruptible
             try:
                 await waiter
             finally:
@@ -306,6 +338,30 @@ class Connection(asyncio.Protocol):
         if self._reading_paused:
             self._resume_reading()
         return b"".join(inbox) if type(inbox) is list else inbox  # type: ignore[return-value]
+
+    async def feed(self, take: Callable[[bytes], bytes | None]) -> None:
+        """Hand input to `take` until it answers None; what else it answers is sent.
+
+        Input that comes while we wait is handed over by the event loop's callback, and no task is woken. `take` may change the
+        deadline and `interruptible`, must not wait, and gets b"" at the end of input.
+
+        Raises:
+            The errors of `receive`, and those of `take`.
+        """
+        self._stopped = False
+        self._take = take
+        try:
+            while True:
+                data = await self.receive(interruptible=self.interruptible)
+                if self._stopped:
+                    return
+                answer = take(data)
+                if answer is None:
+                    return
+                self.write(answer)
+        finally:
+            self._take = None
+            self._stopped = False
 
     def unread(self, data: bytes) -> None:
         """Put bytes back in front of everything that is not yet received."""
@@ -423,7 +479,7 @@ class Connection(asyncio.Protocol):
         """Tell the session that the server stops: an interruptible `receive` raises Draining, now or at its next call."""
         self.draining = True
         waiter = self._waiter
-        if self._interruptible and waiter is not None and not waiter.done():
+        if self.interruptible and waiter is not None and not waiter.done():
             waiter.set_result(None)
 
     async def start_tls(

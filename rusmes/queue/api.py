@@ -6,7 +6,7 @@ Towards other servers the work is divided like this: the queue decides *when* an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 from msgspec import Struct

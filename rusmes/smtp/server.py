@@ -1,6 +1,7 @@
 """One coroutine for each client: bytes to the session, events to the commands, replies back.
 
-The only flush is when more input is needed, so a batch of pipelined commands is answered in one system call. What is decided
+The only flush is when more input is needed, so a batch of pipelined commands is answered in one system call. What needs no
+waiting (MAIL, RCPT and DATA, mostly) is answered in the event loop's callback, before the coroutine is woken. What is decided
 here is about time and order (deadlines, TLS, draining, how many errors are enough); what a command means is in
 `rusmes.smtp.commands`, what bytes mean in `rusmes.smtp.session`.
 
@@ -17,6 +18,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 from rusmes._core.counters import Metrics, SharedCounters
+from rusmes._core.smtp import Signal
 from rusmes.auth.api import Authenticator, Directory
 from rusmes.clock import Clock
 from rusmes.config.schema import Config
@@ -34,7 +36,7 @@ from rusmes.metrics import (
 from rusmes.model.ids import IdSource
 from rusmes.net.connection import Connection, ConnectionLost, DeadlineExceeded, Draining, TlsFailed
 from rusmes.queue.api import Intake
-from rusmes.smtp.commands import COMMANDS, ENDS_GROUP, ENVELOPE, JUNK, message
+from rusmes.smtp.commands import COMMANDS, ENDS_GROUP, HOT, JUNK, message
 from rusmes.smtp.commands.conversation import Conversation, Ports
 from rusmes.smtp.commands.greeting import banner
 from rusmes.smtp.commands.login import BrokenExchange
@@ -62,7 +64,7 @@ from rusmes.smtp.reply import (
     challenge,
     refused,
 )
-from rusmes.smtp.session import NEED_DATA, BodyChunk, BodyEnd, Command, Line, Malformed, Session
+from rusmes.smtp.session import BODY_CHUNK, COMMAND, NEED_DATA, BodyEnd, Command, Line, Malformed, Session
 
 MAX_UNSENT_REPLIES: Final = 256
 """Replies kept back for one write; 256 are about 8 KiB. More would let a client that never reads fill our memory."""
@@ -79,7 +81,12 @@ _REFUSALS: Final = {
     "rate": R421_TOO_MANY_CONNECTIONS,
     "draining": R421_SHUTTING_DOWN,
 }
+_COMMANDS: Final = dict(SMTP_COMMANDS)
 _CLASSES: Final = tuple(SMTP_REPLIES.get(f"{digit}xx", 0) for digit in range(6))
+
+
+Rest = Command | BodyEnd | Malformed | Signal | Awaitable[Reply] | None
+"""What is left when everything that needs no waiting is done: see `_Dialogue._take_turns`."""
 
 
 class SmtpService:
@@ -149,10 +156,12 @@ class _Dialogue:
         "_line_begun",
         "_log",
         "_metrics",
+        "_rest",
         "_service",
         "_session",
         "_unsent",
         "_verbose",
+        "_waiting_since",
     )
 
     def __init__(self, service: SmtpService, connection: Connection, log: SessionLog) -> None:
@@ -173,6 +182,8 @@ class _Dialogue:
         )
         self._in_body = False
         self._body_seconds = 0.0
+        self._waiting_since = 0.0
+        self._rest: Rest = None
         self._line_begun = False
         self._unsent = 0
         self._last_reply = R421_INTERNAL
@@ -227,40 +238,91 @@ class _Dialogue:
     # The loop
 
     async def _serve(self) -> None:
-        """From the banner to the end. The hot path is written out: a message costs nine events."""
-        session, metrics, verbose = self._session, self._metrics, self._verbose
-        connection, conversation, commands = self._connection, self._conversation, COMMANDS
+        """From the banner to the end. What needs no waiting is done in `_take_turns`; here is the rest."""
+        session = self._session
         await self._greet()
+        rest = self._take_turns()
         while not session.closed:
-            event = session.next_event()
-            if isinstance(event, Command):
-                verb = event.verb
-                metrics.inc(SMTP_COMMANDS[verb])
-                if verbose:
-                    self._log.debug("command", verb=verb, argument="" if verb == "AUTH" else event.text)
+            if rest is NEED_DATA:
+                self._expect_input()
+                self._connection.write(self._replies())
+                await self._connection.feed(self._take_input)
+                rest = self._rest
+                continue
+            if isinstance(rest, Command):
+                await self._command(rest)
+            elif isinstance(rest, BodyEnd):
+                await self._end_of_body(rest)
+            elif isinstance(rest, Malformed):
                 self._line_begun = False
-                if verb not in ENVELOPE and not await self._may_go_on(verb):
-                    continue
-                reply = await commands[verb](conversation, event)
-                if reply is None or reply.code == 354:
-                    self._begin_body()
-                if reply is not None:
-                    self._answer_command(reply)
-            elif event is NEED_DATA:
-                connection.write(session.data_to_send())
-                self._unsent = 0
-                session.receive(await self._more_input())
-            elif isinstance(event, BodyChunk):
-                message.take_chunk(conversation, event.data)
-            elif isinstance(event, BodyEnd):
-                await self._end_of_body(event)
-            elif isinstance(event, Malformed):
-                self._line_begun = False
-                self._malformed(event)
+                self._malformed(rest)
+            elif rest is not None and not isinstance(rest, Signal):
+                self._answer_command(await rest)
             if self._unsent >= MAX_UNSENT_REPLIES:
-                connection.write(session.data_to_send())
-                self._unsent = 0
-                await connection.flush()
+                self._connection.write(self._replies())
+                await self._connection.flush()
+            rest = self._take_turns()
+
+    def _take_turns(self) -> Rest:
+        """Everything that needs no waiting; then NEED_DATA, or what has to be waited for.
+
+        That is an event, the reply to a command that was taken already, or None: replies have to be sent before more are made.
+        """
+        next_event, inc, conversation = self._session.next_event, self._metrics.inc, self._conversation
+        while self._unsent < MAX_UNSENT_REPLIES:
+            event: Any = next_event()
+            kind = event.kind
+            if kind == COMMAND:
+                verb: str = event.verb
+                handler = HOT.get(verb)
+                if handler is None or self._verbose or (verb == "DATA" and self._connection.has_input):
+                    return event  # type: ignore[no-any-return]
+                inc(_COMMANDS[verb])
+                self._line_begun = False
+                reply = handler(conversation, event)
+                if type(reply) is not Reply:
+                    return reply  # type: ignore[return-value]
+                if reply.code < 400:
+                    if reply.code == 354:
+                        self._begin_body()
+                    self._answer(reply)
+                else:
+                    self._answer_command(reply)
+            elif kind == BODY_CHUNK:
+                message.take_chunk(conversation, event.data)
+            else:
+                return event  # type: ignore[no-any-return]
+        return None
+
+    def _take_input(self, data: bytes) -> bytes | None:
+        """What to send in answer to input; None when that takes longer, and is left in `_rest`."""
+        if not data:
+            raise _Ended("connection closed by client")
+        if self._in_body:
+            self._pay(len(data))
+        self._session.receive(data)
+        rest = self._rest = self._take_turns()
+        if rest is NEED_DATA:
+            self._expect_input()
+            return self._replies()
+        return None
+
+    async def _command(self, command: Command) -> None:
+        """A command that not every message has."""
+        verb = command.verb
+        self._metrics.inc(_COMMANDS[verb])
+        if self._verbose:
+            self._log.debug("command", verb=verb, argument="" if verb == "AUTH" else command.text)
+        self._line_begun = False
+        if not await self._may_go_on(verb):
+            return
+        reply = COMMANDS[verb](self._conversation, command)
+        if reply is not None and type(reply) is not Reply:
+            reply = await reply  # type: ignore[misc]
+        if reply is None or reply.code == 354:
+            self._begin_body()
+        if reply is not None:
+            self._answer_command(reply)
 
     async def _may_go_on(self, verb: str) -> bool:
         """What the order of things says about a command, before anybody looks at what it wants."""
@@ -310,31 +372,33 @@ class _Dialogue:
         else:
             self._answer_command(event.reply)
 
-    # Input and its deadlines
-
-    async def _more_input(self) -> bytes:
-        """Wait for bytes.
-
-        A command line has its time as a whole, counted from when we began to wait for it: a byte now and then does not
-        prolong it. A body has a budget: it begins with the grace, and every 500 bytes buy a second, up to `data_timeout`.
-        """
-        connection, conversation = self._connection, self._conversation
-        policy = conversation.policy
-        if self._in_body:
-            monotonic = self._service.ports.clock.monotonic
-            began = monotonic()
-            connection.set_deadline(self._body_seconds)
-            data = await connection.receive()
-            left = self._body_seconds - (monotonic() - began) + len(data) / MIN_BYTES_PER_SECOND
-            self._body_seconds = left if left < policy.data_timeout else policy.data_timeout
-        else:
-            if not self._line_begun:
-                self._line_begun = True
-                connection.set_deadline(policy.idle_timeout if conversation.identity is None else policy.command_timeout)
-            data = await connection.receive(interruptible=conversation.transaction is None)
-        if not data:
-            raise _Ended("connection closed by client")
+    def _replies(self) -> bytes:
+        """What was answered and is not on its way yet."""
+        self._unsent = 0
+        data: bytes = self._session.data_to_send()
         return data
+
+    # Input and its deadlines
+    #
+    # A command line has its time as a whole, counted from when we began to wait for it: a byte now and then does not prolong
+    # it. A body has a budget: it begins with the grace, and every 500 bytes buy a second, up to `data_timeout`.
+
+    def _expect_input(self) -> None:
+        connection, conversation = self._connection, self._conversation
+        if self._in_body:
+            self._waiting_since = self._service.ports.clock.monotonic()
+            connection.set_deadline(self._body_seconds)
+        elif not self._line_begun:
+            self._line_begun = True
+            policy = conversation.policy
+            connection.set_deadline(policy.idle_timeout if conversation.identity is None else policy.command_timeout)
+        connection.interruptible = conversation.transaction is None
+
+    def _pay(self, size: int) -> None:
+        """So many bytes of a body have come."""
+        left = self._body_seconds - (self._service.ports.clock.monotonic() - self._waiting_since) + size / MIN_BYTES_PER_SECOND
+        most = self._conversation.policy.data_timeout
+        self._body_seconds = left if left < most else most
 
     async def _ask(self, text: bytes) -> bytes:
         """One round of an AUTH exchange.
@@ -347,12 +411,16 @@ class _Dialogue:
         while True:
             event = self._session.next_event()
             if event is NEED_DATA:
-                self._connection.write(self._session.data_to_send())
-                self._unsent = 0
-                self._session.receive(await self._more_input())
+                self._connection.write(self._replies())
+                self._expect_input()
+                data = await self._connection.receive(interruptible=self._connection.interruptible)
+                if not data:
+                    raise _Ended("connection closed by client")
+                self._session.receive(data)
             elif isinstance(event, Line):
                 self._line_begun = False
-                return event.data
+                answer: bytes = event.data
+                return answer
             elif isinstance(event, Malformed):
                 raise BrokenExchange(event.reply)
             else:

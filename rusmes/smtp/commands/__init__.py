@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from rusmes.smtp.reply import Reply
     from rusmes.smtp.session import Command
 
-Handler = Callable[["Conversation", "Command"], Awaitable["Reply | None"]]
-"""Returns the reply; None when it comes later (BDAT: at the end of the chunk)."""
+Handler = Callable[["Conversation", "Command"], "Reply | Awaitable[Reply | None] | None"]
+"""Returns the reply, or an awaitable when somebody has to be asked; None when it comes later (BDAT: at the chunk's end)."""
 
 COMMANDS: Final[Mapping[str, Handler]] = MappingProxyType(
     {
@@ -41,8 +41,8 @@ COMMANDS: Final[Mapping[str, Handler]] = MappingProxyType(
     }
 )
 
-ENVELOPE: Final = frozenset({"MAIL", "RCPT"})
-"""Commands that may come at any place of a pipelined group, as often as they like."""
+HOT: Final[Mapping[str, Handler]] = MappingProxyType({verb: COMMANDS[verb] for verb in ("MAIL", "RCPT", "DATA")})
+"""What every message says; there is nothing else to ask before they are carried out."""
 
 JUNK: Final = frozenset({"EHLO", "LHLO", "HELO", "RSET", "NOOP", "VRFY", "HELP", "XCLIENT"})
 """Commands that bring no mail forward; too many in a row end the session."""

@@ -6,6 +6,7 @@ RFC 8689 §4 (REQUIRETLS); RFC 9422 §4 (LIMITS).
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Final
 
 from rusmes.errors import AuthUnavailable
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from rusmes.smtp.commands.conversation import Conversation
     from rusmes.smtp.session import Command
 
+_ACCEPTED: Final = SMTP_RECIPIENTS["accepted"]
 SENDER_NOT_OWN: Final = Reply(553, "5.7.1", "Sender address does not belong to the authenticated user")
 RELAY_DENIED: Final = Reply(554, "5.7.1", "Relay access denied")
 MAILBOX_FULL: Final = Reply(452, "4.2.2", "Mailbox is full")
@@ -44,7 +46,7 @@ HARVESTING: Final = Reply(421, "4.7.0", "Too many unknown recipients, closing co
 TRANSACTION_TOO_LONG: Final = Reply(421, "4.4.2", "Transaction takes too long, closing connection")
 
 
-async def mail(conversation: Conversation, command: Command) -> Reply:
+def mail(conversation: Conversation, command: Command) -> Reply:
     """Open a transaction, under the configuration as it is now."""
     policy = conversation.ports.policy
     if policy is not conversation.policy:
@@ -118,7 +120,7 @@ def is_rate_exceeded(conversation: Conversation, *, take: bool) -> bool:
     return ports.limits.peek_rate(key, window, now) + 1 > limit
 
 
-async def rcpt(conversation: Conversation, command: Command) -> Reply:
+def rcpt(conversation: Conversation, command: Command) -> Reply | Awaitable[Reply]:
     """Add a recipient, when it is local and known, or the client may relay."""
     transaction = conversation.transaction
     assert transaction is not None  # the session lets no RCPT pass without MAIL
@@ -127,39 +129,62 @@ async def rcpt(conversation: Conversation, command: Command) -> Reply:
         return R452_TOO_MANY_RECIPIENTS  # RFC 5321 §4.5.3.1.10
     if ports.clock.monotonic() - transaction.started > policy.transaction_timeout:
         return TRANSACTION_TOO_LONG
-    address = command.address
-    assert address is not None
+    address: Address = command.address
     place = transaction.places.get(address)
     if place is not None:
         transaction.order.append(place)  # named again: one copy, but LMTP owes a reply for each RCPT
         return R250_RECIPIENT_OK
-    try:
-        account = await resolve(conversation, address)
-    except AuthUnavailable as error:
-        conversation.log.error("recipient lookup failed", recipient=str(address), error=str(error))
-        return DIRECTORY_DOWN
+    account = resolve(conversation, address)
+    if type(account) is str:
+        has_room = not account or ports.intake.room_for(account, max(transaction.parameters.size, 0))
+        if has_room is True:
+            return _add(conversation, transaction, account, command)
+        return _find_room(conversation, transaction, account, has_room, command)
+    return _find_account(conversation, transaction, account, command)
+
+
+def _add(conversation: Conversation, transaction: Transaction, account: str, command: Command) -> Reply:
+    parameters = command.parameters
+    transaction.add(Recipient(command.address, account, parameters.notify, parameters.orcpt))
+    conversation.ports.metrics.inc(_ACCEPTED)
+    return R250_RECIPIENT_OK
+
+
+async def _find_account(
+    conversation: Conversation, transaction: Transaction, account: str | Reply | Awaitable[str | Reply], command: Command
+) -> Reply:
+    """A recipient that had to be asked for, or is refused."""
+    address = command.address
+    if not isinstance(account, str | Reply):
+        try:
+            account = await account
+        except AuthUnavailable as error:
+            conversation.log.error("recipient lookup failed", recipient=str(address), error=str(error))
+            return DIRECTORY_DOWN
     if isinstance(account, Reply):
-        ports.metrics.inc(SMTP_RECIPIENTS["rejected"])
+        conversation.ports.metrics.inc(SMTP_RECIPIENTS["rejected"])
         if account is R550_UNKNOWN_USER:
             return await _count_unknown(conversation, address)
         conversation.log.info("recipient refused", recipient=str(address), reply=account.code, reason=account.lines[0])
         return account
-    if account and not await ports.intake.room_for(account, max(transaction.parameters.size, 0)):
-        ports.metrics.inc(SMTP_RECIPIENTS["rejected"])
-        conversation.log.info("recipient refused", recipient=str(address), reply=452, reason=MAILBOX_FULL.lines[0])
-        return MAILBOX_FULL
-    parameters = command.parameters
-    transaction.add(Recipient(address, account, parameters.notify, parameters.orcpt))
-    ports.metrics.inc(SMTP_RECIPIENTS["accepted"])
-    return R250_RECIPIENT_OK
+    has_room = not account or conversation.ports.intake.room_for(account, max(transaction.parameters.size, 0))
+    return await _find_room(conversation, transaction, account, has_room, command)
 
 
-async def resolve(conversation: Conversation, address: Address) -> str | Reply:
-    """The local account of a recipient, "" for one that is accepted without, or the refusal.
+async def _find_room(
+    conversation: Conversation, transaction: Transaction, account: str, has_room: bool | Awaitable[bool], command: Command
+) -> Reply:
+    if not isinstance(has_room, bool):
+        has_room = await has_room
+    if has_room:
+        return _add(conversation, transaction, account, command)
+    conversation.ports.metrics.inc(SMTP_RECIPIENTS["rejected"])
+    conversation.log.info("recipient refused", recipient=str(command.address), reply=452, reason=MAILBOX_FULL.lines[0])
+    return MAILBOX_FULL
 
-    Raises:
-        AuthUnavailable
-    """
+
+def resolve(conversation: Conversation, address: Address) -> str | Reply | Awaitable[str | Reply]:
+    """A recipient's local account, "" for one that is accepted without, or the refusal. Awaiting raises AuthUnavailable."""
     policy, directory = conversation.policy, conversation.ports.directory
     # The bare "postmaster" is local everywhere (RFC 5321 §4.5.1).
     if address.domain and not directory.is_local_domain(address.domain):
@@ -168,7 +193,16 @@ async def resolve(conversation: Conversation, address: Address) -> str | Reply:
         return RELAY_DENIED
     if not policy.check_recipients:
         return ""
-    account = await directory.account_of(address)
+    account = directory.account_of(address)
+    if account and type(account) is str:
+        return account
+    return _look_up(conversation, address, account)
+
+
+async def _look_up(conversation: Conversation, address: Address, account: str | Awaitable[str]) -> str | Reply:
+    if not isinstance(account, str):
+        account = await account
+    policy, directory = conversation.policy, conversation.ports.directory
     if account or directory.expand(address) is not None or not policy.refuse_unknown:
         return account
     return R550_UNKNOWN_USER

@@ -39,12 +39,12 @@ def banner(conversation: Conversation) -> Reply:
     return greeting(conversation.policy.hostname, lmtp=conversation.policy.protocol == "lmtp")
 
 
-async def helo(conversation: Conversation, command: Command) -> Reply:
+def helo(conversation: Conversation, command: Command) -> Reply:
     _greeted(conversation)
     return hello(conversation.policy.hostname)
 
 
-async def ehlo(conversation: Conversation, command: Command) -> Reply:
+def ehlo(conversation: Conversation, command: Command) -> Reply:
     """EHLO and LHLO: the name, and what this client can use now."""
     _greeted(conversation)
     return hello(conversation.policy.hostname, extension_lines(conversation))
@@ -101,24 +101,24 @@ def extension_lines(conversation: Conversation) -> list[str]:
     return [*lines, limits, "ENHANCEDSTATUSCODES"]
 
 
-async def rset(conversation: Conversation, command: Command) -> Reply:
+def rset(conversation: Conversation, command: Command) -> Reply:
     conversation.end_transaction()
     return R250_OK
 
 
-async def noop(conversation: Conversation, command: Command) -> Reply:
+def noop(conversation: Conversation, command: Command) -> Reply:
     return R250_OK
 
 
-async def vrfy(conversation: Conversation, command: Command) -> Reply:
+def vrfy(conversation: Conversation, command: Command) -> Reply:
     return R252_CANNOT_VERIFY
 
 
-async def help_(conversation: Conversation, command: Command) -> Reply:
+def help_(conversation: Conversation, command: Command) -> Reply:
     return HELP
 
 
-async def quit_(conversation: Conversation, command: Command) -> Reply:
+def quit_(conversation: Conversation, command: Command) -> Reply:
     conversation.end_transaction()
     return R221_BYE
 

@@ -43,12 +43,12 @@ if TYPE_CHECKING:
     from rusmes.smtp.session import BodyEnd, Command
 
 
-async def data(conversation: Conversation, command: Command) -> Reply:
+def data(conversation: Conversation, command: Command) -> Reply:
     """Ask for the body, or refuse it."""
     return begin_body(conversation) or R354_GO_AHEAD
 
 
-async def bdat(conversation: Conversation, command: Command) -> None:
+def bdat(conversation: Conversation, command: Command) -> None:
     """Take the first chunk of a message; the reply comes at the chunk's end, so a refusal waits until then."""
     transaction = conversation.transaction
     assert transaction is not None

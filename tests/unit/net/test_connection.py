@@ -83,6 +83,111 @@ def test_everything_written_leaves_in_one_call_at_the_next_receive(run: Run) -> 
     run(body)
 
 
+def test_feed_answers_until_it_is_told_to_stop(run: Run) -> None:
+    async def body() -> None:
+        async with connected() as (connection, peer):
+            seen: list[bytes] = []
+
+            def take(data: bytes) -> bytes | None:
+                seen.append(data)
+                return None if data == b"stop" else b"re:" + data
+
+            connection.write(b"hello ")
+            await peer.send(b"one")
+            await asyncio.sleep(0.01)
+            feeding = asyncio.ensure_future(connection.feed(take))
+            assert await peer.read_exactly(12) == b"hello re:one"
+            await peer.send(b"two")
+            assert await peer.read_exactly(6) == b"re:two"
+            assert not feeding.done()
+            await peer.send(b"stop")
+            await feeding
+            await peer.send(b"three")
+            assert await connection.receive() == b"three"
+            assert seen == [b"one", b"two", b"stop"]
+            assert connection.bytes_out == 18
+
+    run(body)
+
+
+def test_feed_hands_over_the_end_of_input_and_what_take_raises(run: Run) -> None:
+    def take(data: bytes) -> bytes | None:
+        if not data or data == b"bad":
+            raise LookupError(data)
+        return b""
+
+    async def body() -> None:
+        async with connected() as (connection, peer):
+            for last in (b"bad", b""):
+                feeding = asyncio.ensure_future(connection.feed(take))
+                await peer.send(b"good")
+                await asyncio.sleep(0.01)
+                if last:
+                    await peer.send(last)
+                else:
+                    peer.close()
+                with pytest.raises(LookupError) as raised:
+                    await feeding
+                assert raised.value.args == (last,)
+
+    run(body)
+
+
+def test_feed_gives_no_more_input_to_whom_the_peer_does_not_listen(run: Run) -> None:
+    async def body() -> None:
+        async with connected() as (connection, peer):
+            seen: list[bytes] = []
+
+            def take(data: bytes) -> bytes | None:
+                seen.append(data)
+                return b"r" * (16 * 1024 * 1024) if len(seen) == 1 else None
+
+            feeding = asyncio.ensure_future(connection.feed(take))
+            await asyncio.sleep(0.01)
+            await peer.send(b"first")
+            await asyncio.sleep(0.02)
+            await peer.send(b"second")
+            await asyncio.sleep(0.05)
+            assert seen == [b"first"]
+            await peer.read_exactly(16 * 1024 * 1024)
+            await feeding
+            assert seen == [b"first", b"second"]
+
+    run(body)
+
+
+def test_feed_keeps_deadlines_and_drains_where_take_allows_it(run: Run) -> None:
+    async def body() -> None:
+        async with connected() as (connection, peer):
+            def take(data: bytes) -> bytes | None:
+                connection.interruptible = data == b"done"
+                return b"ok"
+
+            feeding = asyncio.ensure_future(connection.feed(take))
+            await peer.send(b"begin")
+            assert await peer.read_exactly(2) == b"ok"
+            connection.drain()
+            await asyncio.sleep(0.02)
+            assert not feeding.done()
+            await peer.send(b"done")
+            with pytest.raises(Draining):
+                await feeding
+            assert await peer.read_exactly(2) == b"ok"
+        async with connected() as (connection, peer):
+            feeding = asyncio.ensure_future(connection.feed(lambda data: b""))
+            await peer.send(b"x")
+            connection.set_deadline(0.03)
+            with pytest.raises(DeadlineExceeded):
+                await feeding
+            feeding = asyncio.ensure_future(connection.feed(lambda data: b""))
+            await asyncio.sleep(0.01)
+            connection.abort()
+            with pytest.raises((ConnectionLost, DeadlineExceeded)):
+                await feeding
+
+    run(body)
+
+
 def test_a_full_inbox_stops_reading_and_goes_on_later(run: Run) -> None:
     async def body() -> None:
         async with connected() as (connection, peer):
