@@ -79,7 +79,7 @@ class Pipeline:
         """
         started = time.perf_counter()
         in_session = deadline is not None
-        settlement = Settlement(self._toolbox, self._chains, in_session, self._metrics)
+        settlement = Settlement(self._toolbox, self._chains, in_session, len(mail.recipients), self._metrics)
         left = 0.0 if deadline is None else deadline - self._toolbox.clock.monotonic()
         journey = Journey(self._chains, settlement, CONTINUE, Decision, in_session, left)
         if mail.attributes and RESUME in mail.attributes:

@@ -47,6 +47,10 @@ from rusmes.model.plan import Append, Plan, Queued, Refusal
 
 MAX_HOPS: Final = 100
 """Processor changes of one mail; the predecessor had 100 too, Apache James runs into its stack's end."""
+CHANGES_FOR_ALL: Final = 1000
+CHANGES_EACH: Final = 10
+"""Processor changes of all parts of a run: 1000, and 10 more for each recipient and each new mail. Where processors go round
+and a Forward in them adds recipients, parts double at each turn; the hop budget of each part alone allows 2^100 turns."""
 MAX_SUBMITTED: Final = 1000
 """Mails that one run may add to its plan."""
 RETRY_SECONDS: Final = 300.0
@@ -64,6 +68,7 @@ class Settlement:
 
     __slots__ = (
         "_chains",
+        "_changes_left",
         "_in_session",
         "_metrics",
         "_pending",
@@ -76,7 +81,12 @@ class Settlement:
     )
 
     def __init__(
-        self, toolbox: Toolbox, chains: dict[str, list[Step]], in_session: bool, metrics: Metrics | None = None
+        self,
+        toolbox: Toolbox,
+        chains: dict[str, list[Step]],
+        in_session: bool,
+        recipient_count: int,
+        metrics: Metrics | None = None,
     ) -> None:
         self.plan = Plan()
         self._toolbox = toolbox
@@ -87,6 +97,7 @@ class Settlement:
         self._refused: list[tuple[Mail, Recipient, Refusal, Step]] = []
         self._pending: deque[Mail] | None = None
         self._submitted = 0
+        self._changes_left = CHANGES_FOR_ALL + CHANGES_EACH * recipient_count
         self._rewritten = False
 
     # Called by the loop
@@ -208,6 +219,10 @@ class Settlement:
         if decision.state not in self._chains:
             return self._fail(mail, step.index, f"no processor handles the state {decision.state!r}")
         mail.hops += 1
+        self._changes_left -= 1
+        if self._changes_left < 0:
+            self._hold_mail(mail, step.index, f"processors that go round and add recipients, at {step.label}")
+            return None
         if mail.hops > MAX_HOPS:
             return self._fail(mail, step.index, f"more than {MAX_HOPS} processor changes, the last one to {decision.state!r}")
         mail.state, mail.step = decision.state, 0
@@ -357,6 +372,7 @@ class Settlement:
             recipient if recipient.forwarded else msgspec.structs.replace(recipient, forwarded=True)
             for recipient in merged(made.recipients)
         ]
+        self._changes_left += CHANGES_EACH
         if self._pending is None:
             self._pending = deque()
         self._pending.append(made)

@@ -168,6 +168,21 @@ def test_processors_that_go_round_end_at_the_hop_budget(kit: Any) -> None:
     assert "more than 100 processor changes" in held.reason
 
 
+def test_parts_that_multiply_while_they_go_round_end(kit: Any) -> None:
+    """Each turn adds recipients to each part and splits it: without a budget for all parts, 2^100 of them."""
+    kit.mailets["ToRoot"] = going("root")
+    forward = {"mailet": "Forward", "params": {"to": "x@far.org", "keep": True}}
+    steps = [
+        {"matcher": "RecipientIsLocal", **forward},
+        {"matcher": "!RecipientIsLocal", "mailet": "Forward", "params": {"to": "bob@here.org", "keep": True}},
+        ("All", "ToRoot"),
+    ]
+    plan = kit.run(steps, kit.mail("alice@here.org"))
+    assert {row.action for row in plan.queued} == {"hold"}
+    assert any("go round and add recipients" in row.reason for row in plan.queued)
+    assert len(plan.queued) < 2000
+
+
 def test_error_and_root_that_throw_mail_at_each_other_end(failing: Any) -> None:
     failing.mailets["ToRoot"] = going("root")
     plan = failing.run({"root": [("All", "Fails")], "error": [("All", "ToRoot")]}, failing.mail())
