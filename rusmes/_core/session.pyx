@@ -5,7 +5,7 @@
 
 cimport cython
 
-from rusmes._core.smtp cimport BodyEnd, Command, CommandReader
+from rusmes._core.smtp cimport BodyChunk, BodyEnd, Command, CommandReader, Signal
 
 
 # The places of the verbs, as in VERBS of smtp.pyx
@@ -88,6 +88,8 @@ cdef class SessionCore:
             return self.take_command(<Command>event)
         if type(event) is BodyEnd:
             return self.take_body_end(<BodyEnd>event)
+        if type(event) is BodyChunk or type(event) is Signal:
+            return event
         return self.take_other(event)
 
     cdef object take_command(self, Command command):

@@ -293,12 +293,8 @@ class Session(SessionCore):
             return NEED_DATA
         raise RuntimeError(f"a reply is due in state {self.state.value}")
 
-    def take_other(self, event: Fault | Line | BodyChunk | Signal) -> Event:
-        if event.kind == FAULT:
-            return self._take_fault(event)
-        if event.kind == LINE:
-            return self._take_line(event)
-        return event
+    def take_other(self, event: Fault | Line) -> Event:
+        return self._take_fault(event) if event.kind == FAULT else self._take_line(event)
 
     def take_slowly(self, command: Command) -> Event:
         bit = command.bit
