@@ -155,9 +155,11 @@ class Settlement:
             if recipient.address in present:
                 continue
             lines = mail.per_recipient.pop(recipient.address, None)
-            if stands.isdisjoint(recipient.standing_for):
-                self.plan.dropped.append((recipient, f"removed by {step.label}"))
-            elif lines:
+            missing = tuple(address for address in recipient.standing_for if address not in stands)
+            if missing:
+                gone = msgspec.structs.replace(recipient, via=missing) if recipient.via else recipient
+                self.plan.dropped.append((gone, f"removed by {step.label}"))
+            if lines:
                 heirs = [r for r in mail.recipients if not set(r.standing_for).isdisjoint(recipient.standing_for)]
                 for heir in heirs:
                     mail.per_recipient[heir.address] = lines + mail.per_recipient.get(heir.address, NO_LINES)

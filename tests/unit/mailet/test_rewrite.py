@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
+from rusmes.mailet.api import CONTINUE
 from rusmes.model.mail import NOTIFY_DELAY, NOTIFY_FAILURE, NOTIFY_NEVER, NOTIFY_SUCCESS, Recipient
 from rusmes.model.plan import Plan, Refusal
 
@@ -234,6 +236,25 @@ def test_who_is_reached_by_two_steps_gets_the_same_mail_once(kit: Any) -> None:
     assert sorted(relayed) == ["x@far.org", "y@far.org"]
     (bob,) = [append.recipient for append in plan.appends if append.account == "bob@here.org"]
     assert {str(address) for address in bob.via} == {"team@here.org", "alice@here.org"}
+
+
+def test_a_recipient_that_stood_for_two_and_is_taken_out_is_accounted_for(kit: Any) -> None:
+    class TakesOut:
+        Parameters = msgspec.defstruct("Nothing", [])
+
+        def __init__(self, parameters: Any, toolbox: Any) -> None:
+            pass
+
+        def service(self, mail: Any) -> Any:
+            mail.recipients = mail.recipients[1:]
+            return CONTINUE
+
+    kit.mailets["TakesOut"] = TakesOut
+    kit.directory.aliases = {"sales@here.org": ["alice@here.org", "bob@here.org"]}
+    plan = kit.run([("All", "TakesOut"), END], kit.mail("alice@here.org", "sales@here.org"))
+    assert [append.account for append in plan.appends] == ["bob@here.org"]
+    ((gone, _),) = plan.dropped
+    assert [str(address) for address in gone.standing_for] == ["alice@here.org"], "sales@ goes on as bob@"
 
 
 # Postmaster
