@@ -183,7 +183,7 @@ def idle(options: argparse.Namespace) -> None:
         async def connect() -> list[socket.socket]:
             open_sockets = []
             for number in range(wanted):
-                peer = socket.create_connection((f"127.0.{number // 250}.1", ours.port))
+                peer = socket.create_connection(("127.0.0.1", ours.port), source_address=(f"127.0.{number // 250}.1", 0))
                 peer.recv(512)
                 peer.sendall(b"EHLO idle.example.org\r\n")
                 peer.recv(2048)
