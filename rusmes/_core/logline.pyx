@@ -46,7 +46,7 @@ cdef bint is_plain(const char* p, Py_ssize_t n) noexcept nogil:
 
 
 @cython.cdivision(True)
-cdef inline void digits(char* p, int count, int number) noexcept nogil:
+cdef void digits(char* p, int count, int number) noexcept nogil:
     """`number` as so many decimal digits."""
     cdef int i
     for i in range(count - 1, -1, -1):
