@@ -23,6 +23,8 @@ cdef class Metrics:
     cdef readonly int columns
     cdef readonly int column
 
+    cpdef object inc(self, int slot, int64_t n=*)
+
 
 # The keyed table: STRIPES sub-tables with linear probing and backward-shift deletion, each under a robust mutex.
 

@@ -125,7 +125,7 @@ cdef class Metrics:
         self.column = column
         self.own = self.base + <size_t>column * SLOTS
 
-    def inc(self, int slot, int64_t n=1):
+    cpdef object inc(self, int slot, int64_t n=1):
         if not 0 <= slot < SLOTS:
             raise IndexError(f"no slot {slot}")
         rm_add(self.own + slot, n)

@@ -29,6 +29,10 @@ cdef class SessionCore:
     # What was said and is not sent
     cdef list out
 
+    cpdef object receive(self, bytes data)
+    cdef object pull(self)
+    cdef int give(self, reply) except -1
+    cpdef bytes data_to_send(self)
     cdef void clear(self) noexcept
     cdef int enter(self, int place) except -1
     cdef object take_command(self, Command command)

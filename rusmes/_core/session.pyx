@@ -76,11 +76,14 @@ cdef class SessionCore:
 
     # In
 
-    def receive(self, bytes data not None) -> None:
+    cpdef object receive(self, bytes data):
         if not self.closed:
             self.reader.add(data)
 
     def next_event(self):
+        return self.pull()
+
+    cdef object pull(self):
         if self.due != DUE_NOTHING:
             return self.next_event_while_due()
         event = self.reader.next_event()
@@ -130,23 +133,26 @@ cdef class SessionCore:
     # Out
 
     def reply(self, reply) -> None:
+        self.give(reply)
+
+    cdef int give(self, reply) except -1:
         cdef int due = self.due
         cdef int code
         if self.closed:
-            return
+            return 0
         code = reply.code
         if due == DUE_NOTHING and code != 421:
             raise RuntimeError(f"no reply is due in state {self.state.value}: {reply!r}")
         self.out.append(reply.wire)
         if code == 421 or due == DUE_FATAL:
             self.close()
-            return
+            return 0
         if self.replies_due > 1:
             self.replies_due -= 1
-            return
+            return 0
         self.replies_due = 0
         self.due = DUE_NOTHING
-        self.settle(due, code)
+        return self.settle(due, code)
 
     cdef int settle(self, int due, int code) except -1:
         """Move on by a reply of this code to this."""
@@ -170,7 +176,7 @@ cdef class SessionCore:
             self.settle_other(due, code)
         return 0
 
-    def data_to_send(self) -> bytes:
+    cpdef bytes data_to_send(self):
         cdef list out = self.out
         if not out:
             return b""
