@@ -257,6 +257,7 @@ class Committer:
                     self._expected_id = id  # an aborted transaction gives its id back
                     return [], batch.after_commit
                 batch.flush()
+                self._environment.extend(self._space.has_room)
                 txn.commit()
                 self._expected_id = id + 1
                 self._failure = None

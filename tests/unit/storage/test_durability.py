@@ -231,7 +231,8 @@ class Broken:
 
     def __init__(self, path: Path, *, synchronous: bool) -> None:
         of_file = [int(fd) for fd in os.listdir("/proc/self/fd") if _target(fd) == str(path)]
-        [self.descriptor] = [fd for fd in of_file if bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DSYNC) is synchronous]
+        kind = os.O_WRONLY | os.O_DSYNC if synchronous else os.O_RDWR
+        [self.descriptor] = [fd for fd in of_file if fcntl.fcntl(fd, fcntl.F_GETFL) & (os.O_DSYNC | os.O_ACCMODE) == kind]
 
     def __enter__(self) -> None:
         self.kept = os.dup(self.descriptor)
@@ -572,3 +573,15 @@ async def test_a_blob_row_is_one_put(mail_at: MailAt) -> None:
     await store.expunge(results[0].mailbox_id, [1, 2])
     rows = await store._committer.submit(lambda batch: (len(batch.scan(BLOBS, b"")), len(batch.scan(BLOBS + 1, b""))))
     assert rows == (1, 0)
+
+
+async def test_the_file_is_longer_than_used_while_it_is_open_and_not_afterwards(queue_at: QueueAt, tmp_path: Path) -> None:
+    await (queue := queue_at()).open()
+    await queue.put([queued_of(content_of(queue.blobs, message("one")))])
+    path = tmp_path / "queue-0.mdb"
+    assert path.stat().st_size > 128 * 1024
+    await queue.close()
+    assert path.stat().st_size < 128 * 1024
+    await (queue := queue_at()).open()
+    assert len(list(queue.entries())) == 1
+    assert not list(queue.verify())
