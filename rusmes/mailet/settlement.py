@@ -337,11 +337,13 @@ class Settlement:
             state, step = mail.state, index + 1
         else:
             state, step = "root", 0
-        kept = fork(mail, mail.recipients)
-        kept.attributes.pop(FAILED, None)
-        kept.hops = 0
-        if mail.state == "error":
-            kept.error = ""
+        kept = mail
+        if mail.hops or mail.attributes or mail.state == "error":  # else there is nothing to forget
+            kept = fork(mail, mail.recipients)
+            kept.attributes.pop(FAILED, None)
+            kept.hops = 0
+            if mail.state == "error":
+                kept.error = ""
         self._queue(kept, "hold", state=state, step=step, reason=reason or mail.error or f"held by processor {mail.state!r}")
 
     def _drop_all(self, recipients: Sequence[Recipient], reason: str) -> None:

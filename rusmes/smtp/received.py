@@ -68,17 +68,26 @@ def received_line(
         recipient: named in "for"; give it only when it is the only one (RFC 5321 §7.2).
         now: seconds since the epoch.
     """
+    return received_tail(received_head(origin, hostname, protocol), queue_id, now, tls=origin.tls, recipient=recipient)
+
+
+def received_head(origin: Origin, hostname: str, protocol: str = "") -> str:
+    """What all Received fields of a session begin with."""
     client = origin.client_address
     literal = f"[IPv6:{client}]" if ":" in client else f"[{client}]" if client else ""
     name = neutralised(origin.client_name)
     seen = f"{name} {literal}" if name and literal else name or literal or "unknown"
-    tls = f"\r\n\t({neutralised_comment(origin.tls)})" if origin.tls else ""
-    to = f"\r\n\tfor <{recipient}>" if recipient is not None else ""
-    line = (
+    return (
         f"Received: from {neutralised(origin.helo) or 'unknown'} ({seen})\r\n\tby {hostname}"
-        f" with {protocol or origin.protocol or 'SMTP'} id {queue_id}{tls}{to};\r\n\t{date(now)}\r\n"
+        f" with {protocol or origin.protocol or 'SMTP'} id "
     )
-    return line.encode("utf-8")
+
+
+def received_tail(head: str, queue_id: str, now: float, *, tls: str = "", recipient: Address | None = None) -> bytes:
+    """The field that begins with `head`; arguments as of `received_line`."""
+    comment = f"\r\n\t({neutralised_comment(tls)})" if tls else ""
+    to = f"\r\n\tfor <{recipient}>" if recipient is not None else ""
+    return f"{head}{queue_id}{comment}{to};\r\n\t{date(now)}\r\n".encode()
 
 
 def neutralised_comment(text: str, limit: int = HELO_CHARACTERS) -> str:

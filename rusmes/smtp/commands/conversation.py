@@ -12,7 +12,7 @@ from rusmes.model.identity import Identity
 from rusmes.model.ids import id_text
 from rusmes.model.mail import Origin, Recipient
 from rusmes.queue.api import Intake
-from rusmes.smtp.received import with_protocol
+from rusmes.smtp.received import received_head, with_protocol
 from rusmes.storage.api import ContentWriter
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ class Conversation:
 
     __slots__ = (
         "_origin",
+        "_received_head",
         "ask",
         "client_address",
         "client_name",
@@ -163,6 +164,7 @@ class Conversation:
         self.failed_logins = 0
         self.messages = 0
         self._origin: Origin | None = None
+        self._received_head = ""
 
     @property
     def is_trusted(self) -> bool:
@@ -192,6 +194,14 @@ class Conversation:
             trusted=self.is_trusted,
         )
 
+    @property
+    def received_head(self) -> str:
+        """The beginning of the Received field of mails without SMTPUTF8; made once, as `origin`."""
+        head = self._received_head
+        if not head:
+            head = self._received_head = received_head(self.origin, self.policy.hostname)
+        return head
+
     def protocol_name(self, *, utf8: bool) -> str:
         """The "with" of Received: RFC 3848, and RFC 6531 §4.3 for a mail with SMTPUTF8."""
         return with_protocol(
@@ -217,6 +227,7 @@ class Conversation:
     def forget_origin(self) -> None:
         """After HELO, TLS, AUTH or XCLIENT."""
         self._origin = None
+        self._received_head = ""
 
     def end_transaction(self) -> None:
         """RSET, a new greeting, the end of a mail, or the end of the connection."""

@@ -23,7 +23,7 @@ from rusmes.model.mail import Mail
 from rusmes.smtp import authresults
 from rusmes.smtp.commands.envelope import TRANSACTION_TOO_LONG, is_rate_exceeded
 from rusmes.smtp.policy import MAX_RECEIVED_FIELDS, MIN_BYTES_PER_SECOND
-from rusmes.smtp.received import date, received_line
+from rusmes.smtp.received import date, received_head, received_tail
 from rusmes.smtp.reply import (
     R354_GO_AHEAD,
     R450_RATE_LIMITED,
@@ -107,15 +107,14 @@ def _store_refusal(error: Exception) -> Reply:
 
 def _received(conversation: Conversation, transaction: Transaction) -> bytes:
     recipients = transaction.recipients
-    return received_line(
-        conversation.origin,
-        conversation.policy.hostname,
-        transaction.queue_id,
-        conversation.ports.clock.now(),
-        protocol=conversation.protocol_name(utf8=transaction.parameters.smtputf8),
-        # Only when there is one: RFC 5321 §7.2 warns of showing recipients to each other.
-        recipient=recipients[0].address if len(recipients) == 1 else None,
-    )
+    origin = conversation.origin
+    if transaction.parameters.smtputf8:
+        head = received_head(origin, conversation.policy.hostname, conversation.protocol_name(utf8=True))
+    else:
+        head = conversation.received_head
+    # "for" only when there is one: RFC 5321 §7.2 warns of showing recipients to each other.
+    recipient = recipients[0].address if len(recipients) == 1 else None
+    return received_tail(head, transaction.queue_id, conversation.ports.clock.now(), tls=origin.tls, recipient=recipient)
 
 
 async def end_of_body(conversation: Conversation, event: BodyEnd) -> list[Reply]:
