@@ -577,7 +577,7 @@ async def test_a_blob_row_is_one_put(mail_at: MailAt) -> None:
 
 async def test_the_file_is_longer_than_used_while_it_is_open_and_not_afterwards(queue_at: QueueAt, tmp_path: Path) -> None:
     await (queue := queue_at()).open()
-    await queue.put([queued_of(content_of(queue.blobs, message("one")))])
+    await queue.put([queued_of(queue.blobs, 1)])
     path = tmp_path / "queue-0.mdb"
     assert path.stat().st_size > 128 * 1024
     await queue.close()
