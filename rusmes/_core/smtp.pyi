@@ -199,6 +199,9 @@ class CommandReader(LineBuffer):
 def printable(text: bytes) -> str:
     """The text with "?" for everything that is not printable ASCII."""
 
+def is_dot_string(text: str) -> bool:
+    """Whether it is a Dot-string of ASCII (RFC 5321 §4.1.2), which is written without quotes."""
+
 def decode_xtext(text: bytes) -> bytes:
     """Decode xtext (RFC 3461 §4).
 

@@ -8,6 +8,11 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeASCII
 
+cdef extern from "Python.h":
+    bint PyUnicode_IS_COMPACT_ASCII(object text)
+    const void* PyUnicode_DATA(object text)
+    Py_ssize_t PyUnicode_GET_LENGTH(object text)
+
 from rusmes._core.body cimport BodyScanner
 from rusmes._core.chars cimport ATEXT, CLASSES, DIGIT, HEX, LDH, LET_DIG, UPPER, VALUE, XCHAR
 from rusmes._core.scan cimport find_lf, has_control
@@ -636,6 +641,27 @@ cdef class CommandReader(LineBuffer):
         self.discarded = -1
         self.body = None
         self.mode = IN_COMMAND
+
+
+# ---- Addresses
+
+def is_dot_string(str text not None) -> bool:
+    cdef const unsigned char* p
+    cdef Py_ssize_t n
+    cdef Py_ssize_t i
+    cdef bint in_atom = False
+    if not PyUnicode_IS_COMPACT_ASCII(text):
+        return False
+    p = <const unsigned char*>PyUnicode_DATA(text)
+    n = PyUnicode_GET_LENGTH(text)
+    for i in range(n):
+        if CLASSES[p[i]] & ATEXT:
+            in_atom = True
+        elif p[i] == c'.' and in_atom:
+            in_atom = False
+        else:
+            return False
+    return in_atom
 
 
 # ---- xtext

@@ -11,6 +11,7 @@ from rusmes._core.smtp import (
     CommandReader,
     decode_xtext,
     encode_xtext,
+    is_dot_string,
     printable,
 )
 from tests.splits import assert_split_invariant
@@ -389,3 +390,18 @@ def test_printable():
     assert printable(b"plain ~") == "plain ~"
     assert printable(b"a\r\nb\0\x7f\xc3") == "a??b???"
     assert printable(b"") == ""
+
+
+ATEXT = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$%&'*+-/=?^_`{|}~"
+
+
+@pytest.mark.parametrize("code", range(256))
+def test_every_character_of_a_dot_string(code):
+    character = chr(code)
+    assert is_dot_string(character) == (character in ATEXT)
+    assert is_dot_string(f"a{character}b") == (character in ATEXT + ".")
+
+
+@pytest.mark.parametrize("text", ["", ".", ".a", "a.", "a..b", "\u0430", "a b", '"a"'])
+def test_what_is_no_dot_string(text):
+    assert not is_dot_string(text)
