@@ -26,7 +26,6 @@ NOT_IN_THIS_VERSION: Final[dict[tuple[str, str], dict[Any, str]]] = {
         "oauth2": 'use "file"',
         "pam": 'use "file"',
     },
-    ("delivery", "tls"): {"dane": 'use "verify"'},
     ("tracing", "enabled"): {True: "set it to false"},
 }
 """Values of the contract that this version has no engine for: an error instead of a setting without effect."""
@@ -187,9 +186,6 @@ def _check_engines(config: Config, raw: dict[str, Any], problems: Collector) -> 
         if value in values and not problems.has_problem_at(section, key):
             shown = str(value).lower() if isinstance(value, bool) else f'"{value}"'
             problems.add((section, key), f"{shown} is not part of this version", values[value])
-    for index, site in enumerate(config.delivery.site):
-        if site.tls in NOT_IN_THIS_VERSION["delivery", "tls"]:
-            problems.add(("delivery", "site", index, "tls"), f'"{site.tls}" is not part of this version', 'use "verify"')
     if config.storage.connection_string and config.storage.backend != "postgres":
         problems.warnings.append("storage.connection_string is for the postgres backend only")
     for section in NOT_LISTENING:

@@ -245,8 +245,6 @@ def test_all_problems_are_reported_at_once_in_the_order_of_the_file() -> None:
         ("[storage]\nbackend = 'postgres'", "storage.backend", 3, "not part of this version", 'use "lmdb"'),
         ("[auth]\nbackend = 'ldap'", "auth.backend", 3, "not part of this version", 'use "file"'),
         ("[tracing]\nenabled = true", "tracing.enabled", 3, "not part of this version", ""),
-        ("[delivery]\ntls = 'dane'", "delivery.tls", 3, "not part of this version", 'use "verify"'),
-        ("[[delivery.site]]\nmatch = ['a.example']\ntls = 'dane'", "delivery.site[0].tls", 4, "not part of this version", ""),
         ("[relay]\npassword = 'x'\npassword_file = 'y'", "relay.password_file", 4, "is set as well", ""),
         ("[relay]\npassword_file = '/nowhere/x'", "relay.password_file", 3, "cannot read /nowhere/x: No such file", ""),
         ("[[processors]]\nname='a'\nstate='start'", "processors", 2, 'no processor has the state "root"', ""),
