@@ -103,6 +103,7 @@ class QueueIntake:
         self._mail_store = mail_store
         self._queue_store = queue_store
         self._blobs = queue_store.blobs
+        self._mail_blobs = mail_store.blobs
         self._runner = runner
         self._notices = notices
         self._directory = directory
@@ -133,7 +134,7 @@ class QueueIntake:
     def admit(self, size: int = 0) -> Refusal | None:
         if self._overload.is_on:
             return OVERLOADED
-        if not self._blobs.check_space(size):
+        if not (self._blobs.check_space(size) and self._mail_blobs.check_space(size)):
             return NO_SPACE
         if not (self._queue_store.is_writable() and self._mail_store.is_writable()):
             now = self._clock.monotonic()
@@ -286,6 +287,8 @@ def _wants_success_notices(appends: Sequence[Append]) -> bool:
 
 def _refusals(envelope: Sequence[Recipient], refused: dict[Address, Refusal]) -> list[Refusal | None]:
     """In the envelope's order."""
+    if not refused:
+        return [None] * len(envelope)
     return [refused.get(recipient.address) for recipient in envelope]
 
 
