@@ -347,7 +347,9 @@ class _Dialogue(Turns):
     async def _end_of_body(self, event: BodyEnd) -> None:
         self.end_body()
         self._conversation.junk = 0
-        replies = await message.end_of_body(self._conversation, event)
+        replies = message.end_of_body(self._conversation, event)
+        if not isinstance(replies, list):
+            replies = await replies
         if replies[0].code >= 500:
             self._conversation.errors += 1
             self._metrics.inc(SMTP_ERRORS)

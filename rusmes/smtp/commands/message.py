@@ -6,6 +6,7 @@ RFC 6409 §8 (what a submission server adds); RFC 8601 §5 (results that claim t
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -117,8 +118,8 @@ def _received(conversation: Conversation, transaction: Transaction) -> bytes:
     return received_tail(head, transaction.queue_id, conversation.ports.clock.now(), tls=origin.tls, recipient=recipient)
 
 
-async def end_of_body(conversation: Conversation, event: BodyEnd) -> list[Reply]:
-    """What to answer to the end of DATA or of a BDAT chunk: one reply, or one for each recipient."""
+def end_of_body(conversation: Conversation, event: BodyEnd) -> list[Reply] | Awaitable[list[Reply]]:
+    """What to answer to the end of DATA or of a BDAT chunk: a reply, or one for each recipient; to be awaited for a message."""
     transaction = conversation.transaction
     assert transaction is not None
     refusal = transaction.refusal
@@ -130,9 +131,7 @@ async def end_of_body(conversation: Conversation, event: BodyEnd) -> list[Reply]
         return _refused(conversation, transaction, refusal)
     if not event.last:
         return [Reply(250, "2.0.0", f"{event.size} octets received")]
-    replies = await _hand_over(conversation, transaction, eight_bit=event.eight_bit)
-    conversation.transaction = None
-    return replies
+    return _hand_over(conversation, transaction, eight_bit=event.eight_bit)
 
 
 def _refused(conversation: Conversation, transaction: Transaction, refusal: Reply) -> list[Reply]:
@@ -179,7 +178,8 @@ async def _hand_over(conversation: Conversation, transaction: Transaction, *, ei
             conversation.log.error("intake failed", queue_id=transaction.queue_id, error=f"{type(error).__name__}: {error}")
         return _refused(conversation, transaction, _store_refusal(error))
     ports.metrics.observe(MESSAGE_SECONDS, ports.clock.monotonic() - started)
-    if any(refusal is None for refusal in outcome.refusals):
+    if None in outcome.refusals:
+        conversation.transaction = None
         return _accepted(conversation, transaction, outcome, content.size)
     return _all_refused(conversation, transaction, outcome)
 
