@@ -9,7 +9,7 @@ ids: yes), 4315 (UIDPLUS: what an append or a copy made), 6154 (special use), 86
 the rows).
 
 Map: `api` is the contract; `memory`, `memory_queue` and `memory_blobs` the specification in code. `commit` is the commit
-thread, `batch` the transaction it gives to operations; `spool` takes bodies as they arrive, `writeback` and `space` look
+thread, which gives operations a transaction (`_core.batch`); `spool` takes bodies as they arrive, `writeback` and `space` look
 after the disk, `description` computes what is kept of a message, `changes` tells listeners, `names` and `flags` say what
 mailboxes and keywords may be called. `lmdb` is the backend.
 """

@@ -32,10 +32,10 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 import lmdb
 
+from rusmes._core.batch import Batch, NotNew
 from rusmes.clock import Clock
 from rusmes.errors import StoreCorrupt, StoreError, StoreFull
 from rusmes.metrics import COMMIT_BATCH, COMMIT_SECONDS, COMMIT_WAIT_SECONDS, COMMITS, STORE_ERRORS, Metrics
-from rusmes.storage.batch import Batch, NotNew
 from rusmes.storage.lmdb.environment import Environment, Transaction, translate
 from rusmes.storage.space import Space
 
@@ -107,6 +107,7 @@ class Committer:
         self._commits = COMMITS[name]
         self._cached_tables = tuple(cached_tables)
         self._cache: dict[int, dict[bytes, bytes | None]] = {table: {} for table in self._cached_tables}
+        self._numbers: dict[int, int] = {}
         self._prefixes = prefixes
         self._expected_id = 0
         self._on_notes = on_notes
@@ -281,7 +282,10 @@ class Committer:
         """Run all; the second value is an operation that has to be taken out of the batch, which then begins anew."""
         if txn.id() != self._expected_id or any(len(rows) > MAX_CACHED_ROWS for rows in self._cache.values()):
             self._forget_cache()
-        batch = Batch(txn, self._environment.handles, self._cache, careful=is_careful, prefixes=self._prefixes)
+        batch = Batch(
+            txn, self._environment.handles, self._cache, careful=is_careful, prefixes=self._prefixes, numbers=self._numbers,
+            now=self._clock.now(),
+        )  # fmt: skip
         for item in items:
             mark = batch.begin_operation()
             item.error = None
@@ -298,6 +302,7 @@ class Committer:
     def _forget_cache(self) -> None:
         for rows in self._cache.values():
             rows.clear()
+        self._numbers.clear()
         self._expected_id = 0
 
     def _fail(self, items: list[_Waiting[Any]], error: StoreError) -> None:

@@ -12,14 +12,15 @@ import asyncio
 import errno
 import os
 import shutil
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
-from zlib import crc32
 
+from rusmes._core.batch import Batch
+from rusmes._core.rows import crc32
 from rusmes.errors import NotFound, StoreCorrupt, StoreError
 from rusmes.model.content import CHUNK_BYTES, Content
 from rusmes.model.ids import IdSource, id_text, parse_id
-from rusmes.storage.batch import Batch
 from rusmes.storage.lmdb.environment import Environment, Transaction, sync_directory
 from rusmes.storage.lmdb.layout import BLOB_HEAD_BYTES, FILE, INLINE, BlobHead, pack_count, unpack_count
 from rusmes.storage.space import Space
@@ -168,7 +169,7 @@ class LmdbBlobs:
         else:
             data = content.data or b""
             head = BlobHead(INLINE, content.size, content.header_bytes, crc32(data))
-            batch.put(self._tables.blobs, key, head.pack(key) + data)
+            batch.put(self._tables.blobs, key, head.pack(key, data))
         if not content.stored:
             batch.after_commit.append(lambda: _mark_stored(content))
         return bool(content.path)
@@ -387,5 +388,5 @@ def file_checksum(path: str) -> int:
     checksum = 0
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):
-            checksum = crc32(chunk, checksum)
+            checksum = zlib.crc32(chunk, checksum)
     return checksum

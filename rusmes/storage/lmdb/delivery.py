@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from msgspec import structs
 
+from rusmes._core.batch import Batch
 from rusmes.errors import NotAllowed
 from rusmes.model.ids import IdSource
 from rusmes.model.mailbox import Appended
 from rusmes.model.plan import Append, Refusal
-from rusmes.storage.batch import Batch
 from rusmes.storage.description import Description
 from rusmes.storage.flags import split_flags
 from rusmes.storage.lmdb.blobs import LmdbBlobs
@@ -84,7 +84,7 @@ class Delivery:
         is_file = self._blobs.refer(batch, rendering.content)
         id = self._ids.next_id()
         email = EmailRecord(
-            rendering.content.id, b"", received, size, rendering.skip, is_file, [], rendering.prefix,
+            edit.account.id, rendering.content.id, b"", received, size, rendering.skip, is_file, [], rendering.prefix,
             description.envelope, description.body_structure, description.headers,
         )  # fmt: skip
         add_email(batch, edit, id, email, description.message_ids)

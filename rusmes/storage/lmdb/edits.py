@@ -5,10 +5,12 @@ Every function takes `Rows`: a batch (in the commit thread) or a snapshot (any r
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Protocol
 
+from rusmes._core.batch import Batch
+from rusmes._core.rows import seal, unseal
 from rusmes.errors import NotFound, StoreCorrupt, StoreError
-from rusmes.storage.batch import Batch
 from rusmes.storage.lmdb.environment import MAX_KEY_BYTES, Environment, Transaction
 from rusmes.storage.lmdb.layout import (
     ACCOUNT_NAMES,
@@ -24,16 +26,14 @@ from rusmes.storage.lmdb.layout import (
     MESSAGES,
     META,
     AccountRecord,
+    ChangeRecord,
     EmailRecord,
     LastGiven,
     MailboxRecord,
     MessageRecord,
-    change_key,
     message_key,
     name_key,
     number_key,
-    seal,
-    unseal,
 )
 
 
@@ -128,11 +128,36 @@ def read_message(rows: Rows, mailbox_id: int, uid: int) -> MessageRecord | None:
 
 
 def read_email(rows: Rows, account_id: int, email_id: bytes) -> EmailRecord:
-    key = number_key(account_id) + email_id
-    row = rows.get(EMAILS, key)
-    if row is None:
-        raise StoreCorrupt("the store is damaged", f"email {key.hex()} is missing")
-    return EmailRecord.unpack(key, row)
+    email = find_email(rows, account_id, email_id)
+    if email is None:
+        raise StoreCorrupt("the store is damaged", f"email {email_id.hex()} is missing")
+    return email
+
+
+def find_email(rows: Rows, account_id: int, email_id: bytes) -> EmailRecord | None:
+    """None when there is none of this account."""
+    row = rows.get(EMAILS, email_id) if email_id else None
+    email = EmailRecord.unpack(email_id, row) if row is not None else None
+    return email if email is not None and email.account_id == account_id else None
+
+
+def change_chain(rows: Rows, account: AccountRecord, since_modseq: int = 0) -> Iterator[tuple[int, ChangeRecord]]:
+    """The account's rows of the change log above `since_modseq`, the newest first, with their numbers.
+
+    Raises:
+        StoreCorrupt: a row is missing, or another account's.
+    """
+    number, modseq = account.last_change, account.modseq
+    while number and modseq > since_modseq:
+        key = number_key(number)
+        row = rows.get(CHANGES, key)
+        record = ChangeRecord.unpack(key, bytes(row)) if row is not None else None
+        if record is None or record.account_id != account.id or record.before >= number:
+            raise StoreCorrupt("the store is damaged", f"changes {number}: not a row of account {account.id}")
+        modseq = record.modseq
+        if modseq > since_modseq:
+            yield number, record
+        number = record.before
 
 
 def read_last(rows: Rows) -> LastGiven:
@@ -175,13 +200,15 @@ class Edit:
         self._batch.put(MESSAGES, key, message.pack(key))
 
     def put_email(self, email_id: bytes, email: EmailRecord) -> None:
-        key = number_key(self.account.id) + email_id
-        self._batch.put(EMAILS, key, email.pack(key))
+        self._batch.put(EMAILS, email_id, email.pack(email_id))
 
     def finish(self) -> None:
         """Write the account and the log."""
-        account = self.account
-        key = change_key(account.id, self.modseq)
-        self._batch.put(CHANGES, key, seal(key, b"".join(self._log)))
-        self._batch.put(ACCOUNTS, number_key(account.id), account.pack())
-        self._batch.note(account.id, self.modseq)
+        account, batch = self.account, self._batch
+        number = batch.next_number(CHANGES)
+        key = number_key(number)
+        row = ChangeRecord(account.id, self.modseq, account.last_change, batch.now, b"".join(self._log)).pack(key)
+        account.last_change = number
+        batch.put(CHANGES, key, row)
+        batch.put(ACCOUNTS, number_key(account.id), account.pack())
+        batch.note(account.id, self.modseq)

@@ -12,17 +12,23 @@ mail.mdb
 | ------------- | ------------------------------------- | ------------------------------------------------------------------ |
 | meta          | "layout"                              | version 4                                                          |
 |               | "last"                                | account id 8, mailbox id 8, UIDVALIDITY 8: the last ones given     |
-| accounts      | account 8                             | modseq 8, used bytes 8, messages 8, quota bytes 8, messages 8, name|
+| accounts      | account 8                             | modseq 8, used bytes 8, messages 8, quota bytes 8, messages 8,     |
+|               |                                       | last change 8, name                                                |
 | account_names | name                                  | account 8                                                          |
-| mailboxes     | mailbox 8                             | `_MAILBOX`, special use, NUL, name                                 |
+| mailboxes     | mailbox 8                             | account 8, UIDVALIDITY 4, UIDNEXT 8, first recent 8, modseq 8,     |
+|               |                                       | messages 4, unseen 4, deleted 4, recent 4, size 8, special use,    |
+|               |                                       | NUL, name                                                          |
 | mailbox_names | account 8, name                       | mailbox 8                                                          |
 | subscriptions | account 8, name                       |                                                                    |
-| messages      | mailbox 8, UID 4                      | `_MESSAGE`, keywords separated by blanks                           |
-| emails        | account 8, email 16                   | `_EMAIL`, memberships 12 each, prefix, envelope, structure,        |
-|               |                                       | identifiers 12 each, headers                                       |
+| messages      | mailbox 8, UID 4                      | modseq 8, email 16, date 8, size 8, flags 1, keywords separated by |
+|               |                                       | blanks                                                             |
+| emails        | email 16                              | account 8, blob 16, thread 16, received 8, size 8, skip 8, file 1, |
+|               |                                       | counts of what follows (5 of 4): memberships 12 each, prefix,      |
+|               |                                       | envelope, structure, identifiers 12 each; headers                  |
 | threads       | account 8, thread 16, email 16        | no rows: the thread is its first email, whose id it has, alone     |
 | message_ids   | account 8, BLAKE2 of a Message-ID 12  | thread 16                                                          |
-| changes       | account 8, modseq 8                   | (kind and action 1, id) ...                                        |
+| changes       | number 8                              | account 8, modseq 8, the account's row before 8, seconds 8,        |
+|               |                                       | (kind and action 1, id) ...                                        |
 | keys          | generation 4, key                     | expiry 8, `_APPENDED`                                              |
 | blobs         | blob 16                               | `_BLOB`, checksum of key and head 4, body (if inline)              |
 | blob_refs     | blob 16                               | count 4; no row means one reference                                |
@@ -38,8 +44,10 @@ queue-<slot>.mdb
 
 Flags and keywords are in the message's row, because a client that opens a mailbox reads those rows and nothing else; all
 messages of one email have the same ones but for `\\Deleted`. Counts are kept in the rows of mailbox and account, and `verify`
-counts again. An idempotency key begins with its generation, a week: it is looked for in this one and as far
-back as keys are kept, and older ones are removed whole.
+counts again. Rows of emails and changes are in the order of time and not by account: what a batch writes for many accounts
+is then in few pages. So the changes of an account are a chain, from the row that the account names back. An idempotency key
+begins with its generation, a week: it is looked for in this one and as far back as keys are kept, and older ones are removed
+whole.
 """
 
 from __future__ import annotations
@@ -47,10 +55,18 @@ from __future__ import annotations
 import hashlib
 import struct
 from typing import Any, Final
-from zlib import crc32
 
 from msgspec import Struct
 
+from rusmes._core.rows import (
+    AccountRow,
+    EmailRow,
+    MailboxRow,
+    MessageRow,
+    seal,
+    seal_blob,
+    unseal,
+)
 from rusmes.errors import StoreCorrupt
 from rusmes.model.mailbox import Account, Appended, Change, Email, Mailbox, Message
 from rusmes.storage.flags import jmap_keywords, join_flags
@@ -71,35 +87,16 @@ Q_META, Q_ENTRIES, Q_STATES, Q_BLOBS, Q_BLOB_REFS = range(len(QUEUE_TABLES))
 
 LAYOUT_KEY: Final = b"layout"
 LAST_KEY: Final = b"last"
-_CRC: Final = struct.Struct(">I")
 CRC_BYTES: Final = 4
-
-
-def seal(key: bytes, value: bytes) -> bytes:
-    return value + _CRC.pack(crc32(value, crc32(key)))
-
-
-def unseal(table: str, key: bytes, row: bytes) -> bytes:
-    """The value of a row.
-
-    Raises:
-        StoreCorrupt: the checksum does not fit.
-    """
-    value = row[:-CRC_BYTES]
-    if len(row) < CRC_BYTES or _CRC.pack(crc32(value, crc32(key))) != row[-CRC_BYTES:]:
-        raise StoreCorrupt("the store is damaged", f"{table} {key.hex()}: checksum")
-    return value
 
 
 # Keys
 
 _U64: Final = struct.Struct(">Q")
 _U64_U32: Final = struct.Struct(">QI")
-_U64_U64: Final = struct.Struct(">QQ")
 number_key: Final = _U64.pack
 """An account's or a mailbox's key."""
 message_key: Final = _U64_U32.pack
-change_key: Final = _U64_U64.pack
 
 
 def key_number(key: bytes) -> int:
@@ -151,32 +148,9 @@ class LastGiven(Struct):
 
 # accounts
 
-_ACCOUNT: Final = struct.Struct(">QQQQQ")
 
-
-class AccountRecord(Struct):
-    id: int
-    modseq: int
-    used_bytes: int
-    used_messages: int
-    quota_bytes: int
-    quota_messages: int
-    name: str
-
-    def pack(self) -> bytes:
-        head = _ACCOUNT.pack(self.modseq, self.used_bytes, self.used_messages, self.quota_bytes, self.quota_messages)
-        return seal(_U64.pack(self.id), head + self.name.encode())
-
-    @classmethod
-    def unpack(cls, key: bytes, row: bytes) -> AccountRecord:
-        value = unseal("accounts", key, row)
-        fields: list[Any] = [key_number(key), *_ACCOUNT.unpack_from(value), value[_ACCOUNT.size :].decode()]
-        return cls(*fields)
-
-    def has_room(self, size: int, count: int = 1) -> bool:
-        return not (self.quota_bytes and self.used_bytes + size > self.quota_bytes) and not (
-            self.quota_messages and self.used_messages + count > self.quota_messages
-        )
+class AccountRecord(AccountRow):
+    __slots__ = ()
 
     def value(self) -> Account:
         return Account(
@@ -186,37 +160,9 @@ class AccountRecord(Struct):
 
 # mailboxes
 
-_MAILBOX: Final = struct.Struct(">QIQQQIIIIQ")
 
-
-class MailboxRecord(Struct):
-    id: int
-    account_id: int
-    uid_validity: int
-    uid_next: int
-    first_recent: int
-    highest_modseq: int
-    exists: int
-    unseen: int
-    deleted: int
-    recent: int
-    size: int
-    special_use: str
-    name: str
-
-    def pack(self) -> bytes:
-        head = _MAILBOX.pack(
-            self.account_id, self.uid_validity, self.uid_next, self.first_recent, self.highest_modseq,
-            self.exists, self.unseen, self.deleted, self.recent, self.size,
-        )  # fmt: skip
-        return seal(_U64.pack(self.id), b"%b%b\0%b" % (head, self.special_use.encode(), self.name.encode()))
-
-    @classmethod
-    def unpack(cls, key: bytes, row: bytes) -> MailboxRecord:
-        value = unseal("mailboxes", key, row)
-        special_use, _, name = value[_MAILBOX.size :].decode().partition("\0")
-        fields: list[Any] = [key_number(key), *_MAILBOX.unpack_from(value), special_use, name]
-        return cls(*fields)
+class MailboxRecord(MailboxRow):
+    __slots__ = ()
 
     def value(self, subscribed: bool) -> Mailbox:
         return Mailbox(
@@ -242,24 +188,8 @@ class MailboxRecord(Struct):
 _MESSAGE: Final = struct.Struct(">Q16sdQB")
 
 
-class MessageRecord(Struct):
-    modseq: int
-    email_id: bytes
-    internal_date: float
-    size: int
-    bits: int
-    keywords: tuple[str, ...]
-
-    def pack(self, key: bytes) -> bytes:
-        head = _MESSAGE.pack(self.modseq, self.email_id, self.internal_date, self.size, self.bits)
-        return seal(key, head + " ".join(self.keywords).encode() if self.keywords else head)
-
-    @classmethod
-    def unpack(cls, key: bytes, row: bytes) -> MessageRecord:
-        value = unseal("messages", key, row)
-        words = value[_MESSAGE.size :]
-        fields: list[Any] = [*_MESSAGE.unpack_from(value), tuple(words.decode().split(" ")) if words else ()]
-        return cls(*fields)
+class MessageRecord(MessageRow):
+    __slots__ = ()
 
     def value(self, uid: int, first_recent: int) -> Message:
         flags = join_flags(self.bits, self.keywords)
@@ -276,64 +206,11 @@ def unpack_message(key: bytes, row: bytes, first_recent: int) -> Message:
     return Message(uid, modseq, email_id, internal_date, size, join_flags(bits, keywords), uid >= first_recent)
 
 
-def unpack_email_id(key: bytes, row: bytes) -> tuple[bytes, int]:
-    """The email of a message and its size: all that sending it needs of the row."""
-    value = unseal("messages", key, row)
-    return value[8:24], int.from_bytes(value[32:40], "big")
-
-
 # emails
 
-_EMAIL: Final = struct.Struct(">16s16sdQQ?HIIIII")
-_MEMBERSHIP: Final = struct.Struct(">QI")
 
-
-class EmailRecord(Struct):
-    blob_id: bytes
-    thread_id: bytes
-    received: float
-    size: int
-    skip: int
-    is_file: bool
-    """The body is in a file: what a removal has to know without reading the body."""
-    memberships: list[tuple[int, int]]
-    prefix: bytes
-    envelope: bytes
-    body_structure: bytes
-    headers: bytes
-    identifiers: bytes = b""
-    """Hashes of the Message-IDs that lead to the thread on this email's account (`message_ids`), 12 bytes each."""
-
-    def pack(self, key: bytes) -> bytes:
-        head = _EMAIL.pack(
-            self.blob_id, self.thread_id, self.received, self.size, self.skip, self.is_file, len(self.memberships),
-            len(self.prefix), len(self.envelope), len(self.body_structure), len(self.identifiers), len(self.headers),
-        )  # fmt: skip
-        members = b"".join([_MEMBERSHIP.pack(*member) for member in self.memberships])
-        parts = (head, members, self.prefix, self.envelope, self.body_structure, self.identifiers, self.headers)
-        return seal(key, b"".join(parts))
-
-    @classmethod
-    def unpack(cls, key: bytes, row: bytes) -> EmailRecord:
-        value = unseal("emails", key, row)
-        (blob_id, thread_id, received, size, skip, is_file, members,
-         prefix, envelope, structure, identifiers, _) = _EMAIL.unpack_from(value)  # fmt: skip
-        at = _EMAIL.size + members * _MEMBERSHIP.size
-        memberships: list[tuple[int, int]] = list(_MEMBERSHIP.iter_unpack(value[_EMAIL.size : at]))
-        ends = (at + prefix, at + prefix + envelope, at + prefix + envelope + structure)
-        last = ends[2] + identifiers
-        return cls(
-            blob_id, thread_id, received, size, skip, is_file, memberships,
-            value[at : ends[0]], value[ends[0] : ends[1]], value[ends[1] : ends[2]], value[last:], value[ends[2] : last],
-        )  # fmt: skip
-
-    @staticmethod
-    def unpack_sending(key: bytes, row: bytes) -> tuple[bytes, bytes, int]:
-        """Blob, prefix and skip: all that sending it needs of the row."""
-        value = unseal("emails", key, row)
-        head = _EMAIL.unpack_from(value)
-        at = _EMAIL.size + head[6] * _MEMBERSHIP.size
-        return head[0], value[at : at + head[7]], head[4]
+class EmailRecord(EmailRow):
+    __slots__ = ()
 
     def value(self, id: bytes, bits: int, keywords: tuple[str, ...]) -> Email:
         return Email(
@@ -362,16 +239,38 @@ CREATED, UPDATED, DESTROYED = 0, 1, 2
 MARKS: Final = tuple(bytes((mark,)) for mark in range(16))
 
 
-def unpack_changes(key: bytes, row: bytes) -> list[Change]:
-    value = unseal("changes", key, row)
-    modseq = int.from_bytes(key[8:16], "big")
-    changes, at = [], 0
-    while at < len(value):
-        kind, action = divmod(value[at], 4)
-        end = at + 1 + _ID_BYTES[kind]
-        changes.append(Change(modseq, _KINDS[kind], value[at + 1 : end], _ACTIONS[action]))
-        at = end
-    return changes
+_CHANGE: Final = struct.Struct(">QQQd")
+
+
+class ChangeRecord(Struct):
+    """What one commit did to one account; `before` is the number of the account's row before it, 0 for the first."""
+
+    account_id: int
+    modseq: int
+    before: int
+    seconds: float
+    marks: bytes
+    """For each change its kind and action in one byte, and the id."""
+
+    def pack(self, key: bytes) -> bytes:
+        return seal(key, _CHANGE.pack(self.account_id, self.modseq, self.before, self.seconds) + self.marks)
+
+    @classmethod
+    def unpack(cls, key: bytes, row: bytes) -> ChangeRecord:
+        value = unseal("changes", key, row)
+        if len(value) < _CHANGE.size:
+            raise StoreCorrupt("the store is damaged", f"changes {key.hex()}: {len(value)} octets")
+        fields: list[Any] = [*_CHANGE.unpack_from(value), value[_CHANGE.size :]]
+        return cls(*fields)
+
+    def changes(self) -> list[Change]:
+        marks, changes, at = self.marks, [], 0
+        while at < len(marks):
+            kind, action = divmod(marks[at], 4)
+            end = at + 1 + _ID_BYTES[kind]
+            changes.append(Change(self.modseq, _KINDS[kind], marks[at + 1 : end], _ACTIONS[action]))
+            at = end
+        return changes
 
 
 # keys
@@ -403,8 +302,8 @@ class BlobHead(Struct, frozen=True):
     checksum: int
     """CRC-32 of the body."""
 
-    def pack(self, key: bytes) -> bytes:
-        return seal(key, _BLOB.pack(self.kind, self.size, self.header_bytes, self.checksum))
+    def pack(self, key: bytes, body: bytes = b"") -> bytes:
+        return seal_blob(key, self.kind, self.size, self.header_bytes, self.checksum, body)
 
     @classmethod
     def unpack(cls, key: bytes, row: bytes | memoryview) -> BlobHead:

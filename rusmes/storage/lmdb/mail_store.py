@@ -11,6 +11,8 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from rusmes._core.batch import Batch
+from rusmes._core.rows import email_of_message, email_to_send
 from rusmes.clock import Clock, SystemClock
 from rusmes.errors import NotFound, StoreCorrupt
 from rusmes.metrics import MESSAGES_APPENDED, STORE_BYTES, STORE_ERRORS, STORE_WRITABLE, Metrics
@@ -19,7 +21,6 @@ from rusmes.model.ids import IdSource
 from rusmes.model.mailbox import Account, Appended, Change, Email, Mailbox, Message
 from rusmes.model.plan import Append, Refusal
 from rusmes.storage.api import ChangeListener, CompactResult, Finding, FlagChange, StoredMessage
-from rusmes.storage.batch import Batch
 from rusmes.storage.changes import ChangeNotices
 from rusmes.storage.commit import Committer
 from rusmes.storage.description import Description, describe
@@ -30,8 +31,10 @@ from rusmes.storage.lmdb.compact import compact_environment
 from rusmes.storage.lmdb.delivery import Delivery
 from rusmes.storage.lmdb.edits import (
     Snapshot,
+    change_chain,
     check_layout,
     find_account_id,
+    find_email,
     mailbox_named,
     read_account,
     read_email,
@@ -44,7 +47,6 @@ from rusmes.storage.lmdb.layout import (
     ACCOUNTS,
     BLOB_REFS,
     BLOBS,
-    CHANGES,
     EMAILS,
     MAIL_TABLES,
     MAILBOX_NAMES,
@@ -54,14 +56,10 @@ from rusmes.storage.lmdb.layout import (
     SUBSCRIPTIONS,
     THREADS,
     AccountRecord,
-    EmailRecord,
     MailboxRecord,
-    change_key,
     message_key,
     name_key,
     number_key,
-    unpack_changes,
-    unpack_email_id,
     unpack_message,
 )
 from rusmes.storage.lmdb.verify import verify_mail
@@ -333,7 +331,7 @@ class LmdbMailStore:
         total = 0
         with self._environment.reading() as txn:
             rows = Snapshot(self._environment, txn)
-            account_key = number_key(read_mailbox(rows, mailbox_id).account_id)
+            read_mailbox(rows, mailbox_id)
             for uid in uids:
                 key = message_key(mailbox_id, uid) if 0 < uid <= 0xFFFFFFFF else b""
                 row = rows.get(MESSAGES, key) if key else None
@@ -341,14 +339,14 @@ class LmdbMailStore:
                     if found:
                         break
                     raise NotFound("no such message", f"mailbox {mailbox_id}, UID {uid}")
-                email_id, size = unpack_email_id(key, row)
+                email_id, size = email_of_message(key, row)
                 total += size
                 if found and total > limit_bytes > 0:
                     break
-                row = rows.get(EMAILS, account_key + email_id)
+                row = rows.get(EMAILS, email_id)
                 if row is None:
                     raise StoreCorrupt("the store is damaged", f"email {email_id.hex()} is missing")
-                blob_id, prefix, skip = EmailRecord.unpack_sending(account_key + email_id, row)
+                blob_id, prefix, skip = email_to_send(email_id, row)
                 found.append(Rendering(self.blobs.content_in(txn, blob_id), prefix, skip))
         return found
 
@@ -365,9 +363,8 @@ class LmdbMailStore:
             found = [key[24:] for key, _ in rows.scan(THREADS, number_key(account_id) + thread_id)]
             if found:
                 return found
-            key = number_key(account_id) + thread_id
-            row = rows.get(EMAILS, key)  # an email that is alone in its thread has no row there
-            return [thread_id] if row is not None and EmailRecord.unpack(key, row).thread_id == thread_id else []
+            email = find_email(rows, account_id, thread_id)  # one that is alone in its thread has no row there
+            return [thread_id] if email is not None and email.thread_id == thread_id else []
 
     async def change_flags(self, mailbox_id: int, change: FlagChange) -> list[Message]:
         return await self._committer.submit(lambda batch: mail.change_flags(batch, mailbox_id, change))
@@ -389,16 +386,14 @@ class LmdbMailStore:
     # Changes
 
     async def changes(self, account_id: int, since_modseq: int, *, limit: int = 0) -> list[Change]:
-        prefix = number_key(account_id)
-        found: list[Change] = []
         with self._environment.reading() as txn:
-            read_account(Snapshot(self._environment, txn), account_id)
-            with txn.cursor(self._environment.handles[CHANGES]) as cursor:
-                if cursor.set_range(change_key(account_id, max(since_modseq, 0) + 1)):
-                    for key, row in cursor:
-                        if not key.startswith(prefix) or (limit and len(found) >= limit):
-                            break
-                        found += unpack_changes(key, row)
+            rows = Snapshot(self._environment, txn)
+            chain = [record for _, record in change_chain(rows, read_account(rows, account_id), since_modseq)]
+        found: list[Change] = []
+        for record in reversed(chain):
+            if limit and len(found) >= limit:
+                break
+            found += record.changes()
         return found
 
     # Care
@@ -429,11 +424,9 @@ def _mailbox_value(rows: Snapshot | Batch, mailbox: MailboxRecord) -> Mailbox:
 
 
 def _email_value(rows: Snapshot, account_id: int, id: bytes) -> Email | None:
-    key = number_key(account_id) + id
-    row = rows.get(EMAILS, key)
-    if row is None:
+    email = find_email(rows, account_id, id)
+    if email is None:
         return None
-    email = EmailRecord.unpack(key, row)
     mailbox_id, uid = email.memberships[0]
     message = read_message(rows, mailbox_id, uid)
     if message is None:

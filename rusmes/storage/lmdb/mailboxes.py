@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rusmes._core.batch import Batch
+from rusmes._core.rows import seal
 from rusmes.errors import AlreadyExists, NotAllowed
-from rusmes.storage.batch import Batch
 from rusmes.storage.lmdb.blobs import LmdbBlobs
 from rusmes.storage.lmdb.edits import (
     Edit,
     Rows,
     account_named,
+    change_chain,
     find_account_id,
+    find_email,
     find_mailbox_id,
     mailbox_named,
     read_account,
@@ -36,11 +39,9 @@ from rusmes.storage.lmdb.layout import (
     THREADS,
     UPDATED,
     AccountRecord,
-    EmailRecord,
     MailboxRecord,
     name_key,
     number_key,
-    seal,
 )
 from rusmes.storage.lmdb.messages import all_messages, move_messages, remove_messages
 from rusmes.storage.names import INBOX, SPECIAL_USE_BY_NAME, check_account_name, is_below, normal_name, parents
@@ -87,17 +88,20 @@ def set_quota(batch: Batch, name: str, quota_bytes: int, quota_messages: int) ->
 def delete_account(batch: Batch, blobs: LmdbBlobs, name: str) -> None:
     account = account_named(batch, name)
     prefix = number_key(account.id)
-    for key, row in batch.scan(EMAILS, prefix):
-        email = EmailRecord.unpack(key, row)
-        blobs.release(batch, email.blob_id, email.is_file)
-        batch.delete(EMAILS, key)
-        batch.spill_if_large()
     for mailbox in mailboxes_of(batch, account.id):
+        for _, message in all_messages(batch, mailbox.id):
+            email = find_email(batch, account.id, message.email_id)
+            if email is not None:  # None: it was in an earlier mailbox too
+                blobs.release(batch, email.blob_id, email.is_file)
+                batch.delete(EMAILS, message.email_id)
         for key, _ in batch.scan(MESSAGES, number_key(mailbox.id)):
             batch.delete(MESSAGES, key)
             batch.spill_if_large()
         batch.delete(MAILBOXES, number_key(mailbox.id))
-    for table in (MAILBOX_NAMES, SUBSCRIPTIONS, THREADS, MESSAGE_IDS, CHANGES):
+    for number, _ in change_chain(batch, account):
+        batch.delete(CHANGES, number_key(number))
+        batch.spill_if_large()
+    for table in (MAILBOX_NAMES, SUBSCRIPTIONS, THREADS, MESSAGE_IDS):
         for key, _ in batch.scan(table, prefix):
             batch.delete(table, key)
             batch.spill_if_large()

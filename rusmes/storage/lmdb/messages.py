@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rusmes._core.batch import Batch
+from rusmes._core.rows import seal, unseal
 from rusmes.errors import NotAllowed, OverQuota
 from rusmes.model.ids import IdSource
 from rusmes.model.mailbox import Message
 from rusmes.storage.api import FlagChange
-from rusmes.storage.batch import Batch
 from rusmes.storage.flags import DELETED, SEEN, change, split_flags
 from rusmes.storage.lmdb.blobs import LmdbBlobs
 from rusmes.storage.lmdb.edits import Edit, Rows, read_account, read_email, read_mailbox, read_message
@@ -30,8 +31,6 @@ from rusmes.storage.lmdb.layout import (
     identifier_key,
     message_key,
     number_key,
-    seal,
-    unseal,
 )
 
 _IDENTIFIER_BYTES = 12
@@ -82,22 +81,11 @@ def add_message(edit: Edit, mailbox: MailboxRecord, email: EmailRecord, message:
         raise NotAllowed("the mailbox has no UID left", mailbox.name)
     message.modseq = mailbox.highest_modseq = edit.modseq
     mailbox.uid_next += 1
-    count(mailbox, message, uid, 1)
+    mailbox.count(message, uid, 1)
     email.memberships.append((mailbox.id, uid))
     edit.put_message(mailbox.id, uid, message)
     edit.log(MESSAGE | CREATED, message_key(mailbox.id, uid))
     return uid
-
-
-def count(mailbox: MailboxRecord, message: MessageRecord, uid: int, by: int) -> None:
-    mailbox.exists += by
-    mailbox.size += by * message.size
-    if not message.bits & SEEN:
-        mailbox.unseen += by
-    if message.bits & DELETED:
-        mailbox.deleted += by
-    if uid >= mailbox.first_recent:
-        mailbox.recent += by
 
 
 def _present(rows: Rows, mailbox_id: int, uids: Sequence[int]) -> list[tuple[int, MessageRecord]]:
@@ -156,10 +144,10 @@ def _set_flags(
         box = boxes.get(box_id)
         if box is None:
             box = boxes[box_id] = read_mailbox(batch, box_id)
-        count(box, member, member_uid, -1)
+        box.count(member, member_uid, -1)
         member.bits, member.keywords = member_bits, keywords
         member.modseq = box.highest_modseq = edit.modseq
-        count(box, member, member_uid, 1)
+        box.count(member, member_uid, 1)
         edit.put_message(box_id, member_uid, member)
         edit.log(MESSAGE | UPDATED, message_key(box_id, member_uid))
         if unseen_changed:
@@ -197,7 +185,7 @@ def remove_messages(
     for uid, message in messages:
         key = message_key(mailbox.id, uid)
         batch.delete(MESSAGES, key)
-        count(mailbox, message, uid, -1)
+        mailbox.count(message, uid, -1)
         mailbox.highest_modseq = edit.modseq
         edit.log(MESSAGE | DESTROYED, key)
         email = read_email(batch, edit.account.id, message.email_id)
@@ -212,7 +200,7 @@ def remove_messages(
 
 def _remove_email(batch: Batch, edit: Edit, blobs: LmdbBlobs, id: bytes, email: EmailRecord) -> None:
     account = edit.account
-    batch.delete(EMAILS, number_key(account.id) + id)
+    batch.delete(EMAILS, id)
     blobs.release(batch, email.blob_id, email.is_file)
     account.used_bytes -= email.size
     account.used_messages -= 1
@@ -298,7 +286,7 @@ def move_messages(
         email = read_email(batch, edit.account.id, message.email_id)
         email.memberships.remove((source.id, uid))
         batch.delete(MESSAGES, key)
-        count(source, message, uid, -1)
+        source.count(message, uid, -1)
         edit.log(MESSAGE | DESTROYED, key)
         pairs.append((uid, add_message(edit, target, email, message)))
         edit.put_email(message.email_id, email)

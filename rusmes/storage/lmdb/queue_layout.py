@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import astuple
 
+from rusmes._core.rows import seal, unseal
 from rusmes.errors import StoreCorrupt
 from rusmes.model.address import Address
 from rusmes.model.content import Rendering
@@ -19,7 +20,6 @@ from rusmes.model.mail import Origin, Recipient
 from rusmes.model.plan import Queued
 from rusmes.storage.api import RecipientState
 from rusmes.storage.lmdb.blobs import LmdbBlobs
-from rusmes.storage.lmdb.layout import seal, unseal
 
 
 def _array_of(model: type[Struct]) -> Any:

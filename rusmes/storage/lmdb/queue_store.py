@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections.abc import Iterator, Sequence
 
+from rusmes._core.batch import Batch
 from rusmes.clock import Clock, SystemClock
 from rusmes.errors import AlreadyExists, NotFound
 from rusmes.metrics import STORE_BYTES, STORE_WRITABLE, Metrics
@@ -17,7 +18,6 @@ from rusmes.model.content import Content
 from rusmes.model.ids import IdSource
 from rusmes.model.plan import Queued
 from rusmes.storage.api import CompactResult, Finding, QueueChange, QueueEntry, RecipientState
-from rusmes.storage.batch import Batch
 from rusmes.storage.commit import Committer
 from rusmes.storage.lmdb.blobs import LARGE_BYTES, LmdbBlobs, Tables, prepare_large
 from rusmes.storage.lmdb.compact import compact_environment

@@ -12,11 +12,12 @@ from zlib import crc32
 
 from msgspec import Struct
 
+from rusmes._core.rows import unseal
 from rusmes.errors import StoreError
 from rusmes.storage.api import Finding
 from rusmes.storage.flags import DELETED, SEEN
 from rusmes.storage.lmdb.blobs import LmdbBlobs, file_checksum
-from rusmes.storage.lmdb.edits import Snapshot
+from rusmes.storage.lmdb.edits import Snapshot, change_chain
 from rusmes.storage.lmdb.environment import Environment
 from rusmes.storage.lmdb.layout import (
     ACCOUNT_NAMES,
@@ -43,6 +44,7 @@ from rusmes.storage.lmdb.layout import (
     THREADS,
     AccountRecord,
     BlobHead,
+    ChangeRecord,
     EmailRecord,
     LastGiven,
     MailboxRecord,
@@ -52,9 +54,7 @@ from rusmes.storage.lmdb.layout import (
     name_key,
     number_key,
     unpack_appended,
-    unpack_changes,
     unpack_count,
-    unseal,
 )
 from rusmes.storage.lmdb.queue_layout import INDEX_BYTES, unpack_entry, unpack_state
 
@@ -200,18 +200,24 @@ class _MailCheck:
             counts.size += message.size
             if uid >= mailbox.uid_next or message.modseq > mailbox.highest_modseq:
                 yield Finding(place, "its UID or modseq was not given yet and would be given again")
-            if not self.rows.has(EMAILS, number_key(mailbox.account_id) + message.email_id):
+            if not self.rows.has(EMAILS, message.email_id):
                 yield Finding(place, f"email {message.email_id.hex()} is missing")
+
+    def _account_of(self, mailbox_id: int) -> int:
+        mailbox = self.mailboxes.get(mailbox_id)
+        return mailbox.account_id if mailbox is not None else 0
 
     def _emails(self) -> Iterator[Finding]:
         for key, row in self._table(EMAILS):
-            account_id, id = int.from_bytes(key[:8], "big"), key[8:]
-            place = f"emails {account_id}/{id.hex()}"
+            id, place = key, f"emails {key.hex()}"
             try:
                 email = EmailRecord.unpack(key, row)
             except BROKEN as error:
                 yield Finding(place, str(error))
                 continue
+            account_id = email.account_id
+            if account_id not in self.accounts:
+                yield Finding(place, f"account {account_id} is missing")
             self.used_bytes[account_id] += email.size
             self.used_messages[account_id] += 1
             self.references[email.blob_id] += 1
@@ -219,9 +225,9 @@ class _MailCheck:
                 yield Finding(place, "is in no mailbox")
             for mailbox_id, uid in email.memberships:
                 member = self.rows.get(MESSAGES, message_key(mailbox_id, uid))
-                if member is None or id not in bytes(member):
+                if member is None or id not in bytes(member) or self._account_of(mailbox_id) != account_id:
                     yield Finding(place, f"message {mailbox_id}/{uid} is missing or another email's")
-            thread = key[:8] + email.thread_id
+            thread = number_key(account_id) + email.thread_id
             is_alone = email.thread_id == id and not self.rows.scan(THREADS, thread, limit=1)
             if not is_alone and not self.rows.has(THREADS, thread + id):
                 yield Finding(place, f"is not in its thread {email.thread_id.hex()}")
@@ -229,6 +235,11 @@ class _MailCheck:
     def _totals(self) -> Iterator[Finding]:
         for account in self.accounts.values():
             counted = (self.used_bytes[account.id], self.used_messages[account.id])
+            try:
+                for _ in change_chain(self.rows, account):
+                    pass
+            except BROKEN as error:
+                yield Finding(f"accounts {account.name}", f"its changes end early: {error}")
             if counted != (account.used_bytes, account.used_messages):
                 yield Finding(
                     f"accounts {account.name}",
@@ -246,7 +257,7 @@ class _MailCheck:
             for key, row in self._table(table):
                 try:
                     if table == CHANGES:
-                        unpack_changes(key, row)
+                        ChangeRecord.unpack(key, row).changes()
                     elif table == KEYS:
                         unpack_appended(key, row)
                     else:
@@ -254,7 +265,7 @@ class _MailCheck:
                 except BROKEN as error:
                     yield Finding(f"{name} {key.hex()}", str(error))
                     continue
-                if table == THREADS and not self.rows.has(EMAILS, key[:8] + key[24:]):
+                if table == THREADS and not self.rows.has(EMAILS, key[24:]):
                     yield Finding(f"threads {key.hex()}", "its email is missing")
 
 

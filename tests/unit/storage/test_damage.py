@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from rusmes._core.batch import Batch
 from rusmes.errors import StoreCorrupt, StoreError
 from rusmes.model.mailbox import Appended
 from rusmes.storage.api import Finding
-from rusmes.storage.batch import Batch
 from rusmes.storage.lmdb import layout
 from rusmes.storage.lmdb.mail_store import LmdbMailStore
 from rusmes.storage.lmdb.queue_store import LmdbQueueStore
@@ -198,7 +198,7 @@ async def test_wrong_counts_and_references_are_found(mail_at: MailAt) -> None:
     assert any("missing or another email's" in found.reason for found in await damage(store, lose_message))
 
     def lose_email(batch: Batch) -> None:
-        batch.delete(layout.EMAILS, account_key + email.id)
+        batch.delete(layout.EMAILS, email.id)
 
     reasons = [found.reason for found in await damage(store, lose_email)]
     assert any(reason.startswith("uses ") for reason in reasons)

@@ -17,12 +17,12 @@ from typing import Any
 import lmdb
 import pytest
 
+from rusmes._core.batch import Batch
 from rusmes.clock import FakeClock
 from rusmes.errors import NotFound, StoreError, StoreFull
 from rusmes.model.mailbox import Appended
 from rusmes.model.plan import Refusal
 from rusmes.storage.api import QueueChange
-from rusmes.storage.batch import Batch
 from rusmes.storage.commit import RECOVERY_SECONDS
 from rusmes.storage.lmdb.layout import BLOBS, Q_META
 from rusmes.storage.lmdb.mail_store import LmdbMailStore
@@ -152,7 +152,7 @@ async def test_an_operation_that_raises_is_undone_alone(queue_at: QueueAt) -> No
 async def test_a_long_operation_that_fails_late_costs_the_others_nothing(
     queue_at: QueueAt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rusmes.storage.batch.MAX_HELD_WRITES", 10)
+    monkeypatch.setattr("rusmes._core.batch.MAX_HELD_WRITES", 10)
     queue = queue_at()
     await queue.open()
 

@@ -1,0 +1,22 @@
+cdef class Batch:
+    cdef readonly object now
+    # The transaction, its tables, and the rows of small tables that are kept between batches.
+    cdef object txn
+    cdef list handles
+    cdef dict cache
+    cdef dict numbers
+    # What is held back, by table; of some tables also by prefix.
+    cdef readonly list held
+    cdef dict by_prefix
+    cdef dict inserted
+    cdef Py_ssize_t spilled_rows
+    cdef bint is_careful
+    # The operation that runs.
+    cdef list undo
+    cdef bint is_spilled
+    # What happens after the commit.
+    cdef readonly list after_commit
+    cdef readonly list notes
+
+    cdef int write(self, object cursor, list puts, set inserted) except -1
+    cpdef put(self, int table, bytes key, bytes value)

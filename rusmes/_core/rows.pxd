@@ -1,0 +1,55 @@
+from libc.stdint cimport uint32_t, uint64_t
+
+
+
+# The records, in the order in which a message meets them.
+cdef class AccountRow:
+    cdef public uint64_t id
+    cdef public uint64_t modseq
+    cdef public uint64_t used_bytes
+    cdef public uint64_t used_messages
+    cdef public uint64_t quota_bytes
+    cdef public uint64_t quota_messages
+    cdef public uint64_t last_change
+    cdef public str name
+
+
+cdef class MailboxRow:
+    cdef public uint64_t id
+    cdef public uint64_t account_id
+    cdef public uint32_t uid_validity
+    cdef public uint64_t uid_next           # 2^32 when no UID is left
+    cdef public uint64_t first_recent
+    cdef public uint64_t highest_modseq
+    cdef public uint32_t exists
+    cdef public uint32_t unseen
+    cdef public uint32_t deleted
+    cdef public uint32_t recent
+    cdef public uint64_t size
+    cdef public str special_use
+    cdef public str name
+
+
+cdef class MessageRow:
+    cdef public uint64_t modseq
+    cdef public bytes email_id
+    cdef public double internal_date
+    cdef public uint64_t size
+    cdef public unsigned char bits
+    cdef public tuple keywords
+
+
+cdef class EmailRow:
+    cdef public uint64_t account_id
+    cdef public bytes blob_id
+    cdef public bytes thread_id
+    cdef public double received
+    cdef public uint64_t size
+    cdef public uint64_t skip
+    cdef public bint is_file
+    cdef public list memberships
+    cdef public bytes prefix
+    cdef public bytes envelope
+    cdef public bytes body_structure
+    cdef public bytes headers
+    cdef public bytes identifiers

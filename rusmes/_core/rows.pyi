@@ -1,0 +1,165 @@
+"""Rows of the store: checksums, and the records that are read and written for every message. `rusmes.storage.lmdb.layout`
+describes them; numbers are big-endian there and here."""
+
+from typing import Self
+
+from typing_extensions import disjoint_base
+
+def crc32(data: bytes, start: int = 0) -> int:
+    """The same as `zlib.crc32`, without giving the GIL away."""
+
+def seal(key: bytes, value: bytes) -> bytes:
+    """The row of a value: the value, and the CRC-32 of key and value."""
+
+def unseal(table: str, key: bytes, row: bytes) -> bytes:
+    """The value of a row.
+
+    Raises:
+        StoreCorrupt: the checksum does not fit.
+    """
+
+@disjoint_base
+class AccountRow:
+    """`last_change` is the number of the account's newest row in `changes`, 0 when it has none."""
+
+    id: int
+    modseq: int
+    used_bytes: int
+    used_messages: int
+    quota_bytes: int
+    quota_messages: int
+    last_change: int
+    name: str
+    def __init__(
+        self,
+        id: int,
+        modseq: int,
+        used_bytes: int,
+        used_messages: int,
+        quota_bytes: int,
+        quota_messages: int,
+        name: str,
+        last_change: int = 0,
+    ) -> None: ...
+    def pack(self) -> bytes: ...
+    @classmethod
+    def unpack(cls, key: bytes, row: bytes) -> Self:
+        """Raises StoreCorrupt, ValueError."""
+
+    def has_room(self, size: int, count: int = 1) -> bool:
+        """Whether `count` more messages of `size` bytes together fit the quota."""
+
+@disjoint_base
+class MailboxRow:
+    id: int
+    account_id: int
+    uid_validity: int
+    uid_next: int
+    first_recent: int
+    highest_modseq: int
+    exists: int
+    unseen: int
+    deleted: int
+    recent: int
+    size: int
+    special_use: str
+    name: str
+    def __init__(
+        self,
+        id: int,
+        account_id: int,
+        uid_validity: int,
+        uid_next: int,
+        first_recent: int,
+        highest_modseq: int,
+        exists: int,
+        unseen: int,
+        deleted: int,
+        recent: int,
+        size: int,
+        special_use: str,
+        name: str,
+    ) -> None: ...
+    def pack(self) -> bytes: ...
+    @classmethod
+    def unpack(cls, key: bytes, row: bytes) -> Self:
+        """Raises StoreCorrupt, ValueError."""
+
+    def count(self, message: MessageRow, uid: int, by: int) -> None:
+        """Add a message to the counts (1) or take it out (-1).
+
+        Raises:
+            StoreCorrupt: there is nothing to take it from.
+        """
+
+@disjoint_base
+class MessageRow:
+    modseq: int
+    email_id: bytes
+    internal_date: float
+    size: int
+    bits: int
+    keywords: tuple[str, ...]
+    def __init__(
+        self, modseq: int, email_id: bytes, internal_date: float, size: int, bits: int, keywords: tuple[str, ...]
+    ) -> None: ...
+    def pack(self, key: bytes) -> bytes: ...
+    @classmethod
+    def unpack(cls, key: bytes, row: bytes) -> Self:
+        """Raises StoreCorrupt, ValueError."""
+
+def email_of_message(key: bytes, row: bytes) -> tuple[bytes, int]:
+    """The email of a message and its size: all that sending it needs of the row.
+
+    Raises:
+        StoreCorrupt: the checksum does not fit.
+    """
+
+@disjoint_base
+class EmailRow:
+    """`is_file`: the body is in a file, which a removal has to know without reading the body. `identifiers`: hashes of the
+    Message-IDs that lead to the thread on this email's account (`message_ids`), 12 bytes each."""
+
+    account_id: int
+    blob_id: bytes
+    thread_id: bytes
+    received: float
+    size: int
+    skip: int
+    is_file: bool
+    memberships: list[tuple[int, int]]
+    prefix: bytes
+    envelope: bytes
+    body_structure: bytes
+    headers: bytes
+    identifiers: bytes
+    def __init__(
+        self,
+        account_id: int,
+        blob_id: bytes,
+        thread_id: bytes,
+        received: float,
+        size: int,
+        skip: int,
+        is_file: bool,
+        memberships: list[tuple[int, int]],
+        prefix: bytes,
+        envelope: bytes,
+        body_structure: bytes,
+        headers: bytes,
+        identifiers: bytes = b"",
+    ) -> None: ...
+    def pack(self, key: bytes) -> bytes: ...
+    @classmethod
+    def unpack(cls, key: bytes, row: bytes) -> Self:
+        """Raises StoreCorrupt, ValueError."""
+
+def email_to_send(key: bytes, row: bytes) -> tuple[bytes, bytes, int]:
+    """Blob, prefix and skip: all that sending an email needs of its row.
+
+    Raises:
+        StoreCorrupt: the checksum does not fit.
+    """
+
+def seal_blob(key: bytes, kind: int, size: int, header_bytes: int, checksum: int, body: bytes) -> bytes:
+    """The row of a body: its head with the head's checksum, and the body (b"" when it is in a file)."""
