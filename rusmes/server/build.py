@@ -38,6 +38,7 @@ from rusmes.server.sockets import Binding
 from rusmes.smtp.server import SmtpService
 from rusmes.storage.lmdb.mail_store import LmdbMailStore
 from rusmes.storage.lmdb.queue_store import LmdbQueueStore
+from rusmes.storage.lmdb.residency import MappedPages
 from rusmes.storage.memory import KEY_RETENTION_SECONDS
 from rusmes.tls.context import ServerContext, server_context
 
@@ -144,6 +145,7 @@ class House:
             ids=self.ids,
             key_retention=max(KEY_RETENTION_SECONDS, 2 * config.queue.max_age),
         )
+        self.mapped_pages = MappedPages(storage.path)
         self.accounts = FileBackend.of(config, on_problem=_accounts_problem)
         self.directory = DomainDirectory(config, self.accounts)
         self.authenticator = FullAuthenticator(self.accounts, self.limits, self.clock, self.metrics, config)
@@ -259,6 +261,7 @@ class House:
         """Every second: bring the gauges of the stores up to date, so that they are true without traffic too."""
         self.mail_store.measure()
         self.engine.store.measure()
+        self.mapped_pages.look()
 
     # Reload
 
