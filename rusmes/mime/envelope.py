@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rusmes.mime.addresses import render_addresses
-from rusmes.mime.fields import unfold
-from rusmes.mime.quoting import nstring
+from rusmes.mime.quoting import field_text
 
 _ADDRESS_FIELDS = (b"from", b"sender", b"reply-to", b"to", b"cc", b"bcc")
 _ADDRESS_SET = frozenset(_ADDRESS_FIELDS)
@@ -23,14 +22,10 @@ def render_envelope(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
         elif name in _ADDRESS_SET:
             lists[name] = lists[name] + b"," + value if name in lists else value
     from_ = render_addresses(lists[b"from"]) if b"from" in lists else b"NIL"
-    rendered = [_text(texts.get(b"date")), _text(texts.get(b"subject")), from_]
+    rendered = [field_text(texts.get(b"date")), field_text(texts.get(b"subject")), from_]
     for name in _ADDRESS_FIELDS[1:]:
         addresses = render_addresses(lists[name]) if name in lists else b"NIL"
         # RFC 9051 §7.5.2: an absent or empty Sender or Reply-To is the From.
         rendered.append(from_ if addresses == b"NIL" and name in (b"sender", b"reply-to") else addresses)
-    rendered += (_text(texts.get(b"in-reply-to")), _text(texts.get(b"message-id")))
+    rendered += (field_text(texts.get(b"in-reply-to")), field_text(texts.get(b"message-id")))
     return b"(" + b" ".join(rendered) + b")"
-
-
-def _text(value: bytes | None) -> bytes:
-    return nstring(unfold(value)) if value is not None else b"NIL"

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from rusmes._core.quoting import unfold
+
+__all__ = ["MAX_HEADER_BYTES", "parse_and_pick", "parse_fields", "unfold"]
+
 # What is over this of a header block is not looked at: no mail in practice has it, and nobody shall make us parse it.
 MAX_HEADER_BYTES: Final = 256 * 1024
 
 # RFC 5322 §2.2 and §4.5: a name, blanks before the colon (obsolete), a value with its folded lines. Each class stops where the
 # next begins, so the time is linear. Lines that are no field (a stray "From " line, junk) are stepped over.
 _FIELD: Final = re.compile(rb"^(([!-9;-~]+)[ \t]*:([^\n]*(?:\n[ \t][^\n]*)*))", re.M)
-_FOLD: Final = re.compile(rb"\r*\n")
 
 
 def parse_fields(block: bytes) -> list[tuple[bytes, bytes]]:
@@ -33,12 +36,3 @@ def parse_and_pick(block: bytes, names: frozenset[bytes]) -> tuple[list[tuple[by
             picked.append(raw.rstrip(b"\r"))
     picked.append(b"")
     return fields, b"\r\n".join(picked)
-
-
-def unfold(value: bytes) -> bytes:
-    """RFC 5322 §2.2.3: a fold is removed, its blank stays. NUL, which no string of IMAP may hold, goes too."""
-    if b"\n" in value:
-        value = _FOLD.sub(b"", value)
-    if b"\0" in value:
-        value = value.replace(b"\0", b"")
-    return value.strip(b" \t\r")

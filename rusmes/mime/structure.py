@@ -18,7 +18,7 @@ from msgspec import Struct, field
 
 from rusmes.mime.envelope import render_envelope
 from rusmes.mime.fields import MAX_HEADER_BYTES, parse_fields, unfold
-from rusmes.mime.quoting import nstring
+from rusmes.mime.quoting import field_text, nstring
 
 # Real mail nests five deep and has some hundred parts (Dovecot stops at 100 and 10,000).
 MAX_DEPTH: Final = 32
@@ -224,7 +224,7 @@ def render_structure(part: Part, buffer: Buffer) -> bytes:
 
 
 def _text(value: bytes | None) -> bytes:
-    return nstring(unfold(value[:_MAX_VALUE_BYTES])) if value is not None else b"NIL"
+    return field_text(value[:_MAX_VALUE_BYTES]) if value is not None else b"NIL"
 
 
 _EXTENSION_FIELDS: Final = (b"content-disposition", b"content-language", b"content-location")
