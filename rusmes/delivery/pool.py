@@ -2,8 +2,9 @@
 
 A connection belongs to a *lane*: a site under one TLS policy. An idle one waits for more mail of its lane for
 `idle_timeout`. The places of a site, and of all sites together, are counted in the table that all workers share, so the
-limits are exact; without that table (one process, tests) the pool counts alone. A worker that finds no place says so in the
-table; one that has a place then gives it up after some messages, or at once when it is idle.
+limits are exact; without that table (one process, tests) the pool counts alone. Each worker has a share of a site's places
+that is safe. A worker that finds no place says so in the table; one that has more than its share then gives up a place after
+some messages, and any that is idle at once.
 """
 
 from __future__ import annotations
@@ -112,6 +113,8 @@ class Pool:
         self._in_use: dict[tuple[str, int], int] = {}
         """Sessions by server, idle ones included: a server with one is not dead when another cannot be opened."""
         self._opening: defaultdict[tuple[str, int], int] = defaultdict(int)
+        self._places: defaultdict[str, int] = defaultdict(int)
+        """Our places of each site."""
         self._dead = DeadHosts(clock)
         self._sweep: asyncio.TimerHandle | None = None
         self._closing: set[asyncio.Task[None]] = set()
@@ -141,9 +144,10 @@ class Pool:
             NoEndpoint: the site has no server.
         """
         site = lane[0].encode()
-        if self._yielded and self._yielded.get(lane[0], 0.0) > self._clock.monotonic():
-            raise Busy(YIELD_SECONDS)
-        self._yielded.pop(lane[0], None)
+        if self._yielded and self._places.get(lane[0], 0) >= plan.limits.share:
+            if self._yielded.get(lane[0], 0.0) > self._clock.monotonic():
+                raise Busy(YIELD_SECONDS)
+            self._yielded.pop(lane[0], None)
         if not self._limits.acquire(b"out", self.max_connections):
             if not self._close_an_idle():
                 raise Busy
@@ -154,11 +158,11 @@ class Pool:
             now = self._clock.monotonic()
             self._limits.set_value(b"out-wanted:" + site, self._name, now + 2 * YIELD_SECONDS, now)
             raise Busy
+        self._places[lane[0]] += 1
         try:
             session = await self._open(plan, lane[1])
         except BaseException:
-            self._limits.release(b"out:" + site)
-            self._limits.release(b"out")
+            self._leave(lane[0])
             raise
         self._metrics.inc(DELIVERY_CONNECTIONS["opened"])
         self._metrics.add(DELIVERY_ACTIVE, 1)
@@ -225,7 +229,8 @@ class Pool:
             self.close(lane, session)
             return
         session.idle_since = now = self._clock.monotonic()
-        if session.sent % YIELD_AFTER == 0 and self._is_wanted(lane[0], now):
+        is_borrowed = self._places[lane[0]] > plan.limits.share
+        if is_borrowed and session.sent % YIELD_AFTER == 0 and self._is_wanted(lane[0], now):
             self._yielded[lane[0]] = now + YIELD_SECONDS
             self.close(lane, session)
             return
@@ -257,9 +262,16 @@ class Pool:
             self._in_use[key] = left
         else:
             self._in_use.pop(key, None)
-        self._limits.release(b"out:" + lane[0].encode())
-        self._limits.release(b"out")
+        self._leave(lane[0])
         self._metrics.add(DELIVERY_ACTIVE, -1)
+
+    def _leave(self, site: str) -> None:
+        """Give back a place."""
+        self._places[site] -= 1
+        if not self._places[site]:
+            del self._places[site]
+        self._limits.release(b"out:" + site.encode())
+        self._limits.release(b"out")
 
     def _close_an_idle(self) -> bool:
         for lane, idle in self._idle.items():

@@ -59,8 +59,8 @@ class RemoteDeliverer:
         self._clock = clock
         self._hostname = hostname
         self._config = config
-        self._routes = RouteTable(config, resolver, clock, hostname)
         self._limits = limits or SharedCounters(1, 1024)
+        self._routes = self._route_table()
         self._pool = Pool(
             self._routes,
             tls or TlsPolicy(clock),
@@ -74,9 +74,13 @@ class RemoteDeliverer:
     def apply(self, config: Config) -> None:
         """A reload: new routes and limits from now on; open connections serve on."""
         self._config = config
-        self._routes = RouteTable(config, self._resolver, self._clock, self._hostname)
+        self._routes = self._route_table()
         self._pool.routes = self._routes
         self._pool.max_connections = config.delivery.max_connections
+
+    def _route_table(self) -> RouteTable:
+        workers = max(1, self._limits.columns - 1)  # the supervisor has a column too
+        return RouteTable(self._config, self._resolver, self._clock, self._hostname, workers=workers)
 
     async def stop(self) -> None:
         """Close the idle connections."""

@@ -89,9 +89,11 @@ class RouteTable:
         clock: Clock,
         hostname: str,
         *,
+        workers: int = 1,
         is_own_address: Callable[[str], bool] | None = None,
         shuffle: Callable[[list[str]], None] = random.shuffle,
     ) -> None:
+        self._workers = workers
         self._config = config
         self._resolver = resolver
         self._clock = clock
@@ -293,6 +295,7 @@ class RouteTable:
             pick("connections_per_site"),  # type: ignore[arg-type]
             pick("messages_per_second"),  # type: ignore[arg-type]
             delivery.recipients_per_transaction,
+            self._workers,
         )
         return RoutePlan(
             site=site if len(site) <= 200 else f"{site[:160]}#{crc32(site.encode()):08x}",

@@ -93,6 +93,13 @@ class SiteLimits(Struct, frozen=True):
     """0 = no limit."""
     recipients_per_transaction: int = 100
     """RFC 5321 §4.5.3.1.8: a server must take at least 100."""
+    workers: int = 1
+    """Between how many workers the connections are divided."""
+
+    @property
+    def share(self) -> int:
+        """What each worker may have whatever the others do; 0 = more workers than connections: they take turns."""
+        return self.connections // self.workers
 
 
 class Target(Struct, frozen=True):

@@ -1,8 +1,9 @@
 """Who may send at once: the mail that waits for a site, and the workers that serve it.
 
 A site has workers, and each of them sends one mail after the other over a connection of its own. A worker is started when
-mail waits: the first few at once, more when they do not keep up, up to the site's limit. It ends when nothing waits. Every
-change is an event; a timer runs only while mail waits for a site that may have more workers than it has.
+mail waits: the first few at once, more when they do not keep up, up to this process's share of the site's connections; beyond
+that one after the other, up to the limit. It ends when nothing waits. Every change is an event; a timer runs only while mail
+waits for a site that may have more workers than it has.
 
 When the deliverer says Busy (the site, or its other users on this machine, have all the connections there may be), the
 mail goes back to the front, and the site works with one worker less; with every ten deliveries it may have one more again.
@@ -70,7 +71,8 @@ class Sites:
         site.ready.append(job)
         self.jobs += 1
         waiting = len(site.ready)
-        if site.workers < EAGER_WORKERS or waiting > JOBS_PER_WORKER * site.workers:
+        is_behind = site.workers < EAGER_WORKERS or waiting > JOBS_PER_WORKER * site.workers
+        if is_behind and site.workers < max(limits.share, 1):
             self._hire(site)
         elif site.growth is None:
             self._grow_later(site)

@@ -126,7 +126,7 @@ def test_connections_of_a_site_are_counted_over_all_workers(limit: int) -> None:
 
 def test_workers_that_share_a_site_take_turns() -> None:
     async def main() -> None:
-        shared = SharedCounters(1, 1024)
+        shared = SharedCounters(3, 1024)  # of a supervisor and two workers
         async with Sink() as sink:
             config = config_for(sink.port, connections_per_site=1)
             async with running(config, limits=shared) as busy, running(config, limits=shared) as other:

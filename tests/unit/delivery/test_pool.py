@@ -10,7 +10,7 @@ import pytest
 from rusmes._core.counters import SharedCounters
 from rusmes.clock import FakeClock
 from rusmes.config.schema import Config, Delivery, Route
-from rusmes.delivery.pool import MAX_DEAD_SECONDS, DeadHosts, NoEndpoint, Pool
+from rusmes.delivery.pool import MAX_DEAD_SECONDS, YIELD_AFTER, DeadHosts, NoEndpoint, Pool
 from rusmes.delivery.routes import Endpoint, RoutePlan, RouteTable
 from rusmes.delivery.session import Gone, Refused, Session, is_permanent
 from rusmes.delivery.tlspolicy import TlsPolicy
@@ -92,12 +92,12 @@ class Net:
 
 
 def setup(
-    net: Net, *addresses: str, limits: SharedCounters | None = None, most: int = 10, **delivery: Any
+    net: Net, *addresses: str, limits: SharedCounters | None = None, most: int = 10, workers: int = 1, **delivery: Any
 ) -> tuple[Pool, RoutePlan]:
     clock = FakeClock()
     route = Route(name="r", host=addresses[0], port=25)
     config = Config(domain="example.com", delivery=Delivery(route=(route,), **delivery))
-    routes = RouteTable(config, Resolver(clock, ["127.0.0.1:9"]), clock, "mx.example.com")
+    routes = RouteTable(config, Resolver(clock, ["127.0.0.1:9"]), clock, "mx.example.com", workers=workers)
     plan = asyncio.run(routes.find_plan("route:r"))
     assert isinstance(plan, RoutePlan)
 
@@ -129,6 +129,30 @@ def test_limits_of_site_and_of_all_are_places_in_the_shared_table() -> None:
         pool.give_back(("other", "none"), other, plan)
         await pool.open(("third", "none"), plan)  # an idle one makes room
         assert shared.count(b"out") == 3
+        await pool.stop()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(3, 1), (1, 0)])
+def test_only_what_is_beyond_its_share_does_a_worker_leave_to_another(limit: int, kept: int) -> None:
+    shared = SharedCounters(1, 1024)
+    parts: dict[str, Any] = {"limits": shared, "workers": 2, "connections_per_site": limit}
+    pool, plan = setup(Net(), "192.0.2.1", **parts)
+    other, _ = setup(Net(), "192.0.2.1", **parts)
+
+    async def main() -> None:
+        sessions = [await pool.open(LANE, plan) for _ in range(limit)]
+        with pytest.raises(Busy):
+            await other.open(LANE, plan)
+        for session in sessions:
+            session.sent = YIELD_AFTER
+            pool.give_back(LANE, session, plan)
+        assert shared.count(b"out:site") == kept
+        with pytest.raises(Busy):
+            await pool.open(LANE, plan)
+        for _ in range(limit - kept):
+            await other.open(LANE, plan)
         await pool.stop()
 
     asyncio.run(main())

@@ -17,7 +17,7 @@ from rusmes.errors import StoreError
 from rusmes.model.content import Rendering
 from rusmes.model.mail import NOTIFY_NEVER, NOTIFY_SUCCESS, Recipient
 from rusmes.model.plan import Queued, Refusal
-from rusmes.queue import outcomes
+from rusmes.queue import outcomes, sites
 from rusmes.queue.api import Busy, Report, SiteLimits, Target
 from rusmes.queue.runner import Runner
 from rusmes.storage.memory_queue import MemoryQueueStore
@@ -315,6 +315,26 @@ def test_site_concurrency_is_kept_and_used() -> None:
         await b.settle()
         assert b.deliveries.most_under_way == 6
         assert len(b.deliveries.sent) == 60
+
+    run(test)
+
+
+def test_more_than_this_process_share_of_a_site_is_used_only_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sites, "GROWTH_SECONDS", 0.01)
+
+    async def test(b: Bench) -> None:
+        b.deliveries.limits = SiteLimits(connections=6, workers=2)
+        b.deliveries.gate = asyncio.Event()
+        for _ in range(30):
+            await b.engine.send("a@x.org")
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert b.deliveries.under_way == 3
+        while b.deliveries.under_way < 6:
+            await asyncio.sleep(0.01)
+        b.deliveries.gate.set()
+        await b.settle()
+        assert b.deliveries.most_under_way == 6
 
     run(test)
 
