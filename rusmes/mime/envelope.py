@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
+from rusmes._core.mime import envelope_values
 from rusmes.mime.addresses import render_addresses
 from rusmes.mime.quoting import field_text
 
-_ADDRESS_FIELDS = (b"from", b"sender", b"reply-to", b"to", b"cc", b"bcc")
-_ADDRESS_SET = frozenset(_ADDRESS_FIELDS)
-_TEXT_FIELDS = frozenset((b"date", b"subject", b"in-reply-to", b"message-id"))
 
-
-def render_envelope(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
+def render_envelope(fields: list[tuple[bytes, bytes]]) -> bytes:
     """The ten fields in parentheses. The first of a repeated text field counts; repeated address fields are joined."""
-    texts: dict[bytes, bytes] = {}
-    lists: dict[bytes, bytes] = {}
-    for name, value in fields:
-        if name in _TEXT_FIELDS:
-            texts.setdefault(name, value)
-        elif name in _ADDRESS_SET:
-            lists[name] = lists[name] + b"," + value if name in lists else value
-    from_ = render_addresses(lists[b"from"]) if b"from" in lists else b"NIL"
-    rendered = [field_text(texts.get(b"date")), field_text(texts.get(b"subject")), from_]
-    for name in _ADDRESS_FIELDS[1:]:
-        addresses = render_addresses(lists[name]) if name in lists else b"NIL"
-        # RFC 9051 §7.5.2: an absent or empty Sender or Reply-To is the From.
-        rendered.append(from_ if addresses == b"NIL" and name in (b"sender", b"reply-to") else addresses)
-    rendered += (field_text(texts.get(b"in-reply-to")), field_text(texts.get(b"message-id")))
-    return b"(" + b" ".join(rendered) + b")"
+    date, subject, author, sender, reply_to, to, cc, bcc, in_reply_to, message_id = envelope_values(fields)
+    from_ = _addresses(author)
+    # RFC 9051 §7.5.2: an absent or empty Sender or Reply-To is the From.
+    sent_by, reply = _addresses(sender), _addresses(reply_to)
+    return b"(%b %b %b %b %b %b %b %b %b %b)" % (
+        field_text(date), field_text(subject), from_, from_ if sent_by == b"NIL" else sent_by, from_ if reply == b"NIL" else reply,
+        _addresses(to), _addresses(cc), _addresses(bcc), field_text(in_reply_to), field_text(message_id),
+    )  # fmt: skip
+
+
+def _addresses(value: bytes | None) -> bytes:
+    return render_addresses(value) if value is not None else b"NIL"

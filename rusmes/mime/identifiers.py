@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Final
 
+from rusmes._core.mime import identifiers
+
 # RFC 5322 §3.6.4 advises to keep References; real threads longer than this are joined by their youngest members.
 MAX_IDENTIFIERS: Final = 40
-MAX_IDENTIFIER_BYTES: Final = 998
-_IDENTIFIER: Final = re.compile(rb"<([^<>\r\n]{1,998})>")
 
 
 def message_ids(fields: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, ...]:
@@ -19,13 +18,9 @@ def message_ids(fields: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, ...]:
     references: list[bytes] = []
     for name, value in fields:
         if name == b"message-id":
-            own += _identifiers(value)[:1]
+            own += identifiers(value)[:1]
         elif name == b"in-reply-to":
-            parents += _identifiers(value)
+            parents += identifiers(value)
         elif name == b"references":
-            references += _identifiers(value)
+            references += identifiers(value)
     return tuple(dict.fromkeys(own + parents + references[::-1]))[:MAX_IDENTIFIERS]
-
-
-def _identifiers(value: bytes) -> list[bytes]:
-    return [b"".join(match.split()) for match in _IDENTIFIER.findall(value)]

@@ -16,6 +16,7 @@ from typing import Final, Protocol
 
 from msgspec import Struct, field
 
+from rusmes._core.mime import content_fields
 from rusmes.mime.envelope import render_envelope
 from rusmes.mime.fields import MAX_HEADER_BYTES, parse_fields, unfold
 from rusmes.mime.quoting import field_text, nstring
@@ -187,10 +188,7 @@ _EMPTY_PART: Final = b'("text" "plain" ("charset" "us-ascii") NIL NIL "7bit" 0 0
 
 def render_structure(part: Part, buffer: Buffer) -> bytes:
     """BODYSTRUCTURE, with the extension data."""
-    first: dict[bytes, bytes] = {}
-    for name, value in part.fields:
-        if name[:8] == b"content-" and name not in first:
-            first[name] = value
+    first = content_fields(part.fields)
     extension = b"NIL NIL NIL"
     if not first.keys().isdisjoint(_EXTENSION_FIELDS):
         extension = b" ".join(

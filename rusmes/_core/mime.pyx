@@ -1,0 +1,149 @@
+"""What delivery reads of a header block: fields and identifiers. `rusmes.mime` has the grammar; this is the
+part of it that every message meets, without regular expressions."""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.string cimport memchr, memcmp
+
+from rusmes._core.scan cimport find_lf
+
+cdef enum:
+    MAX_IDENTIFIER_OCTETS = 998
+
+
+cdef inline const unsigned char* octets(bytes data) noexcept:
+    return <const unsigned char*>PyBytes_AS_STRING(data)
+
+
+cdef inline bytes cut(const unsigned char* p, Py_ssize_t n):
+    return PyBytes_FromStringAndSize(<const char*>p, n)
+
+
+cdef inline bint is_blank(unsigned char c) noexcept nogil:
+    return c == c' ' or c == c'\t'
+
+
+cdef bytes lowered(const unsigned char* p, Py_ssize_t n):
+    cdef bytes name = PyBytes_FromStringAndSize(NULL, n)
+    cdef unsigned char* q = <unsigned char*>PyBytes_AS_STRING(name)
+    cdef Py_ssize_t i
+    for i in range(n):
+        q[i] = p[i] | 32 if 65 <= p[i] <= 90 else p[i]
+    return name
+
+
+cdef Py_ssize_t line_end(const unsigned char* p, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
+    """The offset of the LF that ends the line at i, or n."""
+    cdef Py_ssize_t at = find_lf(<const char*>p + i, n - i)
+    return n if at < 0 else i + at
+
+
+def parse_and_pick(bytes block not None, frozenset names not None) -> tuple:
+    cdef const unsigned char* p = octets(block)
+    cdef Py_ssize_t n = PyBytes_GET_SIZE(block)
+    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t colon
+    cdef Py_ssize_t name_end
+    cdef Py_ssize_t end
+    cdef Py_ssize_t stop
+    cdef list fields = []
+    cdef list picked = []
+    cdef bytes name
+    while i < n:
+        name_end = i
+        while name_end < n and 33 <= p[name_end] <= 126 and p[name_end] != c':':
+            name_end += 1
+        colon = name_end
+        while colon < n and is_blank(p[colon]):
+            colon += 1
+        end = line_end(p, name_end, n)
+        if name_end == i or colon >= n or p[colon] != c':':
+            i = end + 1
+            continue
+        while end + 1 < n and is_blank(p[end + 1]):
+            end = line_end(p, end + 1, n)
+        name = lowered(p + i, name_end - i)
+        fields.append((name, cut(p + colon + 1, end - colon - 1)))
+        if name in names:
+            stop = end
+            while stop > i and p[stop - 1] == c'\r':
+                stop -= 1
+            picked.append(cut(p + i, stop - i))
+        i = end + 1
+    picked.append(b"")
+    return fields, b"\r\n".join(picked)
+
+
+def identifiers(bytes value not None) -> list:
+    cdef const unsigned char* p = octets(value)
+    cdef Py_ssize_t n = PyBytes_GET_SIZE(value)
+    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t k
+    cdef const unsigned char* found
+    cdef bint has_blank
+    cdef list result = []
+    while i < n:
+        found = <const unsigned char*>memchr(p + i, c'<', <size_t>(n - i))
+        if found == NULL:
+            break
+        i = found - p + 1
+        k = i
+        has_blank = False
+        while k < n and p[k] not in b"<>\r\n":
+            has_blank |= p[k] == c' ' or 9 <= p[k] <= 12
+            k += 1
+        if k < n and p[k] == c'>' and 0 < k - i <= MAX_IDENTIFIER_OCTETS:
+            result.append(b"".join(cut(p + i, k - i).split()) if has_blank else cut(p + i, k - i))
+            i = k + 1
+        else:
+            i = k
+    return result
+
+
+def content_fields(list fields not None) -> dict:
+    cdef dict first = {}
+    cdef bytes name
+    for name, value in fields:
+        if PyBytes_GET_SIZE(name) >= 8 and memcmp(PyBytes_AS_STRING(name), b"content-", 8) == 0 and name not in first:
+            first[name] = value
+    return first
+
+
+cdef inline bint same(bytes name, const char* other, Py_ssize_t n) noexcept:
+    return PyBytes_GET_SIZE(name) == n and memcmp(PyBytes_AS_STRING(name), other, <size_t>n) == 0
+
+
+cdef int envelope_place(bytes name) noexcept:
+    """Where a field stands in an ENVELOPE, or -1. Date, Subject, In-Reply-To and Message-ID are texts, the others addresses."""
+    cdef Py_ssize_t n = PyBytes_GET_SIZE(name)
+    if n == 2:
+        return 5 if same(name, b"to", 2) else 6 if same(name, b"cc", 2) else -1
+    if n == 3:
+        return 7 if same(name, b"bcc", 3) else -1
+    if n == 4:
+        return 0 if same(name, b"date", 4) else 2 if same(name, b"from", 4) else -1
+    if n == 6:
+        return 3 if same(name, b"sender", 6) else -1
+    if n == 7:
+        return 1 if same(name, b"subject", 7) else -1
+    if n == 8:
+        return 4 if same(name, b"reply-to", 8) else -1
+    if n == 10:
+        return 9 if same(name, b"message-id", 10) else -1
+    if n == 11:
+        return 8 if same(name, b"in-reply-to", 11) else -1
+    return -1
+
+
+def envelope_values(list fields not None) -> list:
+    cdef list values = [None] * 10
+    cdef bytes name
+    cdef int place
+    for name, value in fields:
+        place = envelope_place(name)
+        if place < 0:
+            continue
+        if values[place] is None:
+            values[place] = value
+        elif 2 <= place <= 7:
+            values[place] = values[place] + b"," + value
+    return values
