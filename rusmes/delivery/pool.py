@@ -21,7 +21,7 @@ from msgspec import Struct
 from rusmes._core.counters import SharedCounters
 from rusmes.clock import Clock
 from rusmes.delivery.routes import Endpoint, RoutePlan, RouteTable
-from rusmes.delivery.session import BrokenTls, Gone, Session, is_permanent, open_session
+from rusmes.delivery.session import BrokenTls, Gone, NoTls, Session, is_permanent, open_session
 from rusmes.delivery.tlspolicy import TlsPolicy
 from rusmes.metrics import DELIVERY_ACTIVE, DELIVERY_CONNECTIONS, DELIVERY_TLS, Metrics
 from rusmes.model.plan import Refusal
@@ -176,7 +176,8 @@ class Pool:
         for endpoint in endpoints:
             key = (endpoint.address, endpoint.port)
             if not self._in_use.get(key) and (reason := self._dead.reason(endpoint)):
-                failure = failure or Gone(reason)
+                if failure is None or isinstance(failure, NoTls):
+                    failure = Gone(reason)
                 continue
             started = self._clock.monotonic()
             self._opening[key] += 1
@@ -184,10 +185,14 @@ class Pool:
                 session = await self._try(endpoint, plan, mode)
             except Gone as error:
                 self._metrics.inc(DELIVERY_CONNECTIONS["failed"])
+                if mode != plan.tls and isinstance(error, NoTls | BrokenTls):
+                    # REQUIRETLS asks for more than the site does: no reason to leave the server alone with other mail.
+                    failure = failure or error
+                    continue
                 if self._in_use.get(key) or self._opening[key] > 1:
                     raise Busy from None  # it works, but has enough of us; or those who still try will tell
                 self._dead.failed(endpoint, error.text, started)
-                if failure is None or is_permanent(failure):
+                if failure is None or is_permanent(failure) or isinstance(failure, NoTls):
                     failure = error  # "for ever" counts only when every server says so (RFC 7504 §4)
                 continue
             finally:

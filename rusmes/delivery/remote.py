@@ -22,7 +22,7 @@ from rusmes.clock import Clock
 from rusmes.config.schema import Config
 from rusmes.delivery.pool import Lane, NoEndpoint, Pool
 from rusmes.delivery.routes import RoutePlan, RouteTable
-from rusmes.delivery.session import COMMAND_SECONDS, DATA_SECONDS, FINAL_SECONDS, Gone, Refused, Session, is_permanent
+from rusmes.delivery.session import COMMAND_SECONDS, DATA_SECONDS, FINAL_SECONDS, Gone, NoTls, Refused, Session, is_permanent
 from rusmes.delivery.tlspolicy import TlsPolicy
 from rusmes.dns import Resolver
 from rusmes.log import get_logger
@@ -107,7 +107,8 @@ class RemoteDeliverer:
             plan = found
         if plan.limits.messages_per_second:
             self._pace(plan)
-        mode = "verify" if item.requiretls and plan.tls != "dane" else plan.tls
+        demands_tls = item.requiretls and item.sender is not None
+        mode = "verify" if demands_tls and plan.tls != "dane" else plan.tls
         lane = (plan.site, mode)
         transaction = Transaction(item, recipients, self._config.delivery.long_lines)
         while True:
@@ -119,6 +120,9 @@ class RemoteDeliverer:
                 except NoEndpoint as error:
                     return [_refused(recipient, error.refusal) for recipient in recipients]
                 except Gone as error:
+                    if demands_tls and isinstance(error, NoTls):
+                        refusal = Refusal(550, "5.7.30", error.text)  # RFC 8689 §4.2.1: no server of the site can
+                        return [_refused(recipient, refusal) for recipient in recipients]
                     return [_unreachable(recipient, error) for recipient in recipients]
             try:
                 reports = await self._run(transaction, session, lane, plan)
@@ -218,7 +222,7 @@ class Transaction:
             size=item.rendering.size,
             body=body.parameter(session),
             smtputf8=body.is_utf8,
-            requiretls=item.requiretls,
+            requiretls=item.requiretls and offered.requiretls,
             ret=item.ret,
             envid=item.envid,
         )
@@ -423,7 +427,8 @@ class BodyNeeds:
         if not self.is_binary and not offered.eightbit and self.has_8bit:
             # P15: conversion would break signatures and change bytes that are not ours.
             return Refusal(554, "5.6.3", f"{session.name} does not take 8-bit content (8BITMIME)")
-        if item.requiretls and not (session.is_secure and offered.requiretls):
+        # RFC 8689 §5: a notice (null sender) is not lost for want of it.
+        if item.requiretls and item.sender is not None and not (session.is_secure and offered.requiretls):
             return Refusal(550, "5.7.30", f"{session.name} does not support REQUIRETLS")  # RFC 8689 §4.2.1
         if offered.size and item.rendering.size > offered.size:
             return Refusal(552, "5.3.4", f"{session.name} takes at most {offered.size} bytes")  # RFC 1870 §6.3

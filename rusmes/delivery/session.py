@@ -63,6 +63,10 @@ def is_permanent(error: Gone) -> bool:
     return isinstance(error, Refused) and error.status.startswith("5")
 
 
+class NoTls(Refused):
+    """The server works, but not with the TLS that is demanded; mail that does not demand it may still go there."""
+
+
 class BrokenTls(Gone):
     """TLS was offered and failed; under the opportunistic policy the next connection does without."""
 
@@ -193,12 +197,12 @@ class Session:
         is_strict = mode != "opportunistic"
         if not self.offered.starttls:
             if is_strict:
-                raise Refused("TLS is required, and the server does not offer it", "4.7.10")
+                raise NoTls("TLS is required, and the server does not offer it", "4.7.10")
             return
         reply = await self.command(b"STARTTLS\r\n", STARTTLS_SECONDS)
         if reply.code != 220:
             if is_strict:
-                raise Refused(f"TLS is required, and the server refused it: {reply}", "4.7.10", reply)
+                raise NoTls(f"TLS is required, and the server refused it: {reply}", "4.7.10", reply)
             return
         if not self._reader.is_clean:
             raise BrokenTls("the server sent plaintext after its go-ahead for TLS")  # SO9

@@ -648,6 +648,34 @@ def test_requiretls(certificate: tuple[ssl.SSLContext, TlsPolicy]) -> None:
     against(Sink(tls=context, extensions=("PIPELINING",)), missing, tls=policy, relay=smart_host())
 
 
+def test_requiretls_to_a_server_without_tls_comes_back_and_other_mail_goes_on() -> None:
+    async def test(sink: Sink, out: Out) -> None:
+        report = await out.one(item("a@x.example", requiretls=True))
+        assert (report.action, report.status) == ("failed", "5.7.30")
+        assert (await out.one(item("b@x.example"))).action == "delivered"
+        # Also while a connection to it is open.
+        assert (await out.one(item("c@x.example", requiretls=True))).status == "5.7.30"
+        assert [message.rcpts for message in sink.messages] == [["<b@x.example>"]]
+
+    against(Sink(), test)
+
+
+def test_requiretls_waits_for_a_server_whose_certificate_is_not_trusted(certificate: tuple[ssl.SSLContext, TlsPolicy]) -> None:
+    async def test(sink: Sink, out: Out) -> None:
+        assert (await out.one(item("a@x.example", requiretls=True))).action == "delayed"
+        assert (await out.one(item("b@x.example"))).action == "delivered"
+
+    against(Sink(tls=certificate[0]), test)
+
+
+def test_a_notice_with_requiretls_is_not_lost_for_want_of_it() -> None:
+    async def test(sink: Sink, out: Out) -> None:
+        assert (await out.one(item("a@x.example", sender=None, requiretls=True))).action == "delivered"
+        assert sink.messages[0].mail == "<>"
+
+    against(Sink(extensions=("PIPELINING",)), test)
+
+
 # Hosts
 
 
