@@ -25,7 +25,7 @@ from rusmes.model.ids import IdSource, id_text
 from rusmes.model.mail import NOTIFY_DELAY, NOTIFY_FAILURE, NOTIFY_NEVER, NOTIFY_SUCCESS, Mail, Origin, Recipient
 from rusmes.model.plan import Queued, Refusal
 from rusmes.queue.api import Report
-from rusmes.smtp.exchange import harmless
+from rusmes.smtp.exchange import harmless, utf8_xtext
 from rusmes.storage.api import ContentWriter
 
 MAX_HEADER_BYTES: Final = 64 * 1024
@@ -75,14 +75,17 @@ class Original(Struct):
     smtputf8: bool
     ret: str
     envid: str
+    requiretls: bool
 
     @classmethod
     def of(cls, mail: Queued | Mail) -> Original:
         prepended = b"".join(mail.prepended) if isinstance(mail, Mail) else b""
         rendering = Rendering(mail.content, prepended) if isinstance(mail, Mail) else mail.rendering
         return cls(
-            mail.id, mail.sender, rendering, mail.origin, mail.created, mail.body_type, mail.smtputf8, mail.ret, mail.envid
-        )
+            mail.id, mail.sender, rendering, mail.origin, mail.created, mail.body_type, mail.smtputf8,
+            "HDRS" if mail.requiretls else mail.ret,  # RFC 8689 §5: never the content
+            mail.envid, mail.requiretls,
+        )  # fmt: skip
 
 
 class DsnWriter:
@@ -123,8 +126,9 @@ class DsnWriter:
         if not wanted or item.sender is None:
             return None
         if not self._may_tell(item.origin):
-            # B9: whoever is in MAIL FROM of a stranger's message has probably not sent it.
-            local = [report for report in wanted if report.recipient.account]
+            # B9: whoever is in MAIL FROM of a stranger's message has probably not sent it. What this server itself could not
+            # take after its 250 is told all the same: nobody else knows of it.
+            local = [report for report in wanted if item.action != "relay" or report.recipient.account]
             if len(local) < len(wanted):
                 _log.info("notice not sent", queue_id=id_text(item.id), reason="the client was not trusted",
                           sender=str(item.sender), recipients=len(wanted) - len(local))  # fmt: skip
@@ -156,6 +160,7 @@ class DsnWriter:
             created=now,
             body_type="7BIT" if data.isascii() else "8BITMIME",
             smtputf8=is_utf8,
+            requiretls=original.requiretls,
         )
 
 
@@ -265,20 +270,26 @@ class Notice:
             recipient = report.recipient
             if recipient.orcpt:
                 kind, _, address = recipient.orcpt.partition(";")
-                lines.append(self._field("Original-Recipient", f"{kind}; {address}"))
+                lines.append(self._field("Original-Recipient", f"{kind}; {self._address(address)}"))
             address = str(recipient.address)
-            lines.append(self._field("Final-Recipient", f"{'rfc822' if address.isascii() else 'utf-8'}; {address}"))
+            kind = "rfc822" if address.isascii() else "utf-8"
+            lines.append(self._field("Final-Recipient", f"{kind}; {self._address(address)}"))
             lines.append(self._field("Action", report.action))
             lines.append(self._field("Status", report.status or _STATUSES[report.action]))
-            if report.host and report.code:
+            said = report.reply if report.code else report.last_reply
+            if report.host and said:
                 lines.append(self._field("Remote-MTA", f"dns; {report.host.partition('[')[0] or report.host}"))
-            if report.code:
-                lines.append(self._field("Diagnostic-Code", f"smtp; {report.reply}"))
+            if said:
+                lines.append(self._field("Diagnostic-Code", f"smtp; {said}"))
             elif report.text and report.action in ("failed", "delayed"):
                 lines.append(self._field("Diagnostic-Code", f"x-rusmes; {report.text}"))
             if report.action == "delayed" and self._until:
                 lines.append(self._field("Will-Retry-Until", formatdate(self._until)))
         return "".join(lines).encode()
+
+    def _address(self, address: str) -> str:
+        """RFC 6533 §3: in an ASCII notice an internationalized address is written with \\x{HEX}."""
+        return address if self._is_utf8 or address.isascii() else utf8_xtext(address)
 
     def _text(self, text: str) -> str:
         """One harmless line, in ASCII where the notice is."""

@@ -126,6 +126,8 @@ class Report(Struct, frozen=True):
     text: str = ""
     host: str = ""
     """The server that said it: a name, or a name and an address."""
+    last_reply: str = ""
+    """What a server said before `text`, which is ours, ended it; "" where there is no such reply."""
 
     @property
     def reply(self) -> str:

@@ -110,11 +110,13 @@ class Attempts:
 
 def _expired(report: Report) -> Report:
     """RFC 3463 X.4.7: delivery time expired."""
+    answer = f"{report.host} said: " if report.host and report.code else ""
     return Report(
         report.recipient,
         "failed",
-        report.code,
+        0,
         "4.4.7",
-        f"not delivered in time; the last answer was: {report.reply}"[:1000] if report.text else "not delivered in time",
+        f"not delivered in time; at last: {answer}{report.reply}"[:1000] if report.text else "not delivered in time",
         report.host,
+        report.reply if report.code else "",
     )

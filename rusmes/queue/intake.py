@@ -304,7 +304,7 @@ def _as_item(mail: Mail) -> Queued:
     """What a notice needs to know of a mail that is not in the queue."""
     return Queued(
         mail.id,
-        "relay",
+        "resume",
         mail.sender,
         tuple(mail.recipients),
         Rendering(mail.content, b"".join(mail.prepended)),

@@ -172,6 +172,38 @@ def test_b9_strangers_mail_makes_no_backscatter() -> None:
         assert writer().report(structs.replace(about, origin=origin), reports[:1]) is not None
 
 
+def test_b9_what_this_server_refused_after_its_250_is_told_to_strangers_too() -> None:
+    origin = Origin(listener="mx", trusted=False)
+    refused = structs.replace(item(rcpt("team@example.com"), origin=origin), action="resume")
+    report = Report(refused.recipients[0], "failed", 554, "5.4.6", "the alias leads back to itself")
+    assert machine(parsed(writer().report(refused, [report])))[1]["Final-Recipient"] == "rfc822; team@example.com"
+
+
+@pytest.mark.rfc("8689", "5")
+def test_a_notice_about_mail_with_requiretls_returns_no_content_and_asks_for_tls() -> None:
+    about = item(rcpt(), ret="FULL", requiretls=True)
+    mail = writer().report(about, [failed(about.recipients[0])])
+    assert list(parsed(mail).iter_parts())[2].get_content_type() == "text/rfc822-headers"
+    assert mail is not None
+    assert mail.requiretls
+
+
+@pytest.mark.rfc("3464", "2.3.6")
+def test_the_diagnostic_code_is_what_the_server_said_and_nothing_else() -> None:
+    about = item(rcpt())
+    end = Report(about.recipients[0], "failed", 0, "4.4.7", "not delivered in time", "mx.x.org[192.0.2.1]", "451 4.7.1 later")
+    block = machine(parsed(writer().report(about, [end])))[1]
+    assert (block["Status"], block["Diagnostic-Code"]) == ("4.4.7", "smtp; 451 4.7.1 later")
+    assert block["Remote-MTA"] == "dns; mx.x.org"
+
+
+@pytest.mark.rfc("6533", "3")
+def test_an_internationalized_address_in_an_ascii_notice() -> None:
+    about = item(rcpt("b\u00fc@x.org", orcpt="utf-8;b\u00fc@x.org"))
+    block = machine(parsed(writer().report(about, [failed(about.recipients[0])])))[1]
+    assert block["Final-Recipient"] == block["Original-Recipient"] == r"utf-8; b\x{FC}@x.org"
+
+
 @pytest.mark.parametrize(
     ("ret", "size", "body_type", "kind"),
     [

@@ -95,6 +95,18 @@ def test_refusals_come_in_the_envelopes_order() -> None:
     run(test)
 
 
+def test_strangers_hear_of_the_recipient_that_one_reply_hid() -> None:
+    async def test(b: Bench) -> None:
+        b.engine.directory.aliases = {"loop@example.com": [address("loop@example.com")]}
+        outcome = await b.engine.send("bob@example.com", "loop@example.com", sender="alice@example.com", trusted=False)
+        await b.settle()
+        assert None in outcome.refusals
+        (notice,) = await b.engine.inbox("alice@example.com")
+        assert b"Final-Recipient: rfc822; loop@example.com" in notice
+
+    run(test)
+
+
 def test_refused_by_all_stores_nothing() -> None:
     async def test(b: Bench) -> None:
         calls = spy(b)
