@@ -27,6 +27,7 @@ import dns.reversename
 from msgspec import Struct
 
 from rusmes.clock import Clock
+from rusmes.config.names import name_server
 from rusmes.errors import ConfigError, RusmesError
 from rusmes.metrics import DNS_LOOKUPS, Metrics
 
@@ -107,6 +108,12 @@ class Resolver:
         self._ask = ask or DnspythonAsk(name_servers)
         self._cache: dict[tuple[str, str], _Cached] = {}
         self._asking: dict[tuple[str, str], asyncio.Future[_Cached]] = {}
+
+    def apply(self, name_servers: Sequence[str]) -> None:
+        """A reload: ask these from now on, and forget what others said. Raises ConfigError."""
+        if not isinstance(self._ask, DnspythonAsk) or self._ask.name_servers != tuple(name_servers):
+            self._ask = DnspythonAsk(name_servers)
+            self._cache.clear()
 
     async def mx(self, domain: str) -> list[MxRecord]:
         """The mail exchangers by preference, at most 100; [] = none is published.
@@ -227,17 +234,18 @@ class DnspythonAsk:
     """The network: dnspython's asyncio resolver (UDP, then TCP; CNAMEs are followed, loops end as DnsUnavailable)."""
 
     def __init__(self, name_servers: Sequence[str] = ()) -> None:
-        self._name_servers = [_name_server(text) for text in name_servers]
+        self.name_servers = tuple(name_servers)
+        self._places = [_name_server(text) for text in name_servers]
         self._resolver: dns.asyncresolver.Resolver | None = None
 
     def _open(self) -> dns.asyncresolver.Resolver:
         if self._resolver is None:
             try:
-                resolver = dns.asyncresolver.Resolver(configure=not self._name_servers)
+                resolver = dns.asyncresolver.Resolver(configure=not self._places)
             except dns.resolver.NoResolverConfiguration as error:
                 raise DnsUnavailable("no name server is configured", str(error)) from None
-            if self._name_servers:
-                resolver.nameservers = [dns.nameserver.Do53Nameserver(*place) for place in self._name_servers]
+            if self._places:
+                resolver.nameservers = [dns.nameserver.Do53Nameserver(*place) for place in self._places]
             resolver.cache = None
             resolver.lifetime = LOOKUP_SECONDS
             resolver.set_flags(dns.flags.RD | dns.flags.AD)  # RFC 6840 §5.7: AD in a question asks for AD in the answer
@@ -282,16 +290,10 @@ def _host(name: dns.name.Name) -> str:
 
 def _name_server(text: str) -> tuple[str, int]:
     """Raises ConfigError."""
-    host, port = text, "53"
-    if text.startswith("["):
-        host, closed, rest = text[1:].partition("]")
-        port = rest.removeprefix(":") or "53" if closed else ""
-    elif text.count(":") == 1:
-        host, _, port = text.partition(":")
     try:
-        return str(ipaddress.ip_address(host)), int(port)
-    except ValueError:
-        raise ConfigError(f"{text!r} is no name server: write an address, or address:port", key="delivery.resolver") from None
+        return name_server(text)
+    except ValueError as error:
+        raise ConfigError(str(error), key="delivery.resolver") from None
 
 
 def is_host_name(text: str) -> bool:

@@ -14,9 +14,19 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from rusmes.config import names
-from rusmes.config.problems import Collector, KeyPath, nearest
-from rusmes.config.schema import PROTOCOLS, Config, Delivery, Domains, Processor, Tls, default_processors
-from rusmes.config.units import Network, Networks, Targets
+from rusmes.config.problems import Collector, KeyPath, dotted, nearest
+from rusmes.config.schema import (
+    PROTOCOLS,
+    Config,
+    Delivery,
+    Domains,
+    Processor,
+    Relay,
+    Route,
+    Tls,
+    default_processors,
+)
+from rusmes.config.units import Duration, Network, Networks, Targets
 
 NOT_IN_THIS_VERSION: Final[dict[tuple[str, str], dict[Any, str]]] = {
     ("storage", "backend"): {"filesystem": 'use "lmdb"', "postgres": 'use "lmdb"'},
@@ -32,6 +42,23 @@ NOT_IN_THIS_VERSION: Final[dict[tuple[str, str], dict[Any, str]]] = {
 
 NOT_LISTENING: Final = ("imap", "managesieve", "jmap")
 """Sections of the contract that this version opens no port for; a port in the file is a warning."""
+
+NEVER_ZERO: Final = (
+    "smtp.max_message_size",
+    "smtp.max_header_size",
+    "smtp.command_timeout",
+    "smtp.data_timeout",
+    "smtp.transaction_timeout",
+    "smtp.rate_limit.window_duration",
+    "pop3.timeout",
+    "imap.idle_timeout",
+    "connection_limits.idle_timeout",
+    "delivery.connect_timeout",
+    "queue.session_budget",
+    "queue.max_age",
+    "queue.max_commit_latency",
+)
+"""Durations and sizes of which 0 would refuse or cut everybody; it is not "no limit"."""
 
 COMPONENTS: Final = (
     *PROTOCOLS,
@@ -64,6 +91,8 @@ def check(config: Config, raw: dict[str, Any], problems: Collector) -> Config:
     _check_tls(config, problems)
     _check_logging(config, problems)
     _check_queue(config, problems)
+    _check_limits(config, problems)
+    _check_login(("relay",), config.relay, problems)
     config = replace(
         config,
         delivery=_check_delivery(config.delivery, problems),
@@ -322,11 +351,28 @@ def _check_queue(config: Config, problems: Collector) -> None:
     for index, wait in enumerate(queue.retry_schedule):
         if wait <= 0:
             problems.add(("queue", "retry_schedule", index), "a wait of 0 retries without end", 'the usual start is "5m"')
-    for key in ("session_budget", "max_age"):
-        if getattr(queue, key) <= 0 and not problems.has_problem_at("queue", key):
-            problems.add(("queue", key), "must be longer than 0")
     if queue.delay_warning >= queue.max_age > 0:
         problems.warnings.append("queue.delay_warning is not before queue.max_age: no delay notice will be sent")
+
+
+def _check_limits(config: Config, problems: Collector) -> None:
+    for dotted_key in NEVER_ZERO:
+        path = tuple(dotted_key.split("."))
+        value: Any = config
+        for part in path:
+            value = getattr(value, part)
+        if value <= 0 and not problems.has_problem_at(*path):
+            problems.add(path, f"must be {'longer' if isinstance(value, Duration) else 'larger'} than 0")
+
+
+def _check_login(path: KeyPath, place: Relay | Route, problems: Collector) -> None:
+    """A user name and a password belong together, and to a host."""
+    if place.username and not place.password and not problems.has_problem_at(*path):
+        problems.add((*path, "username"), "has no password", 'password_file = "/path" keeps it out of this file')
+    if place.host and place.password and not place.username:
+        problems.warnings.append(f"{dotted(path)}.password is never used: there is no username")
+    if place.username and not place.host:
+        problems.warnings.append(f"{dotted(path)}.username is never used: there is no host")
 
 
 def _check_delivery(delivery: Delivery, problems: Collector) -> Delivery:
@@ -341,8 +387,11 @@ def _check_delivery(delivery: Delivery, problems: Collector) -> Delivery:
                 ipaddress.ip_address(text)
             except ValueError:
                 problems.add((*path, index), f'"{text}" is not an IP address')
+    for index, text in enumerate(delivery.resolver):
+        _each(problems, ("delivery", "resolver", index), names.name_server, text)
     seen: set[str] = set()
     for index, route in enumerate(delivery.route):
+        _check_login(("delivery", "route", index), route, problems)
         if route.name in seen or not route.name:
             problems.add(("delivery", "route", index, "name"), f'the name "{route.name}" is empty or taken')
         seen.add(route.name)

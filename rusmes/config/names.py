@@ -91,6 +91,27 @@ def host_and_port(text: str) -> tuple[str, int]:
     return listen_host(host), int(port)
 
 
+def name_server(text: str) -> tuple[str, int]:
+    """The address and port of "192.0.2.53", "127.0.0.1:5353" or "[::1]:5353".
+
+    Raises:
+        ValueError: it has another form.
+    """
+    host, port = text, "53"
+    if text.startswith("["):
+        host, closed, rest = text[1:].partition("]")
+        port = rest.removeprefix(":") or "53" if closed else ""
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+    try:
+        number = int(port)
+        if not 0 < number <= 65535:
+            raise ValueError
+        return str(ipaddress.ip_address(host)), number
+    except ValueError:
+        raise ValueError(f'"{text}" is no name server: write an address, or address:port') from None
+
+
 def pattern(text: str) -> str:
     """A domain pattern: a domain, or "*." before one, or "*" alone; in lower-case A-labels.
 

@@ -31,7 +31,7 @@ def _loopback() -> Networks:
 class Server(Struct, frozen=True, kw_only=True):
     """Processes."""
 
-    workers: Literal["auto"] | Positive = "auto"
+    workers: Literal["auto"] | Annotated[int, Meta(ge=1, le=256)] = "auto"
     """Worker processes; "auto" is one per core."""
     drain_timeout: Duration = Duration("30s")
     """How long open transactions may go on after SIGTERM."""

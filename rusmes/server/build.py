@@ -281,6 +281,7 @@ class House:
         self.sink.set_levels(config.logging.level, config.logging.levels)
         self.directory.apply(config)
         self.authenticator.apply(config)
+        self.resolver.apply(config.delivery.resolver)
         self.deliverer.apply(config)
         for engine, pipeline in zip(self.engines, pipelines, strict=True):
             engine.apply(config, pipeline)

@@ -8,7 +8,7 @@ import pytest
 
 from rusmes import dns
 from rusmes.clock import FakeClock
-from rusmes.dns import DnsUnavailable, MxRecord, NoSuchDomain, Records, Resolver
+from rusmes.dns import DnspythonAsk, DnsUnavailable, MxRecord, NoSuchDomain, Records, Resolver
 from rusmes.errors import ConfigError
 
 
@@ -151,3 +151,30 @@ def test_bad_name_server_is_the_operators_error(text: str) -> None:
     with pytest.raises(ConfigError, match=r"delivery\.resolver"):
         Resolver(FakeClock(), [text])
     Resolver(FakeClock(), ["127.0.0.1", "127.0.0.1:5353", "::1", "[::1]:53"])
+
+
+def test_a_reload_asks_other_name_servers_and_forgets_what_the_old_ones_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    async def ask(self: DnspythonAsk, name: str, kind: str) -> Records:
+        asked.append(self.name_servers)
+        return Records(("192.0.2.1",), 3600)
+
+    monkeypatch.setattr(DnspythonAsk, "__call__", ask)
+    resolver = Resolver(FakeClock(), ["127.0.0.1:1"])
+
+    async def look_up() -> None:
+        assert await resolver.addresses("h.example", ipv6=False) == ["192.0.2.1"]
+
+    asyncio.run(look_up())
+    resolver.apply(["127.0.0.1:1"])  # nothing has changed
+    asyncio.run(look_up())
+    resolver.apply(["127.0.0.1:2", "[::1]:53"])
+    asyncio.run(look_up())
+    assert asked == [("127.0.0.1:1",), ("127.0.0.1:2", "[::1]:53")]
+    assert [str(place) for place in DnspythonAsk(["127.0.0.1:2", "[::1]:53"])._open().nameservers] == [
+        "Do53:127.0.0.1@2",
+        "Do53:::1@53",
+    ]
+    with pytest.raises(ConfigError, match="no name server"):
+        resolver.apply(["ns.example"])

@@ -226,6 +226,16 @@ def test_all_problems_are_reported_at_once_in_the_order_of_the_file() -> None:
         ("[queue]\nretry_schedule = []", "queue.retry_schedule", 3, "", ""),
         ("[queue]\nretry_schedule = ['5m', '0s']", "queue.retry_schedule[1]", 3, "without end", ""),
         ("[queue]\nmax_age = '0s'", "queue.max_age", 3, "longer than 0", ""),
+        ("[smtp]\ncommand_timeout = 0", "smtp.command_timeout", 3, "longer than 0", ""),
+        ("[smtp]\nmax_message_size = 0", "smtp.max_message_size", 3, "larger than 0", ""),
+        ("[smtp.rate_limit]\nwindow_duration = 0", "smtp.rate_limit.window_duration", 3, "longer than 0", ""),
+        ("[pop3]\ntimeout = '0s'", "pop3.timeout", 3, "longer than 0", ""),
+        ("[delivery]\nresolver = ['127.0.0.1:5353', 'ns.example']", "delivery.resolver[1]", 3, "no name server", ""),
+        ("[delivery]\nresolver = ['127.0.0.1:99999']", "delivery.resolver[0]", 3, "no name server", ""),
+        ("[relay]\nhost = 'smart.example'\nusername = 'us'", "relay.username", 4, "has no password", "password_file"),
+        ("[[delivery.route]]\nname='a'\nhost='x.example'\nusername='us'",
+         "delivery.route[0].username", 5, "has no password", ""),
+        ("[server]\nworkers = 1000", "server.workers", 3, "out of range", ""),
         ("[delivery]\nsource_addresses = ['::1', 'eth0']", "delivery.source_addresses[1]", 3, "not an IP address", ""),
         ("[[delivery.site]]\nmatch = ['*.a_b']", "delivery.site[0].match[0]", 3, "is not a domain", ""),
         ("[[delivery.site]]\ntls = 'none'", "delivery.site[0]", 2, '"match" is missing', ""),
@@ -303,6 +313,8 @@ def test_what_is_legal_and_not_meant_is_a_warning() -> None:
     assert any("[imap] is not part of this version" in warning for warning in parse(DOMAIN + "[imap]\nport = 143").warnings)
     assert any("no delay notice" in warning for warning in parse(DOMAIN + "[queue]\nmax_age = '1h'").warnings)
     assert any('mean "smtp"' in warning for warning in parse(DOMAIN + "[logging.levels]\nsmpt = 'debug'").warnings)
+    unused = DOMAIN + "[relay]\nhost = 'smart.example'\npassword = 'x'"
+    assert any("relay.password is never used" in warning for warning in parse(unused).warnings)
     assert any("domain is not set" in warning for warning in parse("").warnings)
 
 
