@@ -19,4 +19,5 @@ cdef class Batch:
     cdef readonly list notes
 
     cdef int write(self, object cursor, list puts, set inserted) except -1
+    cpdef object get(self, int table, bytes key)
     cpdef put(self, int table, bytes key, bytes value)

@@ -11,6 +11,7 @@ MAX_HELD_WRITES = 50_000
 
 cdef enum:
     MAX_KEY_OCTETS = 511
+    UNDO_ITEMS = 3           # of a write: the table's held rows, the key, what was there. Flat, because tuples cost the collector
 
 cdef extern from "Python.h":
     PyObject* GetItem "PyDict_GetItemWithError"(object mapping, object key) except? NULL
@@ -43,7 +44,7 @@ cdef class Batch:
 
     # Reading
 
-    def get(self, int table, bytes key not None):
+    cpdef object get(self, int table, bytes key):
         cdef PyObject* found = GetItem(self.held[table], key)
         cdef dict cache
         if found != NULL:
@@ -118,7 +119,9 @@ cdef class Batch:
             raise StoreError("storage failure", f"a key of {len(key)} bytes")
         held = self.held[table]
         old = GetItem(held, key)
-        self.undo.append((held, key, ABSENT if old == NULL else <object>old))
+        self.undo.append(held)
+        self.undo.append(key)
+        self.undo.append(ABSENT if old == NULL else <object>old)
         held[key] = value
         if self.by_prefix and table in self.by_prefix:
             length, groups = self.by_prefix[table]
@@ -140,7 +143,7 @@ cdef class Batch:
         self.notes.append((account_id, modseq))
 
     def spill_if_large(self) -> None:
-        if len(self.undo) >= MAX_HELD_WRITES:
+        if len(self.undo) >= UNDO_ITEMS * MAX_HELD_WRITES:
             self.flush()
             self.undo.clear()
             self.is_spilled = True
@@ -202,13 +205,15 @@ cdef class Batch:
 
     def undo_operation(self, tuple mark not None) -> bool:
         cdef dict held
+        cdef Py_ssize_t at
         if self.is_spilled:
             return False
-        for held, key, value in reversed(self.undo):
-            if value is ABSENT:
-                del held[key]
+        for at in range(len(self.undo) - UNDO_ITEMS, -1, -UNDO_ITEMS):
+            held = self.undo[at]
+            if self.undo[at + 2] is ABSENT:
+                del held[self.undo[at + 1]]
             else:
-                held[key] = value
+                held[self.undo[at + 1]] = self.undo[at + 2]
         del self.after_commit[mark[0]:]
         del self.notes[mark[1]:]
         return True

@@ -13,5 +13,5 @@ def content_fields(fields: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     """The first of each field whose name begins with "content-"."""
 
 def envelope_values(fields: list[tuple[bytes, bytes]]) -> list[bytes | None]:
-    """Date, Subject, From, Sender, Reply-To, To, Cc, Bcc, In-Reply-To and Message-ID. The first of a repeated text field counts;
-    repeated address fields are joined with commas."""
+    """Date, Subject, From, Sender, Reply-To, To, Cc, Bcc, In-Reply-To and Message-ID. The first of a repeated text field
+    counts; repeated address fields are joined with commas."""

@@ -14,7 +14,8 @@ def render_envelope(fields: list[tuple[bytes, bytes]]) -> bytes:
     # RFC 9051 §7.5.2: an absent or empty Sender or Reply-To is the From.
     sent_by, reply = _addresses(sender), _addresses(reply_to)
     return b"(%b %b %b %b %b %b %b %b %b %b)" % (
-        field_text(date), field_text(subject), from_, from_ if sent_by == b"NIL" else sent_by, from_ if reply == b"NIL" else reply,
+        field_text(date), field_text(subject), from_,
+        from_ if sent_by == b"NIL" else sent_by, from_ if reply == b"NIL" else reply,
         _addresses(to), _addresses(cc), _addresses(bcc), field_text(in_reply_to), field_text(message_id),
     )  # fmt: skip
 

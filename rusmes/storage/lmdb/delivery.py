@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from msgspec import structs
 
 from rusmes._core.batch import Batch
+from rusmes._core.delivery import add_new
+from rusmes._core.rows import EmailRow
 from rusmes.errors import NotAllowed
 from rusmes.model.ids import IdSource
 from rusmes.model.mailbox import Appended
@@ -18,17 +20,11 @@ from rusmes.storage.lmdb.blobs import LmdbBlobs
 from rusmes.storage.lmdb.edits import Edit, find_account_id, find_mailbox_id, read_account, read_mailbox
 from rusmes.storage.lmdb.layout import (
     KEYS,
-    MAILBOX,
-    UPDATED,
-    EmailRecord,
-    MessageRecord,
     idempotency_key,
-    number_key,
     pack_appended,
     unpack_appended,
 )
 from rusmes.storage.lmdb.mailboxes import new_account, new_mailbox
-from rusmes.storage.lmdb.messages import add_email, add_message
 from rusmes.storage.names import check_account_name, normal_name
 
 # Rows of expired generations removed by one batch: little enough not to be felt.
@@ -73,27 +69,28 @@ class Delivery:
             account = read_account(batch, account_id)
             if not account.has_room(size):
                 return Refusal(552, "5.2.2", "mailbox full")
-            edit = Edit(batch, account)
         else:
             first = new_account(batch, item.account, (), 0, 0, now)
             first.finish()
-            edit = Edit(batch, first.account)
-        mailbox_id = find_mailbox_id(batch, edit.account.id, name)
-        mailbox = read_mailbox(batch, mailbox_id) if mailbox_id else new_mailbox(batch, edit, name, now)
-        received = item.received or now
-        is_file = self._blobs.refer(batch, rendering.content)
+            account = first.account
+        mailbox_id = find_mailbox_id(batch, account.id, name)
+        marks = b""
+        if mailbox_id:
+            mailbox = read_mailbox(batch, mailbox_id)
+            account.modseq += 1
+        else:
+            edit = Edit(batch, account)
+            mailbox = new_mailbox(batch, edit, name, now)
+            marks = edit.marks
+        content, received = rendering.content, item.received or now
+        is_file = self._blobs.refer(batch, content)
         id = self._ids.next_id()
-        email = EmailRecord(
-            edit.account.id, rendering.content.id, b"", received, size, rendering.skip, is_file, [], rendering.prefix,
+        email = EmailRow(
+            account.id, content.id, b"", received, size, rendering.skip, is_file, [], rendering.prefix,
             description.envelope, description.body_structure, description.headers,
         )  # fmt: skip
-        add_email(batch, edit, id, email, description.message_ids)
-        uid = add_message(edit, mailbox, email, MessageRecord(0, id, received, size, bits, keywords))
-        edit.put_email(id, email)
-        edit.put_mailbox(mailbox)
-        edit.log(MAILBOX | UPDATED, number_key(mailbox.id))
-        edit.finish()
-        result = Appended(edit.account.id, mailbox.id, mailbox.uid_validity, uid, edit.modseq, id)
+        uid = add_new(batch, account, mailbox, email, id, description.message_ids, bits, keywords, marks)
+        result = Appended(account.id, mailbox.id, mailbox.uid_validity, uid, account.modseq, id)
         if item.key:
             key = idempotency_key(generation, item.key)
             batch.put(KEYS, key, pack_appended(key, now + self.key_retention, result))

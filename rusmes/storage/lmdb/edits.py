@@ -202,12 +202,17 @@ class Edit:
     def put_email(self, email_id: bytes, email: EmailRecord) -> None:
         self._batch.put(EMAILS, email_id, email.pack(email_id))
 
+    @property
+    def marks(self) -> bytes:
+        """What was logged so far."""
+        return b"".join(self._log)
+
     def finish(self) -> None:
         """Write the account and the log."""
         account, batch = self.account, self._batch
         number = batch.next_number(CHANGES)
         key = number_key(number)
-        row = ChangeRecord(account.id, self.modseq, account.last_change, batch.now, b"".join(self._log)).pack(key)
+        row = ChangeRecord(account.id, self.modseq, account.last_change, batch.now, self.marks).pack(key)
         account.last_change = number
         batch.put(CHANGES, key, row)
         batch.put(ACCOUNTS, number_key(account.id), account.pack())

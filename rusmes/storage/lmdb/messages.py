@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rusmes._core.batch import Batch
-from rusmes._core.rows import seal, unseal
+from rusmes._core.rows import seal
 from rusmes.errors import NotAllowed, OverQuota
 from rusmes.model.ids import IdSource
 from rusmes.model.mailbox import Message
@@ -28,7 +28,6 @@ from rusmes.storage.lmdb.layout import (
     EmailRecord,
     MailboxRecord,
     MessageRecord,
-    identifier_key,
     message_key,
     number_key,
 )
@@ -36,28 +35,6 @@ from rusmes.storage.lmdb.layout import (
 _IDENTIFIER_BYTES = 12
 # What one email keeps for those of its thread that are gone; answers to older ones begin a thread of their own.
 _MAX_IDENTIFIERS_BYTES = 500 * _IDENTIFIER_BYTES
-
-
-def add_email(batch: Batch, edit: Edit, id: bytes, email: EmailRecord, identifiers: Sequence[bytes]) -> None:
-    """Count the email and give it a thread; its row is written by the caller, once its memberships are known.
-
-    The thread is that of the first identifier that is known, else a new one named like the email. The identifiers that were not
-    known lead there from now on; the email's row lists them, so that they can be removed with the thread.
-    """
-    account = edit.account
-    known, fresh = b"", []
-    for identifier in identifiers:
-        key = identifier_key(account.id, identifier)
-        row = batch.get(MESSAGE_IDS, key)
-        if row is None:
-            fresh.append(key)
-        elif not known:
-            known = unseal("message_ids", key, row)
-    email.thread_id = known or id
-    for key in fresh:
-        batch.put(MESSAGE_IDS, key, seal(key, email.thread_id))
-    email.identifiers = b"".join([key[8:] for key in fresh])
-    count_email(batch, edit, id, email, is_first=not known)
 
 
 def count_email(batch: Batch, edit: Edit, id: bytes, email: EmailRecord, *, is_first: bool) -> None:

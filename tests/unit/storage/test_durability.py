@@ -18,12 +18,14 @@ import lmdb
 import pytest
 
 from rusmes._core.batch import Batch
+from rusmes._core.delivery import TABLES
 from rusmes.clock import FakeClock
 from rusmes.errors import NotFound, StoreError, StoreFull
 from rusmes.model.mailbox import Appended
 from rusmes.model.plan import Refusal
 from rusmes.storage.api import QueueChange
 from rusmes.storage.commit import RECOVERY_SECONDS
+from rusmes.storage.lmdb import layout
 from rusmes.storage.lmdb.layout import BLOBS, Q_META
 from rusmes.storage.lmdb.mail_store import LmdbMailStore
 from rusmes.storage.lmdb.queue_store import LmdbQueueStore
@@ -585,3 +587,9 @@ async def test_the_file_is_longer_than_used_while_it_is_open_and_not_afterwards(
     await (queue := queue_at()).open()
     assert len(list(queue.entries())) == 1
     assert not list(queue.verify())
+
+
+def test_tables_have_the_same_numbers_in_c() -> None:
+    assert TABLES == (
+        layout.ACCOUNTS, layout.MAILBOXES, layout.MESSAGES, layout.EMAILS, layout.THREADS, layout.MESSAGE_IDS, layout.CHANGES,
+    )  # fmt: skip
