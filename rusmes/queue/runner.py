@@ -332,10 +332,17 @@ class Runner:
     # Outcomes
 
     def _conclude(
-        self, active: Active, changed: dict[int, RecipientState], rows: Sequence[Queued] = (), *, is_done: bool = False
+        self,
+        active: Active,
+        changed: dict[int, RecipientState],
+        rows: Sequence[Queued] = (),
+        *,
+        is_done: bool = False,
+        content_id: bytes = b"",
     ) -> None:
         active.outcomes += 1
-        self._outcomes.add(QueueChange(active.id, {} if is_done else changed, remove=is_done), active, rows)
+        change = QueueChange(active.id, {} if is_done else changed, remove=is_done, content_id=content_id)
+        self._outcomes.add(change, active, rows)
 
     async def _finish(self, job: Job, item: Queued, reports: Sequence[Report]) -> None:
         """Turn reports into an outcome, with the notices that are due."""
@@ -352,7 +359,8 @@ class Runner:
             self._attempts.count_delivered(item, reports, delivered, now)
         if delivered == len(reports) == active.left and not wants_notice:
             active.left = 0
-            self._conclude(active, {}, is_done=True)
+            untouched = item.rendering.content.id if active.states is None else b""
+            self._conclude(active, {}, is_done=True, content_id=untouched)
             return
         changed, notices = self._attempts.new_states(job, item, reports, now)
         rows = []

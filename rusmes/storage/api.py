@@ -230,6 +230,8 @@ class QueueChange(Struct):
     remove: bool = False
     replace_action: str = ""
     """New `action` of the entry ("" = unchanged): hold, relay, local, resume."""
+    content_id: bytes = b""
+    """With `remove`: what the entry refers to, when nothing of it was changed since it was put: no look is needed."""
 
 
 class QueueStore(Protocol):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from rusmes.errors import AlreadyExists, NotFound
@@ -99,6 +101,24 @@ async def test_removal_gives_the_body_back(queue: QueueStore) -> None:
     assert entry.item.rendering.content.read() == large_message()
     await queue.change([QueueChange(items[1].id, {0: state}, remove=True)])
     assert list(queue.entries()) == []
+
+
+async def test_a_removal_without_a_look_gives_back_one_reference(queue: QueueStore) -> None:
+    content = content_of(queue.blobs, message())
+    items = [queued_of(queue.blobs, id) for id in (1, 2, 3, 4)]
+    for item in items[:3]:
+        item.rendering = Rendering(content)
+    await queue.put(items[:1])
+    changes = [QueueChange(item.id, {}, remove=True, content_id=item.rendering.content.id) for item in items]
+    # A second reference in the batch that removes the first one.
+    await asyncio.gather(queue.put(items[1:2]), queue.change(changes[:1]), queue.put(items[2:]))
+    assert [int.from_bytes(entry.item.id, "big") for entry in queue.entries()] == [2, 3, 4]
+    await queue.change([changes[1], changes[3]])
+    (entry,) = queue.entries()
+    assert entry.item.rendering.content.read() == message()
+    await queue.change([changes[2]])
+    assert list(queue.entries()) == []
+    assert list(queue.verify()) == []
 
 
 async def test_outcomes_and_what_they_cause_are_one_transaction(queue: QueueStore) -> None:

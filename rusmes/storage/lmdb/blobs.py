@@ -14,6 +14,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
 from rusmes._core.batch import Batch
@@ -33,6 +34,10 @@ PERIOD_LETTERS: Final = 6
 
 # A larger body is described and synced in the executor before it comes to the commit thread, where others would wait for it.
 LARGE_BYTES: Final = 1 << 20
+
+
+MAX_REFERRED_ONCE: Final = 20_000
+"""100 bytes each: those that are delivered within seconds, and not a backlog."""
 
 
 class Tables(NamedTuple):
@@ -76,7 +81,15 @@ class LmdbBlobs:
     """Implements `BlobStore`."""
 
     def __init__(
-        self, environment: Environment, directory: str, tables: Tables, *, ids: IdSource, inline_limit: int, space: Space
+        self,
+        environment: Environment,
+        directory: str,
+        tables: Tables,
+        *,
+        ids: IdSource,
+        inline_limit: int,
+        space: Space,
+        has_one_writer: bool = False,
     ) -> None:
         self.directory = directory
         self._environment = environment
@@ -85,6 +98,10 @@ class LmdbBlobs:
         self._inline_limit = inline_limit
         self._space = space
         self._known_directories: set[str] = set()
+        self._has_one_writer = has_one_writer
+        self._referred_once: set[bytes] = set()
+        """Inline bodies that this process put and that have one reference; changed after commits only. Not all of them, and
+        none where other processes write: they could refer to a body too."""
 
     def writer(self) -> SpoolWriter:
         id = self._ids.next_id()
@@ -162,6 +179,8 @@ class LmdbBlobs:
             row = batch.get(self._tables.references, key)
             count = unpack_count(key, row) if row is not None else 1
             batch.put(self._tables.references, key, pack_count(key, count + 1))
+            if self._has_one_writer:
+                batch.after_commit.append(partial(self._referred_once.discard, key))
             return bool(content.path)
         if content.path:
             head = BlobHead(FILE, content.size, content.header_bytes, content.checksum)
@@ -171,8 +190,22 @@ class LmdbBlobs:
             head = BlobHead(INLINE, content.size, content.header_bytes, crc32(data))
             batch.put(self._tables.blobs, key, head.pack(key, data))
         if not content.stored:
-            batch.after_commit.append(lambda: _mark_stored(content))
+            batch.after_commit.append(partial(self._note_stored, content))
         return bool(content.path)
+
+    def _note_stored(self, content: Content) -> None:
+        content.stored = True
+        if self._has_one_writer and not content.path and len(self._referred_once) < MAX_REFERRED_ONCE:
+            self._referred_once.add(content.id)
+
+    def forget(self) -> None:
+        """Another process may have written."""
+        self._referred_once.clear()
+
+    def is_referred_once(self, batch: Batch, id: bytes) -> bool:
+        """Whether it is known, without a look into the store, that an inline body has one reference. (Each look gives the GIL
+        away to a loop that may not give it back soon.)"""
+        return id in self._referred_once and not batch.holds(self._tables.references, id)
 
     def is_here(self, batch: Batch, id: bytes) -> bool:
         return batch.has(self._tables.blobs, id)
@@ -184,7 +217,10 @@ class LmdbBlobs:
 
     def release(self, batch: Batch, id: bytes, is_file: bool) -> None:
         """One reference less; the last one takes the body along, and its file after the commit."""
-        row = batch.get(self._tables.references, id)
+        is_last = self.is_referred_once(batch, id)
+        if self._has_one_writer:
+            batch.after_commit.append(partial(self._referred_once.discard, id))
+        row = None if is_last else batch.get(self._tables.references, id)
         if row is None:
             batch.delete(self._tables.blobs, id)
             if is_file:
@@ -357,10 +393,6 @@ def _prepare_now(preparations: Sequence[FilePreparation]) -> None:
     for preparation in preparations:
         preparation.begin()
         preparation.finish(set())
-
-
-def _mark_stored(content: Content) -> None:
-    content.stored = True
 
 
 def _link(source: str, target: str) -> None:

@@ -83,6 +83,7 @@ class LmdbQueueStore:
             ids=ids or IdSource(),
             inline_limit=inline_limit,
             space=self._space,
+            has_one_writer=True,
         )
         self._committer = Committer(
             self._environment, name="queue", prefixes={Q_STATES: 16}, clock=clock, space=self._space, metrics=self._metrics
@@ -95,6 +96,7 @@ class LmdbQueueStore:
             self._environment.share()
             return
         os.makedirs(self.blobs.directory, mode=0o700, exist_ok=True)
+        self.blobs.forget()
         self.blobs.remove_orphans()
         self._environment.share()
         self._committer.start()
@@ -149,7 +151,10 @@ class LmdbQueueStore:
 
         await self._committer.submit(operation, prepared=preparations)
 
-    def _existing(self, batch: Batch, change: QueueChange) -> EntryRecord:
+    def _existing(self, batch: Batch, change: QueueChange) -> EntryRecord | None:
+        """None = an entry that is removed unread."""
+        if change.remove and change.content_id and self.blobs.is_referred_once(batch, change.content_id):
+            return None
         row = batch.get(Q_ENTRIES, change.id)
         if row is None:
             raise NotFound("no such queue entry", change.id.hex())
@@ -159,8 +164,13 @@ class LmdbQueueStore:
         return record
 
     def _change(
-        self, batch: Batch, change: QueueChange, record: EntryRecord, states: Sequence[tuple[bytes, int, bytes]]
+        self, batch: Batch, change: QueueChange, record: EntryRecord | None, states: Sequence[tuple[bytes, int, bytes]]
     ) -> None:
+        if record is None:
+            # Should it have gone already: its body has no other reference, so nothing is lost by removing both again.
+            batch.delete(Q_ENTRIES, change.id)
+            self.blobs.release(batch, change.content_id, False)
+            return
         if not batch.has(Q_ENTRIES, change.id):  # removed by an earlier change of the same call
             return
         if change.remove:
