@@ -170,7 +170,7 @@ def _line_of(text: str, place: str) -> int:
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
     """Hold the lock file `<path>.lock`; other processes wait. The lock goes when the process does."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # often the data directory, before its first start
     lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         _keep_owner(lock, path)

@@ -105,7 +105,7 @@ def list_accounts(context: Context) -> None:
         lambda: context.output.table(
             ["ADDRESS", "#MESSAGES", "#USED", "#QUOTA", "STATE"],
             [
-                (row["address"], row["messages"], size_text(row["used_bytes"]), _limit(row["quota_bytes"]), row["state"])
+                (row["address"], row["messages"], size_text(row["used_bytes"]), _limits(row), row["state"])
                 for row in rows
             ],
             empty="There is no account yet: `rusmes user add` makes one.",
@@ -360,6 +360,14 @@ def local_account(config: Config, text: str, *, must_be_local: bool = True) -> s
 
 def generate_password() -> str:
     return "".join(secrets.choice(_PASSWORD_ALPHABET) for _ in range(_PASSWORD_LENGTH))
+
+
+def _limits(row: dict[str, Any]) -> str:
+    """Both quotas in one word or two."""
+    texts = [size_text(row["quota_bytes"])] if row["quota_bytes"] else []
+    if row["quota_messages"]:
+        texts.append(f"{row['quota_messages']} messages")
+    return ", ".join(texts) or "unlimited"
 
 
 def _limit(value: int, show: Callable[[int], str] = size_text) -> str:

@@ -34,6 +34,7 @@ from rusmes.pop3.server import Pop3Service
 from rusmes.queue.control import StoreControl
 from rusmes.queue.intake import QueueIntake
 from rusmes.queue.runner import Runner
+from rusmes.server.provision import Provision
 from rusmes.server.sockets import Binding
 from rusmes.smtp.server import SmtpService
 from rusmes.storage.lmdb.mail_store import LmdbMailStore
@@ -147,6 +148,7 @@ class House:
         )
         self.mapped_pages = MappedPages(storage.path)
         self.accounts = FileBackend.of(config, on_problem=_accounts_problem)
+        self.provision = Provision(self.accounts, self.mail_store, config.domains.create_mailboxes)
         self.directory = DomainDirectory(config, self.accounts)
         self.authenticator = FullAuthenticator(self.accounts, self.limits, self.clock, self.metrics, config)
         self.resolver = Resolver(self.clock, config.delivery.resolver, metrics=self.metrics)
@@ -279,6 +281,7 @@ class House:
         self.config = config
         self.contexts.update(contexts)
         self.sink.set_levels(config.logging.level, config.logging.levels)
+        self.provision.mailboxes = config.domains.create_mailboxes
         self.directory.apply(config)
         self.authenticator.apply(config)
         self.resolver.apply(config.delivery.resolver)
@@ -308,6 +311,7 @@ def toolbox_of(
         relay_networks=config.security.relay_networks,
         count=lambda event: metrics.inc(m.MAILET_EVENTS[event]),
         recipient_delimiter=config.domains.recipient_delimiter,
+        max_age_seconds=float(config.queue.max_age),
     )
 
 

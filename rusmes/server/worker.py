@@ -30,6 +30,7 @@ from rusmes.queue.document import entry_document
 from rusmes.server.build import Ground, House
 from rusmes.server.channel import Channel
 from rusmes.server.logs import FLUSH_SECONDS, collect_lines, file_of
+from rusmes.server.provision import LOOK_SECONDS
 from rusmes.server.reload import unpacked
 from rusmes.storage.api import Finding
 from rusmes.storage.commit import SWITCH_INTERVAL_SECONDS
@@ -107,7 +108,10 @@ class Worker:
         gc.collect()
         gc.freeze()  # what lives as long as the worker is never looked at again
         gc.set_threshold(20_000, 50, 100)
-        ticking = [loop.create_task(work()) for work in (self._beat, self._flush_log, self._reap)]
+        work = [self._beat, self._flush_log, self._reap]
+        if self._slot == 0:
+            work.append(self._provide)  # one worker is enough
+        ticking = [loop.create_task(one()) for one in work]
         self._channel.tell("ready")
         _log.info("worker serves", slot=self._slot, pid=os.getpid(), adopted=list(self._adopted))
         await self._stop.wait()
@@ -159,6 +163,11 @@ class Worker:
             await asyncio.sleep(max(1.0, float(self._house.config.connection_limits.reaper_interval)))
             for listener in self._house.listeners:
                 listener.reap(time.monotonic())
+
+    async def _provide(self) -> None:
+        while True:
+            await self._house.provision.look()
+            await asyncio.sleep(LOOK_SECONDS)
 
     # What the supervisor asks
 

@@ -63,6 +63,17 @@ def test_accounts_survive_a_restart(open_backend, path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_a_directory_that_is_missing_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        hasher = Hasher(time_cost=1, memory_kib=8, parallelism=1, scram_iterations=4096)
+        backend = FileBackend(tmp_path / "data/users.toml", hasher=hasher)
+        await backend.add("alice@example.com", "s3cret")
+        backend.close()
+
+    asyncio.run(scenario())
+    assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
+
+
 def test_another_process_sees_every_change(open_backend) -> None:
     async def scenario() -> None:
         cli, worker = open_backend(), open_backend()

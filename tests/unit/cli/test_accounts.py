@@ -78,7 +78,7 @@ def test_quotas_are_shown_and_changed(rusmes: Any) -> None:
     rusmes("user", "quota", "alice", "--quota", "500MB")
     document = rusmes("user", "quota", "alice", "--quota-messages", "10", "--json").document
     assert (document["quota_bytes"], document["quota_messages"]) == (500 << 20, 10)
-    assert "500MB" in rusmes("user", "list").output
+    assert "500MB, 10 messages" in rusmes("user", "list").output
     rusmes("user", "quota", "alice", "--quota", "none")
     assert rusmes("user", "list", "--json").document[0]["quota_bytes"] == 0
 
