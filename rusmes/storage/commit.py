@@ -26,6 +26,7 @@ import asyncio
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -111,7 +112,10 @@ class Committer:
         self._prefixes = prefixes
         self._expected_id = 0
         self._on_notes = on_notes
-        self._waiting: queue.SimpleQueue[_Waiting[Any] | None] = queue.SimpleQueue()
+        self._waiting: deque[_Waiting[Any]] = deque()
+        self._wake_ups: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        """True: look at what is waiting; False: and then end."""
+        self._is_wake_up_due = False
         self._thread: threading.Thread | None = None
         self._failure: StoreError | None = None
         self._failed_at = 0.0
@@ -120,6 +124,7 @@ class Committer:
 
     def start(self) -> None:
         self._forget_cache()  # the file may have been replaced
+        self._is_wake_up_due = False  # a loop that was closed took its call along
         self._thread = threading.Thread(target=self._run, name=f"commit-{self._name}", daemon=True)
         self._thread.start()
 
@@ -127,7 +132,7 @@ class Committer:
         """Commit what waits, then end the thread. Blocks."""
         thread, self._thread = self._thread, None
         if thread is not None:
-            self._waiting.put(None)
+            self._wake_ups.put(False)
             thread.join()
 
     @property
@@ -152,9 +157,18 @@ class Committer:
             raise type(self._failure)(self._failure.public, self._failure.detail)
         if growth and not self._space.take(growth):
             raise StoreFull("no space left", f"{self._environment.path}: only the reserve is left")
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.put(_Waiting(operation, prepared, future, time.perf_counter()))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._waiting.append(_Waiting(operation, prepared, future, time.perf_counter()))
+        if not self._is_wake_up_due:
+            self._is_wake_up_due = True
+            loop.call_soon(self._wake_up)
         return await future
+
+    def _wake_up(self) -> None:
+        """Once a turn of the loop, however many came in it: one switch of threads, and a fuller batch."""
+        self._is_wake_up_due = False  # before the token: who comes later asks for another one
+        self._wake_ups.put(True)
 
     def _may_probe(self, growth: int) -> bool:
         """What makes space need not wait when space is what failed."""
@@ -163,24 +177,16 @@ class Committer:
         return not self._is_dead and (makes_space or not is_fresh)
 
     def _run(self) -> None:
-        while True:
-            first = self._waiting.get()
-            if first is None:
-                return
-            batch = [first]
-            is_last = False
-            while len(batch) < MAX_BATCH:
-                try:
-                    item = self._waiting.get_nowait()
-                except queue.Empty:
-                    break
-                if item is None:
-                    is_last = True
-                    break
-                batch.append(item)
-            self._commit(batch)
-            if is_last:
-                return
+        waiting = self._waiting
+        is_open = True
+        while is_open or waiting:
+            if not waiting:
+                is_open = self._wake_ups.get()
+            batch = []
+            while waiting and len(batch) < MAX_BATCH:
+                batch.append(waiting.popleft())
+            if batch:
+                self._commit(batch)
 
     def _commit(self, items: list[_Waiting[Any]]) -> None:
         started = time.perf_counter()
