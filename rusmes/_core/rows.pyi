@@ -163,3 +163,10 @@ def email_to_send(key: bytes, row: bytes) -> tuple[bytes, bytes, int]:
 
 def seal_blob(key: bytes, kind: int, size: int, header_bytes: int, checksum: int, body: bytes) -> bytes:
     """The row of a body: its head with the head's checksum, and the body (b"" when it is in a file)."""
+
+def open_blob(key: bytes, row: bytes) -> tuple[int, int, int, bytes | None]:
+    """Size, header bytes, checksum and bytes of a body; None for one in a file, whose bytes nobody has looked at.
+
+    Raises:
+        StoreCorrupt: a checksum does not fit.
+    """

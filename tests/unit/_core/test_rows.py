@@ -24,6 +24,27 @@ def test_the_checksum_is_that_of_zlib(data: bytes, start: int) -> None:
     assert rows.crc32(data, start) == zlib.crc32(data, start)
 
 
+def test_the_checksum_at_every_length() -> None:
+    data = bytes(range(251)) * 3
+    for length in range(len(data)):
+        assert rows.crc32(data[:length], length) == zlib.crc32(data[:length], length)
+
+
+def test_bodies() -> None:
+    key = b"k" * 16
+    row = rows.seal_blob(key, 0, 4, 2, zlib.crc32(b"body"), b"body")
+    assert rows.open_blob(key, row) == (4, 2, zlib.crc32(b"body"), b"body")
+    assert rows.open_blob(key, rows.seal_blob(key, 1, 99, 2, 7, b"")) == (99, 2, 7, None)
+    for at in range(len(row)):
+        damaged = bytearray(row)
+        damaged[at] ^= 1
+        with pytest.raises(StoreCorrupt):
+            rows.open_blob(key, bytes(damaged))
+    for length in range(len(row)):
+        with pytest.raises(StoreCorrupt):
+            rows.open_blob(key, row[:length])
+
+
 @given(st.binary(min_size=1, max_size=30), st.binary(max_size=60), st.data())
 def test_a_flipped_bit_is_noticed(key: bytes, value: bytes, data: st.DataObject) -> None:
     row = rows.seal(key, value)
