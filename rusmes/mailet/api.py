@@ -142,6 +142,8 @@ class Toolbox(Struct):
     """Adds one to the counter `rusmes_mailet_events_total{event=...}` (bounded labels)."""
     recipient_delimiter: str = "+"
     """[domains] recipient_delimiter: each of its characters is one; "" = no sub-addressing."""
+    max_age_seconds: float = 5 * 86400.0
+    """[queue] max_age: after that a mail that is refused for now is returned."""
 
 
 class MatcherClass(Protocol):

@@ -5,8 +5,10 @@ Every recipient ends in exactly one place of the plan. Rules that are not a deci
 1. A failure (exception, hop budget, unknown state, recipients left undecided) sends the mail to the `error` processor with the
    reason; a failure inside `error` is a hold with the reason.
 2. A Reject reaches the client only while it waits, and only for an address of the envelope with no other fate: when an alias
-   led to several recipients and one of them is accepted, the refusal of another becomes a failure notice.
-3. After acceptance a permanent Reject becomes a failure notice (RFC 5321 §6.1), a temporary one a later attempt.
+   led to several recipients and one of them is accepted, the refusal of another becomes a failure notice. SMTP has one
+   reply for all: when it says 250 for others, who was refused for now is tried again later, as after acceptance.
+3. After acceptance a permanent Reject becomes a failure notice (RFC 5321 §6.1), a temporary one a later attempt, until the
+   mail is too old.
 4. Nothing is sent to a null reverse-path (RFC 5321 §4.5.5): such a recipient is dropped, with the reason.
 5. Mails made on the way (notices, copies) run after the mail itself, into the same plan.
 """
@@ -236,6 +238,9 @@ class Settlement:
             self._refused.extend((mail, recipient, refusal, step) for recipient in mail.recipients)
         elif refusal.is_permanent:
             self._bounce_all(mail, mail.recipients, refusal)
+        elif self._toolbox.clock.now() - mail.created >= self._toolbox.max_age_seconds:
+            text = f"not delivered in time; at last: {refusal.code} {refusal.status} {refusal.text}"
+            self._bounce_all(mail, mail.recipients, Refusal(refusal.code, "4.4.7", text))
         else:
             self._defer(mail, Defer(RETRY_SECONDS, refusal.text), step)
         return None
@@ -422,6 +427,10 @@ class Settlement:
                 accepted.update(recipient.standing_for)
         for recipient, _ in plan.dropped:
             accepted.update(recipient.standing_for)
+        if accepted:
+            for mail, recipient, refusal, _ in refused:
+                if not refusal.is_permanent and mail.origin.listener != "lmtp":
+                    accepted.update(recipient.standing_for)
         bounced: dict[tuple[int, Refusal], tuple[Mail, list[Recipient], Step]] = {}
         for mail, recipient, refusal, step in refused:
             only_here = [address for address in recipient.standing_for if address not in accepted]

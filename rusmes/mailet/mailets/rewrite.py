@@ -15,7 +15,7 @@ from rusmes.mailet.matchers.envelope import NoParameters
 from rusmes.mailet.parameters import Addresses
 from rusmes.mailet.resume import SENT_BY
 from rusmes.model.address import Address
-from rusmes.model.mail import NOTIFY_NEVER, NOTIFY_SUCCESS, Mail, Recipient
+from rusmes.model.mail import NOTIFY_DELAY, NOTIFY_FAILURE, NOTIFY_NEVER, NOTIFY_SUCCESS, Mail, Recipient
 from rusmes.model.plan import Refusal
 
 MAX_EXPANDED: Final = 10_000
@@ -195,6 +195,7 @@ class PostmasterAlias:
         except ValueError as error:
             raise ConfigError(f"postmaster: {error}") from None
         self._expansion = Expansion(toolbox, 10)
+        self._notices = toolbox.notices
 
     def service(self, mail: Mail) -> Decision | Awaitable[Decision]:
         if any(self._is_asked(recipient) for recipient in mail.recipients):
@@ -206,8 +207,9 @@ class PostmasterAlias:
         rewritten: list[Recipient] = []
         for recipient in mail.recipients:
             rewritten += heirs(recipient, ends) if self._is_asked(recipient) else [recipient]
+        notice = self._notices.expanded(mail, [r for r in mail.recipients if self._is_asked(r)]) if len(ends) > 1 else None
         mail.recipients = rewritten
-        return CONTINUE
+        return CONTINUE if notice is None else Submit((notice,))
 
     def _is_asked(self, recipient: Recipient) -> bool:
         if recipient.account or recipient.address.local.lower() != "postmaster":
@@ -234,18 +236,43 @@ class Forward:
         self._parameters = parameters
         self._expansion = Expansion(toolbox, 10)
         self._sender = NewSender(parameters.sender, toolbox)
+        self._notices = toolbox.notices
 
     async def service(self, mail: Mail) -> Decision:
         ends: dict[Address, str] = {}
         for target in self._parameters.to:
             ends.update(await self._expansion.ends(target))
+        before, sender = mail.recipients, self._sender.of(mail)
+        is_new = sender != mail.sender
+        kept = before if self._parameters.keep else []
         # All of the mail's recipients share the fate of the targets, which exist once however many they were.
-        first = mail.recipients[0]
-        via = tuple(dict.fromkeys(address for recipient in mail.recipients for address in recipient.standing_for))
-        targets = heirs(msgspec.structs.replace(first, via=via), list(ends.items()))
-        mail.recipients = [*(mail.recipients if self._parameters.keep else ()), *targets]
-        mail.sender = self._sender.of(mail)
-        return CONTINUE
+        first = before[0]
+        via = tuple(dict.fromkeys(address for recipient in before for address in recipient.standing_for))
+        notify = wishes(before)
+        notice = None
+        if is_new or (len(ends) > 1 and not kept):
+            notice = self._notices.expanded(mail, before)
+        if is_new:
+            # RFC 3461 §5.2.7.3: to a new sender the wishes of the old one mean nothing.
+            kept = [msgspec.structs.replace(recipient, notify=0, orcpt="") for recipient in kept]
+            notify, mail.ret, mail.envid = 0, "", ""
+        elif kept:
+            notify = notify & ~NOTIFY_SUCCESS or (NOTIFY_NEVER if notify else 0)  # the kept ones tell of success
+        targets = heirs(msgspec.structs.replace(first, notify=notify, via=via), list(ends.items()))
+        mail.recipients = [*kept, *targets]
+        mail.sender = sender
+        return CONTINUE if notice is None else Submit((notice,))
+
+
+def wishes(recipients: Sequence[Recipient]) -> int:
+    """NOTIFY of what stands for several recipients: whatever one of them is to be told of."""
+    each = {recipient.notify for recipient in recipients}
+    if len(each) == 1:
+        return recipients[0].notify
+    bits = 0
+    for notify in each - {NOTIFY_NEVER}:
+        bits |= notify or NOTIFY_FAILURE | NOTIFY_DELAY  # what no NOTIFY means
+    return bits
 
 
 class NewSender:

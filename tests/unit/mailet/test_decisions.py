@@ -123,6 +123,15 @@ def test_temporary_reject_after_acceptance_is_tried_again_at_that_step(kit: Any)
     assert not kit.notices.written
 
 
+def test_a_temporary_reject_does_not_last_for_ever(kit: Any) -> None:
+    mail = kit.mail()
+    mail.created -= kit.toolbox.max_age_seconds
+    plan = kit.run([TRY_LATER], mail, accepted=True)
+    assert [row.sender for row in plan.queued] == [None], "the notice alone"
+    ((_, _, refusal),) = kit.notices.written
+    assert refusal == Refusal(451, "4.4.7", "not delivered in time; at last: 451 4.7.1 later")
+
+
 @pytest.mark.rfc("5321", "4.5.5")
 @pytest.mark.parametrize("step", [DENY, ("All", "Bounce"), ("All", "DSNBounce")])
 def test_no_bounce_of_a_bounce(kit: Any, step: Any) -> None:

@@ -10,6 +10,7 @@ import pytest
 from rusmes.mailet.api import CONTINUE
 from rusmes.model.mail import NOTIFY_DELAY, NOTIFY_FAILURE, NOTIFY_NEVER, NOTIFY_SUCCESS, Recipient
 from rusmes.model.plan import Plan, Refusal
+from tests.unit.mailet.conftest import address
 
 END = ("All", "LocalDelivery")
 
@@ -134,6 +135,26 @@ def test_half_an_alias_refused_for_now_is_tried_again(kit: Any) -> None:
     assert fates(plan) == {"alice@here.org": "mailbox", "bob@here.org": "resume"}
     assert (plan.queued[0].state, plan.queued[0].step) == ("root", 1)
     assert plan.queued[0].due > kit.clock.now()
+
+
+@pytest.mark.parametrize(("listener", "fate"), [("mx", "resume"), ("lmtp", "4.7.1")])
+def test_a_recipient_refused_for_now_beside_accepted_ones_is_tried_again(kit: Any, listener: str, fate: str) -> None:
+    """The client hears 250, and never comes back for the other one; over LMTP it hears both."""
+    later = {"code": 451, "status": "4.7.1", "text": "later"}
+    mail = kit.mail("alice@here.org", "bob@here.org")
+    mail.origin = msgspec.structs.replace(mail.origin, listener=listener)
+    plan = kit.run([("RecipientIs=bob@here.org", "Reject", later), END], mail)
+    assert fates(plan) == {"alice@here.org": "mailbox", "bob@here.org": fate}
+    assert not kit.notices.written
+
+
+def test_an_alias_half_of_which_is_tried_again_bounces_the_other_half(kit: Any) -> None:
+    kit.directory.aliases = {"half@here.org": ["bob@here.org", "gone@here.org"]}
+    later = {"code": 451, "status": "4.7.1", "text": "later"}
+    plan = kit.run([("RecipientIs=bob@here.org", "Reject", later), END], kit.mail("half@here.org", "alice@here.org"))
+    assert not plan.refused
+    assert {str(row.recipients[0].address): row.action for row in plan.queued}["bob@here.org"] == "resume"
+    assert [str(recipients[0].address) for _, recipients, _ in kit.notices.written] == ["gone@here.org"]
 
 
 def test_a_whole_alias_refused_is_a_refusal_of_the_alias(kit: Any) -> None:
@@ -323,6 +344,40 @@ def test_forward_and_the_sender(kit: Any, choice: str, sender: str | None, resul
     steps = [("All", "Forward", {"to": "x@far.org", "sender": choice}), ("All", "RemoteDelivery")]
     (row,) = kit.run(steps, kit.mail(sender=sender)).queued
     assert str(row.sender) == result
+
+
+@pytest.mark.rfc("3461", "5.2.7")
+def test_forward_to_several_tells_who_asked_for_success(kit: Any) -> None:
+    steps = [("RecipientIs=alice@here.org", "Forward", {"to": "x@far.org, y@far.org"}), ("All", "RemoteDelivery")]
+    mail = kit.mail(Recipient(address("alice@here.org"), "alice@here.org", NOTIFY_SUCCESS | NOTIFY_FAILURE))
+    plan = kit.run(steps, mail)
+    assert {r.notify for row in plan.queued for r in row.recipients if row.sender is not None} == {NOTIFY_FAILURE}
+    ((_, recipients, refusal),) = kit.notices.written
+    assert ([str(r.address) for r in recipients], refusal.text) == (["alice@here.org"], "expanded")
+
+
+@pytest.mark.rfc("3461", "5.2.7")
+def test_wishes_of_the_old_sender_mean_nothing_to_a_new_one(kit: Any) -> None:
+    steps = [
+        ("RecipientIs=alice@here.org", "Forward", {"to": "x@far.org", "sender": "bounces@here.org"}),
+        ("All", "RemoteDelivery"),
+    ]
+    mail = kit.mail(Recipient(address("alice@here.org"), "alice@here.org", NOTIFY_SUCCESS, "rfc822;old@here.org"))
+    mail.ret, mail.envid = "FULL", "secret"
+    row = next(row for row in kit.run(steps, mail).queued if row.sender is not None)
+    assert (row.recipients[0].notify, row.ret, row.envid) == (0, "", "")
+    assert len(kit.notices.written) == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "result"),
+    [(0, 0, 0), (NOTIFY_NEVER, 0, NOTIFY_FAILURE | NOTIFY_DELAY), (NOTIFY_NEVER, NOTIFY_FAILURE, NOTIFY_FAILURE)],
+)
+def test_a_forward_of_several_recipients_has_the_wishes_of_all(kit: Any, first: int, second: int, result: int) -> None:
+    recipients = [Recipient(address(f"{n}@here.org"), f"{n}@here.org", w) for n, w in (("alice", first), ("bob", second))]
+    steps = [("RecipientIsLocal", "Forward", {"to": "x@far.org"}), ("All", "RemoteDelivery")]
+    (row,) = kit.run(steps, kit.mail(*recipients)).queued
+    assert row.recipients[0].notify == result
 
 
 def test_a_refused_forward_refuses_the_address_that_was_asked_for(kit: Any) -> None:
