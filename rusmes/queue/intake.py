@@ -235,6 +235,7 @@ class QueueIntake:
     async def _put(self, rows: Sequence[Queued]) -> None:
         started = self._clock.monotonic()
         self._overload.begin()
+        self._runner.join()
         try:
             await self._queue_store.put(rows)
         except asyncio.CancelledError:

@@ -1,8 +1,8 @@
 """What happened, until it is committed.
 
-Outcomes are collected for at most `WINDOW_SECONDS` and committed together, with the notices they cause, in one transaction:
-so a crash repeats only deliveries of that window (and of the commit that was under way). A commit that fails is tried
-again with what has joined it meanwhile; nothing is taken back, because what was delivered stays delivered.
+Outcomes are collected for at most `WINDOW_SECONDS`, or until new mail is put, and committed together, with the notices they
+cause, in one transaction: so a crash repeats only deliveries of that window (and of the commit that was under way). A commit
+that fails is tried again with what has joined it meanwhile; nothing is taken back, because what was delivered stays delivered.
 """
 
 from __future__ import annotations
@@ -47,6 +47,12 @@ class Outcomes:
         self._waiting.append((change, active, new))
         if self._timer is None and self._flushing is None:
             self._timer = asyncio.get_running_loop().call_later(WINDOW_SECONDS, self._start)
+
+    def join(self) -> None:
+        """A transaction is about to be asked for anyway: what waits shares it, and the window's end needs none of its own."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._start()
 
     def _start(self) -> None:
         self._timer = None

@@ -157,6 +157,10 @@ class Runner:
             else:
                 self._activate(Active(item, None), range(len(item.recipients)))
 
+    def join(self) -> None:
+        """New entries are about to be put: outcomes that wait for their commit share it."""
+        self._outcomes.join()
+
     def expect(self, items: Sequence[Queued]) -> None:
         """Entries whose commit nobody waits for any more; in a moment they are there or never will be."""
         for item in items:

@@ -268,6 +268,22 @@ def test_outcomes_are_committed_together_within_50_ms() -> None:
     run(test)
 
 
+def test_outcomes_go_along_with_the_next_mail(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outcomes, "WINDOW_SECONDS", 60.0)
+
+    async def test(b: Bench) -> None:
+        await b.engine.send("first@x.org")
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert len(b.deliveries.sent) == len(b.entries) == 1
+        await b.engine.send("second@x.org")
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert [entry.item.recipients[0].address.local for entry in b.entries] == ["second"]
+
+    run(test)
+
+
 def test_crash_window_only_uncommitted_outcomes_are_repeated() -> None:
     """D3: what was delivered and not committed when the process died is delivered again, and nothing else is."""
 
