@@ -1,6 +1,5 @@
 """Classes of octets: the table that lexers index instead of asking the locale."""
 
-__pyx_capi__: dict[str, object]
 
 def classes_of(octet: int) -> frozenset[str]:
     """The names of the classes an octet belongs to; for tests of the table.

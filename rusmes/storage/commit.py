@@ -182,7 +182,7 @@ class Committer:
         while is_open or waiting:
             if not waiting:
                 is_open = self._wake_ups.get()
-            batch = []
+            batch: list[_Waiting[Any]] = []
             while waiting and len(batch) < MAX_BATCH:
                 batch.append(waiting.popleft())
             if batch:
