@@ -5,7 +5,6 @@ Most bodies need nothing (10 KiB: 2 us; four scans by `bytes` methods 25 us).
 
 from typing import Final
 
-
 UNCLEAN: Final[int]
 """A CR or LF stands alone, or the last line is not ended; nothing more was looked at."""
 DOTS: Final[int]
