@@ -16,6 +16,7 @@ import click
 from rusmes.cli.control import ControlSocket
 from rusmes.cli.output import Output
 from rusmes.config.load import load_config
+from rusmes.config.problems import nearest
 from rusmes.config.schema import Config
 from rusmes.errors import RusmesError
 from rusmes.server.places import CONTROL_NAME, runtime_dir_of
@@ -96,6 +97,17 @@ class JsonCommand(click.Command):
 class JsonGroup(click.Group):
     command_class = JsonCommand
     group_class = type
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """With the nearest command where there is none of that name."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            names = self.list_commands(ctx)
+            hint = nearest(args[0], names) or f"see {ctx.command_path} --help"
+            raise click.UsageError(f"{error.message.rstrip('.')} ({hint})", ctx) from None
 
 
 def _turn_json_on(context: click.Context, _option: click.Parameter, value: bool) -> None:

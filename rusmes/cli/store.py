@@ -33,11 +33,16 @@ def verify(context: Context) -> int:
         context.output.table(
             ["PLACE", "WHAT IS WRONG", "STATE"],
             [(f["place"], f["reason"], "set aside" if f["repaired"] else "") for f in findings],
-            empty=f"{len(data['stores'])} databases read, nothing is wrong.",
+            empty=f"{_number_of_databases(data['stores'])} read, nothing is wrong.",
         )
 
     context.output.show(data, for_people)
     return 1 if findings else 0
+
+
+def _number_of_databases(files: list[dict[str, Any]]) -> str:
+    count = sum(1 for file in files if file["name"].endswith(".mdb"))
+    return "1 database with its bodies" if count == 1 else f"{count} databases with their bodies"
 
 
 async def _verify(config: Config) -> list[dict[str, Any]]:

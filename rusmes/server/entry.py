@@ -67,9 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _start(config, warnings)
     except ConfigError as error:
-        return _failed(str(error), EXIT_WRONG)
+        return _failed(config, str(error), EXIT_WRONG)
     except RusmesError as error:
-        return _failed(str(error), EXIT_FAILED)
+        return _failed(config, str(error), EXIT_FAILED)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,9 +81,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _failed(reason: str, status: int) -> int:
+def _failed(config: Config, reason: str, status: int) -> int:
     _log.error("the server cannot start", reason=reason)
+    _tell_terminal(config, reason)
     return status
+
+
+def _tell_terminal(config: Config, reason: str) -> None:
+    """Whoever started the server sees why it ended, also when the log goes elsewhere."""
+    if config.logging.output != "stderr":
+        print(f"rusmes-server: {reason}", file=sys.stderr)
 
 
 def _start(loaded: Config, warnings: Sequence[str]) -> int:
@@ -130,7 +137,7 @@ def _start(loaded: Config, warnings: Sequence[str]) -> int:
         )
         for binding in bindings:
             _log.info("listening", protocol=binding.protocol, address=binding.address, tls=binding.implicit_tls)
-        return Supervisor(
+        supervisor = Supervisor(
             ground,
             loaded,
             slots=slots,
@@ -140,7 +147,11 @@ def _start(loaded: Config, warnings: Sequence[str]) -> int:
             token=token,
             readiness=readiness,
             keep_open=[lock.fileno(), pid_file.fileno()],
-        ).run()
+        )
+        status = supervisor.run()
+        if supervisor.failure:
+            _tell_terminal(config, supervisor.failure)
+        return status
     finally:
         sink.flush()
         for path in (os.path.join(config.runtime_dir, CONTROL_NAME) if pid_file else "", config.lmtp.path if bindings else ""):

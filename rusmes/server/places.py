@@ -94,7 +94,8 @@ class Lock:
                 if _is_alive(owner) or time.monotonic() > until:
                     os.close(self._descriptor)
                     who = f"process {owner}" if owner else "another server"
-                    raise AlreadyRunning(f"{who} runs already", f"it holds {path}") from None
+                    detail = f"it holds {path}; stop it first, or give this one its own storage.path and runtime_dir"
+                    raise AlreadyRunning(f"{who} runs already", detail) from None
                 time.sleep(0.02)  # workers of a supervisor that was killed; they are on their way out
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)

@@ -86,6 +86,8 @@ class Supervisor:
         self._plans: asyncio.Queue[Plan]
         self._drain_deadline = 0.0
         self._has_served = False
+        self.failure = ""
+        """Why no worker could start."""
         self._control: Control
         self._api: AdminApi
         self._covers: dict[int, int] = {}
@@ -292,6 +294,7 @@ class Supervisor:
         _log.error("worker died", slot=worker.slot, code=code, lived_seconds=round(lived, 1), connections_given_back=given_back)
         # Who was killed by a signal did not fail by itself; but not again and again.
         if not self._has_served and not was_ready and (code >= 0 or worker.quick_deaths >= MAX_DEATHS_AT_START):
+            self.failure = f"worker {worker.slot} cannot start: {worker.failure or f'exit status {code}'}"
             _log.error("the server cannot start", slot=worker.slot, reason=worker.failure or f"exit status {code}")
             self._plans.put_nowait(Plan(end=1))
             return

@@ -329,6 +329,7 @@ def test_exit_status_when_an_address_is_taken(server: RunningServer) -> None:
     assert result.returncode == 1
     assert "smtp" in server.everything_said()
     assert str(server.smtp) in server.everything_said()
+    assert result.stderr.startswith("rusmes-server: cannot listen for smtp on"), "the log is a file that nobody looks at yet"
     assert "Traceback" not in result.stderr
 
 
@@ -337,6 +338,7 @@ def test_a_second_server_on_the_same_data_is_refused(server: RunningServer) -> N
         result = run(str(server.config))
         assert result.returncode == 1
         assert "runs already" in server.everything_said()
+        assert "its own storage.path" in result.stderr
         assert server.page("/ready")[0] == 200
         assert (server.directory / "run/control.sock").exists()
 
@@ -347,6 +349,7 @@ def test_a_worker_that_cannot_start_ends_the_server(server: RunningServer) -> No
     result = run(str(server.config))
     assert result.returncode == 1
     assert server.events("the server cannot start")
+    assert result.stderr.startswith("rusmes-server: worker ")
     assert server.orphans() == []
 
 

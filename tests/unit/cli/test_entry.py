@@ -239,3 +239,10 @@ def test_text_from_elsewhere_cannot_steer_the_terminal() -> None:
         printable("a\x1b[31mb\x07\x9b\n")
         == "a\N{REPLACEMENT CHARACTER}[31mb\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}\n"
     )
+
+
+def test_a_command_that_is_none_names_the_nearest(rusmes: Any) -> None:
+    result = rusmes("user", "lst")
+    assert result.status == 2
+    assert 'No such command \'lst\' (did you mean "list"?)' in result.errors
+    assert "known: add, catch-all, delete, list" in rusmes("domain", "remove", "x.example").errors
