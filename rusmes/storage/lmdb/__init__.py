@@ -5,7 +5,7 @@ What it is not: a cache. Nothing is kept in memory but the rows of some small ta
 
 Map: `layout` and `queue_layout` say what rows look like; `environment` opens, locks, reads and grows a file; `mail_store` and
 `queue_store` are the faces; `delivery`, `messages` and `mailboxes` work inside the transaction, with the records of `edits`;
-`blobs` keeps bodies; `verify` and `compact` are for care.
+`sending` reads what goes out; `blobs` keeps bodies; `verify` and `compact` are for care.
 
 Lock order: see `environment`. Never hold a read transaction across an `await`.
 """

@@ -22,7 +22,7 @@ from rusmes._core.rows import crc32
 from rusmes.errors import NotFound, StoreCorrupt, StoreError
 from rusmes.model.content import CHUNK_BYTES, Content
 from rusmes.model.ids import IdSource, id_text, parse_id
-from rusmes.storage.lmdb.environment import Environment, Transaction, sync_directory
+from rusmes.storage.lmdb.environment import Environment, sync_directory
 from rusmes.storage.lmdb.layout import BLOB_HEAD_BYTES, FILE, INLINE, BlobHead, pack_count, unpack_count
 from rusmes.storage.space import Space
 from rusmes.storage.spool import SpoolWriter, store_failure
@@ -256,23 +256,6 @@ class LmdbBlobs:
                 raise StoreCorrupt("the store is damaged", f"blob {id.hex()} is missing")
             head = BlobHead.unpack(id, row)
         return self.content_of(id, head.size, head.header_bytes, is_file=head.kind == FILE, checksum=head.checksum)
-
-    def content_in(self, txn: Transaction, id: bytes) -> Content:
-        """A body as a transaction sees it; an inline one with its bytes, read once.
-
-        Raises:
-            StoreCorrupt: it is missing, or the checksum does not fit.
-        """
-        row: bytes | None = txn.get(id, db=self._environment.handles[self._tables.blobs])
-        if row is None:
-            raise StoreCorrupt("the store is damaged", f"blob {id.hex()} is missing")
-        head = BlobHead.unpack(id, row)
-        if head.kind == FILE:
-            return self.content_of(id, head.size, head.header_bytes, is_file=True, checksum=head.checksum)
-        data = row[BLOB_HEAD_BYTES:]
-        if len(data) != head.size or crc32(data) != head.checksum:
-            raise StoreCorrupt("the store is damaged", f"blob {id.hex()}: checksum")
-        return Content(id, head.size, head.header_bytes, data=data, stored=True)
 
     def content_of(self, id: bytes, size: int, header_bytes: int, *, is_file: bool, checksum: int = -1) -> StoredContent:
         path = self.path_of(id) if is_file else ""
