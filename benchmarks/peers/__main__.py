@@ -1,4 +1,4 @@
-"""The questions: accept, relay, local, large, idle, syncs. `python -m benchmarks.peers accept --rounds 5`."""
+"""The questions: accept, relay, local, pop3, large, idle, syncs. `python -m benchmarks.peers accept --rounds 5`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from benchmarks.peers import measure, servers
 from benchmarks.peers.measure import Sample
+from benchmarks.peers.retrieve import pop3
 
 HOLD = """[[processors]]
 name = "root"
@@ -217,7 +218,7 @@ def syncs(options: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    questions = {f.__name__: f for f in (accept, relay, local, large, idle, syncs)}
+    questions = {f.__name__: f for f in (accept, relay, local, pop3, large, idle, syncs)}
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
     parser.add_argument("question", choices=[*questions, "all"])
     parser.add_argument("--rounds", type=int, default=5)
@@ -225,6 +226,7 @@ def main() -> int:
     parser.add_argument("--cell", default="", help="accept: only this cell, as 100x1024")
     parser.add_argument("--scratch", default="", help="directory for all data; a temporary one by default")
     options = parser.parse_args()
+    options.port = PORT
     if os.geteuid() != 0:
         print("the peers need root: Postfix and Dovecot start as root", file=sys.stderr)
         return 2
