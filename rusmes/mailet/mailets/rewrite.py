@@ -228,7 +228,11 @@ class ForwardParameters(Struct, frozen=True):
 
 
 class Forward:
-    """Sends the mail to other recipients, with their aliases followed. Loops end at RelayLimit."""
+    """Sends the mail to other recipients, with their aliases followed. Loops end at RelayLimit.
+
+    Who asked for a success notice hears that the address was expanded, when there are several or the envelope's sender changes.
+    With a new sender, nothing else of what the old one asked for is kept.
+    """
 
     Parameters = ForwardParameters
 
