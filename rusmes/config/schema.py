@@ -307,6 +307,8 @@ class Queue(Struct, frozen=True, kw_only=True):
     """After that the sender gets a delay notice. 0 = none."""
     backscatter: bool = False
     """Send notices about relayed mail of clients neither logged in nor in relay_networks. false = only the log tells."""
+    notices_per_hour: Count = 1000
+    """Notices to the senders of one domain, over all workers; what is above is only in the log. 0 = no limit."""
     notice_content_limit: Size = Size("64KB")
     """RET=FULL of a larger message gives only its header (RFC 3461)."""
     memory: Size = Size("64MB")

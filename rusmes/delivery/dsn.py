@@ -15,6 +15,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from rusmes._core.counters import SharedCounters
 from rusmes.clock import Clock
 from rusmes.config.schema import Config
 from rusmes.log import get_logger
@@ -32,6 +33,7 @@ MAX_HEADER_BYTES: Final = 64 * 1024
 """Of the returned header."""
 MAX_LISTED: Final = 1000
 """Recipients in one notice; the transaction that failed had no more (RFC 5321 §4.5.3.1.8 asks for 100)."""
+HOUR_SECONDS: Final = 3600.0
 FOLD_AT: Final = 76
 MAX_WORD: Final = 900
 """A longer word is cut: no line of a notice is above 998 octets."""
@@ -99,8 +101,11 @@ class DsnWriter:
         ids: IdSource,
         hostname: str,
         metrics: Metrics | None = None,
+        *,
+        limits: SharedCounters | None = None,
     ) -> None:
         self._config = config
+        self._limits = limits or SharedCounters(1, 1024)
         self._writer = writer
         self._clock = clock
         self._ids = ids
@@ -138,10 +143,20 @@ class DsnWriter:
     def _may_tell(self, origin: Origin) -> bool:
         return self._config.queue.backscatter or origin.trusted or bool(origin.account) or origin.listener != "mx"
 
+    def _may_have_another(self, domain: str) -> bool:
+        """B10: a domain whose name somebody forges, or whose own machine sends without end, is not flooded by us."""
+        most = self._config.queue.notices_per_hour
+        key = b"notices:" + domain.lower().encode()
+        return not most or self._limits.take_rate(key, most, HOUR_SECONDS, self._clock.monotonic())
+
     def _write(self, original: Original, reports: Sequence[Report], until: float) -> Mail | None:
         if original.sender is None or not reports:
             return None  # B6, B7: RFC 5321 §6.1
         sender = original.sender
+        if not self._may_have_another(sender.domain):
+            _log.warn("notice not sent", queue_id=id_text(original.id), reason="too many for the sender's domain",
+                      sender=str(sender), recipients=len(reports))  # fmt: skip
+            return None
         is_utf8 = original.smtputf8 and not (str(sender).isascii() and all(str(r.recipient.address).isascii() for r in reports))
         notice = Notice(original, reports[:MAX_LISTED], is_utf8=is_utf8, hostname=self._hostname, until=until)
         now = self._clock.now()

@@ -77,7 +77,9 @@ class Engine:
             metrics=house.metrics,
             ids=house.ids,
         )
-        self.dsn = DsnWriter(config, self.store.blobs.writer, house.clock, house.ids, config.hostname, house.metrics)
+        self.dsn = DsnWriter(
+            config, self.store.blobs.writer, house.clock, house.ids, config.hostname, house.metrics, limits=house.limits
+        )
         self._house = house
         self.pipeline = self.build_pipeline(config)
         self.runner = Runner(

@@ -1,4 +1,4 @@
-"""Notices: who gets one, and what is in it (B5, B6, B7, B9, B15, RFC 3461, 3464, 6522, 6533)."""
+"""Notices: who gets one, and what is in it (B5, B6, B7, B9, B10, B15, RFC 3461, 3464, 6522, 6533)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from rusmes._core.counters import Metrics
+from rusmes._core.counters import Metrics, SharedCounters
 from rusmes.clock import FakeClock
 from rusmes.config.schema import Config, Queue
 from rusmes.config.units import Size
@@ -170,6 +170,25 @@ def test_b9_strangers_mail_makes_no_backscatter() -> None:
     for known in ({"listener": "submission", "account": "a"}, {"listener": "lmtp"}, {}, {"listener": "mx", "trusted": True}):
         origin = Origin(**known)  # type: ignore[arg-type]
         assert writer().report(structs.replace(about, origin=origin), reports[:1]) is not None
+
+
+def test_b10_notices_to_a_domain_are_limited_over_all_workers() -> None:
+    config = Config(domain="example.com", hostname="mx.example.com", queue=Queue(notices_per_hour=3))
+    clock, limits = FakeClock(), SharedCounters(1, 1024)
+    blobs = MemoryBlobs(ids, 1 << 20)
+    one, two = (DsnWriter(config, blobs.writer, clock, ids, "mx.example.com", limits=limits) for _ in range(2))
+    about = item(rcpt())
+    other = item(rcpt(), sender="carol@elsewhere.net")
+    mail = Mail(ids.next_id(), address("ann@Y.org"), [rcpt()], content(BODY), Origin(trusted=True), created=0.0)
+    reports = [failed(rcpt())]
+    assert all(writer.report(about, reports) for writer in (one, two, one))
+    assert two.report(about, reports) is None
+    assert one.failure(mail, mail.recipients, Refusal(550, "5.0.0", "no")) is None
+    assert two.report(other, reports) is not None
+    clock.advance(2 * 3600.0)
+    assert two.report(about, reports) is not None
+    one.apply(Config(domain="example.com", hostname="mx.example.com", queue=Queue(notices_per_hour=0)))
+    assert all(one.report(about, reports) for _ in range(10))
 
 
 def test_b9_what_this_server_refused_after_its_250_is_told_to_strangers_too() -> None:
