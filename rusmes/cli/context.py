@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
-from rusmes.cli.control import ControlSocket
+from rusmes.cli.control import ControlSocket, ServerFailed, ServerRefused
 from rusmes.cli.output import Output
 from rusmes.config.load import load_config
 from rusmes.config.problems import nearest
@@ -67,10 +67,13 @@ class Context:
         return asyncio.run(work)
 
     def reload(self) -> str:
-        """Tell a running server to read the changed file; the sentence about it."""
+        """Tell a running server to read the changed file; the sentence about it. Raises ServerFailed, ServerRefused."""
         if not self.is_running:
             return "It takes effect when the server starts."
-        self.control.post("/reload")
+        try:
+            self.control.post("/reload")
+        except (ServerFailed, ServerRefused) as error:
+            raise type(error)("the file is changed, and the running server does not use it", error.public) from None
         return "The running server uses it now."
 
 

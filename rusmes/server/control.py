@@ -62,6 +62,8 @@ class Control:
 
     async def _reload(self) -> dict[str, Any]:
         ground = self._fleet.ground
+        if ground.config.chroot:
+            raise RusmesError("with chroot, a running server cannot reach its configuration", "restart it")
         new = load_config(self._fleet.loaded.path or None)
         check_all(new)
         changes = changes_of(self._fleet.loaded, new)

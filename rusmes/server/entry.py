@@ -31,7 +31,7 @@ from rusmes.net.listener import raise_descriptor_limit
 from rusmes.net.notices import make_pairs
 from rusmes.server.build import Ground, contexts_of, is_served
 from rusmes.server.check import check_all, read_token
-from rusmes.server.logs import open_sink
+from rusmes.server.logs import file_of, open_sink
 from rusmes.server.places import CONTROL_NAME, LOCK_NAME, PID_NAME, Lock, prepare_directories
 from rusmes.server.privileges import Person, become, change_root, check_chroot, give, give_tree, wanted_person
 from rusmes.server.readiness import Readiness
@@ -125,6 +125,9 @@ def _start(loaded: Config, warnings: Sequence[str]) -> int:
         _hand_over(config, person, control_path)
         config = change_root(config)
         pid_file.path = os.path.join(config.runtime_dir, PID_NAME)
+        log_file = file_of(sink)
+        if log_file is not None:
+            log_file.path = config.logging.file.path
         become(person)
         ground = Ground(
             config=config,

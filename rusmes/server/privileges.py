@@ -9,8 +9,8 @@ import importlib
 import os
 import pkgutil
 import pwd
-import shutil
 import ssl
+from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
@@ -28,6 +28,8 @@ CHROOT_FILES: Final = tuple(
 LAZY_CODECS: Final = ("idna", "punycode", "utf-8", "ascii", "latin-1", "unicode_escape", "utf-7", "utf-16")
 LAZY_PACKAGES: Final = ("lmdb", "dns", "argon2", "asyncio", "concurrent.futures", "email", "uvloop", "rusmes")
 """Packages of which some module is imported only when it is needed."""
+NEVER_IMPORTED: Final = ("__main__", ".cffi", ".tool")
+"""Ends of names of modules that are programs; importing lmdb.cffi calls a compiler."""
 
 
 class Person(Struct, frozen=True):
@@ -120,8 +122,11 @@ def change_root(config: Config) -> Config:
     if not config.chroot:
         return config
     root = os.path.realpath(config.storage.path)
-    for source in (*CHROOT_FILES, *filter(None, [ssl.get_default_verify_paths().cafile])):
-        _copy_into(root, source)
+    for source in CHROOT_FILES:
+        if os.path.isfile(source):
+            _write_into(root, source, Path(source).read_bytes())
+    paths = ssl.get_default_verify_paths()
+    _write_into(root, os.environ.get(paths.openssl_cafile_env) or paths.openssl_cafile, authorities())
     for name in LAZY_CODECS:
         codecs.lookup(name)
     for name in LAZY_PACKAGES:
@@ -145,15 +150,31 @@ def _import_all(name: str) -> None:
     """Import a package with all its modules, but for those that need what is not installed, and programs."""
     package = importlib.import_module(name)
     for module in pkgutil.walk_packages(package.__path__, f"{name}.", onerror=lambda _name: None):
-        if not module.name.endswith("__main__"):
+        if not module.name.endswith(NEVER_IMPORTED):
             with contextlib.suppress(Exception):
                 importlib.import_module(module.name)
 
 
-def _copy_into(root: str, source: str) -> None:
-    if not os.path.isfile(source):
-        return
-    target = os.path.join(root, source.lstrip("/"))
-    os.makedirs(os.path.dirname(target), 0o755, exist_ok=True)
-    shutil.copyfile(source, target)
+def authorities() -> bytes:
+    """The certificates of the CAs this machine trusts, in one PEM: deliveries with verified TLS read them later."""
+    paths = ssl.get_default_verify_paths()
+    if paths.cafile:
+        return Path(paths.cafile).read_bytes()
+    if not paths.capath:
+        return b""
+    bundle = Path(paths.capath) / "ca-certificates.crt"
+    files = [bundle] if bundle.is_file() else [file for file in sorted(Path(paths.capath).iterdir()) if file.is_file()]
+    return b"".join(dict.fromkeys(file.read_bytes() for file in files))
+
+
+def _write_into(root: str, path: str, data: bytes) -> None:
+    """Put a file where it is found from inside, readable for the user the server becomes, whatever the umask is."""
+    target = os.path.join(root, path.lstrip("/"))
+    directory = root
+    for part in os.path.relpath(os.path.dirname(target), root).split("/"):
+        directory = os.path.join(directory, part)
+        if not os.path.isdir(directory):
+            os.mkdir(directory)
+            os.chmod(directory, 0o755)
+    Path(target).write_bytes(data)
     os.chmod(target, 0o644)

@@ -504,7 +504,7 @@ def test_privileges_are_dropped_after_binding(tmp_path: Path, chroot: bool) -> N
     server.smtp = next(port for port in range(800, 1000) if _is_free(port))
     server.write_config()
     text = server.config.read_text().replace('runtime_dir = "run"', f'runtime_dir = "{tmp_path}/data/run"')
-    server.config.write_text(text.replace(str(server.log), f"{tmp_path}/data/rusmes.log"))
+    server.config.write_text(text.replace(f'"{server.log}"', f'"{tmp_path}/data/rusmes.log", max_size = "4KB"'))
     server.config.chmod(0o644)
     server.log = tmp_path / "data/rusmes.log"
     server.add_user()
@@ -523,6 +523,16 @@ def test_privileges_are_dropped_after_binding(tmp_path: Path, chroot: bool) -> N
         server.wait_until(lambda: server.page("/health")[0] == 200, "healthy")
         server.send()
         assert len(maildrop(server)) == 2
+        server.wait_until(lambda: (tmp_path / "data/rusmes.log.1").exists(), "rotated")
+        if chroot:
+            paths = ssl.get_default_verify_paths()
+            name = os.environ.get(paths.openssl_cafile_env) or paths.openssl_cafile
+            seen = tmp_path / "data" / name.lstrip("/")
+            for file in (seen, tmp_path / "data/etc/hosts"):
+                assert file.stat().st_mode & 0o444 == 0o444
+                assert file.parent.stat().st_mode & 0o055 == 0o055
+            assert b"BEGIN CERTIFICATE" in seen.read_bytes()
+            assert (server.directory / "output").read_bytes() == b"", "nothing is compiled by the way"
         server.signal(signal.SIGHUP)
         if chroot:
             server.wait_until(lambda: server.metric('rusmes_reloads_total{outcome="refused"}') == 1, "refused")
