@@ -30,8 +30,9 @@ name = "error"
 state = "error"
 mailets = [{ matcher = "All", mailet = "Hold" }]
 """
-PORT = 14000
-SINK_PORT = 14090
+PORT = int(os.environ.get("RUSMES_PEERS_PORT", "14000"))
+"""The first of a hundred ports."""
+SINK_PORT = PORT + 90
 ROUTE = f"""[[delivery.route]]
 name = "sink"
 domains = ["*"]
