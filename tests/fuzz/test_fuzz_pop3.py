@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -43,6 +43,10 @@ class Pieces:
             if piece := self._pieces.pop():
                 return piece
         return b""
+
+    async def feed(self, take: Callable[[bytes], bytes | None]) -> None:
+        while (answer := take(await self.receive())) is not None:
+            self.write(answer)
 
     def write(self, data: bytes) -> None:
         self.sent += data
@@ -128,3 +132,10 @@ def test_one_whole_session_octet_by_octet() -> None:
 def test_endless_lines_cost_no_memory(size: int) -> None:
     sent = serve([b"x" * 1000] * (size // 1000 + 1))
     assert len(sent) < 300
+
+
+@pytest.mark.parametrize("rest", [b"x" * 40_000, b"RETR 3\r\nNOOP\r\nQUIT\r\n", b"RE", b"DELE 3\r\nRETR 3\r\nQUIT\r\n"])
+def test_what_comes_instead_of_the_expected_retrieval(rest: bytes) -> None:
+    """In pieces, the fourth RETR is answered from what is ready; nothing else may look different for it."""
+    before = [LOGIN, b"RETR 1\r\n", b"RETR 2\r\n"]
+    assert serve([*before, rest]) == serve([b"".join(before) + rest])
