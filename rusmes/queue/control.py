@@ -1,5 +1,9 @@
 """The operator's hands on a queue, of a running worker (with its runner) or of a stopped one (the store alone).
 
+A filter that names recipients is about these recipients alone: the others of an entry stay as they are. An entry whose way
+through the pipeline is not over has no fates of its own for them; it is held, released or deleted as a whole, and deleted
+only when the filter means all of them.
+
 With a runner, an entry that waits is taken out of its index, changed and put back; one that is being delivered is asked to be
 held or deleted as soon as what is under way has ended. Either way `list` shows what is committed.
 """
@@ -23,6 +27,9 @@ from rusmes.storage.api import QueueChange, QueueEntry, QueueStore, RecipientSta
 
 BATCH: Final = 200
 """Entries changed in one transaction, and looked at before others get a turn."""
+
+ENDS: Final = frozenset({"relay", "local"})
+"""Entries whose recipients have a fate each; the others (hold, resume) go on in the pipeline together."""
 
 Edit = Callable[[QueueEntry], QueueChange | None]
 
@@ -62,7 +69,7 @@ class StoreControl:
             states = {
                 index: structs.replace(state, due=min(state.due, now))
                 for index, state in enumerate(entry.states)
-                if state.status in OPEN
+                if state.status in OPEN and _is_meant(state, which, entry)
             }
             return QueueChange(entry.item.id, states) if states and entry.item.action != "hold" else None
 
@@ -70,7 +77,7 @@ class StoreControl:
 
     async def hold(self, which: QueueFilter) -> int:
         def hold(entry: QueueEntry) -> QueueChange | None:
-            states = _with_status(entry, OPEN, "held")
+            states = _with_status(entry, OPEN, "held", which)
             return QueueChange(entry.item.id, states) if states else None
 
         return await self._edit(which, hold, "hold")
@@ -79,7 +86,7 @@ class StoreControl:
         now = self._clock.now()
 
         def release(entry: QueueEntry) -> QueueChange | None:
-            states = {i: structs.replace(state, due=now) for i, state in _with_status(entry, {"held"}, "queued").items()}
+            states = {i: structs.replace(state, due=now) for i, state in _with_status(entry, {"held"}, "queued", which).items()}
             item = entry.item
             if not states and item.action != "hold":
                 return None
@@ -89,7 +96,19 @@ class StoreControl:
         return await self._edit(which, release, "")
 
     async def delete(self, which: QueueFilter) -> int:
-        return await self._edit(which, lambda entry: QueueChange(entry.item.id, {}, remove=True), "delete")
+        def delete(entry: QueueEntry) -> QueueChange | None:
+            if _means_all(entry, which):
+                return QueueChange(entry.item.id, {}, remove=True)
+            if entry.item.action not in ENDS:
+                return None
+            states = {
+                index: structs.replace(state, status="failed", last_reply="deleted by the operator")
+                for index, state in enumerate(entry.states)
+                if state.status in UNFINISHED and _is_meant(state, which, entry)
+            }
+            return QueueChange(entry.item.id, states) if states else None
+
+        return await self._edit(which, delete, "delete")
 
     # How
 
@@ -99,11 +118,11 @@ class StoreControl:
         async for entry in self._matching(which):
             batch.append(entry)
             if len(batch) >= BATCH:
-                count += await self._edit_batch(batch, edit, wish)
+                count += await self._edit_batch(batch, edit, wish, which)
                 batch = []
-        return count + await self._edit_batch(batch, edit, wish)
+        return count + await self._edit_batch(batch, edit, wish, which)
 
-    async def _edit_batch(self, batch: Sequence[QueueEntry], edit: Edit, wish: str) -> int:
+    async def _edit_batch(self, batch: Sequence[QueueEntry], edit: Edit, wish: str, which: QueueFilter) -> int:
         count = 0
         free = []
         for entry in batch:
@@ -111,7 +130,7 @@ class StoreControl:
             if self._runner is None:
                 free.append(entry)
             elif self._runner.is_active(id):
-                if wish:
+                if wish and (wish != "delete" or _means_all(entry, which)):
                     self._runner.wish(id, wish)
                     count += 1
             else:
@@ -156,8 +175,24 @@ class StoreControl:
                 await asyncio.sleep(0)
 
 
-def _with_status(entry: QueueEntry, old: set[str] | frozenset[str], new: str) -> dict[int, RecipientState]:
-    return {i: structs.replace(state, status=new) for i, state in enumerate(entry.states) if state.status in old}
+def _with_status(
+    entry: QueueEntry, old: set[str] | frozenset[str], new: str, which: QueueFilter
+) -> dict[int, RecipientState]:
+    return {
+        i: structs.replace(state, status=new)
+        for i, state in enumerate(entry.states)
+        if state.status in old and _is_meant(state, which, entry)
+    }
+
+
+def _is_meant(state: RecipientState, which: QueueFilter, entry: QueueEntry) -> bool:
+    return entry.item.action not in ENDS or _matches_recipient(state, which, entry.item.action)
+
+
+def _means_all(entry: QueueEntry, which: QueueFilter) -> bool:
+    """Whether a filter that matches an entry means all of its recipients that have not ended."""
+    action = entry.item.action
+    return all(_matches_recipient(state, which, action) for state in entry.states if state.status in UNFINISHED)
 
 
 def matches(entry: QueueEntry, which: QueueFilter, now: float) -> bool:

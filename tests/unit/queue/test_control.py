@@ -98,6 +98,47 @@ def test_delete_makes_no_notice() -> None:
     run(test)
 
 
+async def two_deferred(b: Bench) -> None:
+    b.deliveries.answer = delayed
+    await b.engine.send("a@x.org", "b@y.org", sender="alice@example.com")
+    await b.settle()
+    b.deliveries.sent.clear()
+    b.deliveries.answer = delivered
+
+
+def statuses(b: Bench) -> dict[str, str]:
+    return {str(state.recipient.address): state.status for entry in b.entries for state in entry.states}
+
+
+def test_a_recipient_that_is_deleted_takes_no_other_with_it() -> None:
+    async def test(b: Bench, control: StoreControl) -> None:
+        await two_deferred(b)
+        assert await control.delete(QueueFilter(domain="x.org")) == 1
+        assert statuses(b) == {"a@x.org": "failed", "b@y.org": "deferred"}
+        await b.advance(12 * 60)
+        assert [names for _, names in b.deliveries.sent] == [("b",)]
+        assert not b.entries
+        assert not await b.engine.inbox("alice@example.com")
+
+    run(test)
+
+
+def test_a_filter_of_recipients_holds_releases_and_retries_these_alone() -> None:
+    async def test(b: Bench, control: StoreControl) -> None:
+        await two_deferred(b)
+        assert await control.hold(QueueFilter(recipient="a@*")) == 1
+        assert statuses(b) == {"a@x.org": "held", "b@y.org": "deferred"}
+        assert await control.retry(QueueFilter(recipient="b@*")) == 1
+        await b.settle()
+        assert [names for _, names in b.deliveries.sent] == [("b",)]
+        assert await control.release(QueueFilter(recipient="b@*")) == 0
+        assert await control.release(QueueFilter(recipient="a@*")) == 1
+        await b.settle()
+        assert not b.entries
+
+    run(test)
+
+
 @pytest.mark.parametrize("operation", ["hold", "delete"])
 def test_entries_under_way_end_first(operation: str) -> None:
     async def test(b: Bench, control: StoreControl) -> None:
