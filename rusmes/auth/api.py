@@ -148,8 +148,7 @@ class Directory(Protocol):
 
 
 class AccountAdmin(Protocol):
-    """What the CLI and the administration API change; backends that are read-only raise NotImplementedError's cousin
-    `RusmesError` with the way out in its text."""
+    """What the CLI and the administration API change. A backend that only reads raises RusmesError with the way out."""
 
     async def add(self, account: str, password: str, *, quota_bytes: int = 0, quota_messages: int = 0) -> None:
         """Raises AlreadyExists."""
