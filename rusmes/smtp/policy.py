@@ -116,7 +116,7 @@ class Policy:
         self.greet_delay = float(smtp.greet_delay) if listener == "mx" else 0.0
         self.require_login = is_submission or (listener == "mx" and smtp.require_auth)
         self.require_tls = is_submission and submission.require_tls
-        self.offers_starttls = not implicit_tls and (smtp.enable_starttls if listener == "mx" else is_submission)
+        self.offers_starttls = not implicit_tls and (smtp.enable_starttls or listener != "mx")
         self.mechanisms = submission.mechanisms if self.require_login else ()
         self.sender_check = submission.sender_check
         self.max_account_messages = submission.max_messages_per_hour if is_submission else 0

@@ -363,7 +363,9 @@ class _Dialogue(Turns):
         connection, conversation = self._connection, self._conversation
         if connection.tls is not None:
             self._encrypted()
-        conversation.starttls_works = conversation.policy.offers_starttls and self._service.tls() is not None
+        # Not on a unix socket, which has no address: what it carries leaves no machine.
+        has_way = conversation.policy.offers_starttls and bool(conversation.client_address)
+        conversation.starttls_works = has_way and self._service.tls() is not None
         ports = self._service.ports
         busy = ports.intake.admit()
         if connection.draining:
@@ -403,7 +405,7 @@ class _Dialogue(Turns):
         context, clock = self._service.tls(), self._service.ports.clock
         if self._conversation.transaction is not None:
             self.answer_command(R503_IN_TRANSACTION)
-        elif not self._conversation.policy.offers_starttls:
+        elif not self._conversation.policy.offers_starttls or not self._conversation.client_address:
             self.answer_command(R502_NOT_IMPLEMENTED)
         elif context is None:
             self.answer(R454_TLS_UNAVAILABLE)

@@ -647,6 +647,25 @@ def test_lmtp_on_a_unix_socket(tmp_path: Path) -> None:
         assert not path.exists()
 
 
+def test_lmtp_over_tcp_has_the_certificate_of_its_own_section(tmp_path: Path) -> None:
+    certificate, key = tmp_path / "lmtp.pem", tmp_path / "lmtp-key.pem"
+    make_self_signed("lmtp.example.com", certificate, key)
+    (port,) = free_ports(1)
+    own = f'cert_path = "{certificate}"\nkey_path = "{key}"'
+    server = RunningServer(tmp_path, workers=1, sections={"lmtp": f'port = {port}\npath = "lmtp.sock"', "tls.lmtp": own})
+    server.add_user()
+    with server, smtplib.LMTP("127.0.0.1", port, timeout=10) as client:
+        context = ssl.create_default_context(cafile=str(certificate))
+        context.check_hostname = False
+        client.starttls(context=context)
+        assert client.sock.version() == "TLSv1.3"  # type: ignore[union-attr]
+        assert client.sendmail("bob@example.org", ["alice@example.com"], "Subject: x\r\n\r\ny\r\n") == {}
+        with smtplib.LMTP(str(tmp_path / "lmtp.sock"), timeout=10) as local:
+            local.ehlo()
+            assert not local.has_extn("starttls"), "a unix socket needs none"
+            assert local.docmd("STARTTLS")[0] == 502
+
+
 def test_clients_behind_a_proxy_are_seen_as_themselves(tmp_path: Path) -> None:
     with RunningServer(tmp_path, sections={"server": 'proxy_networks = ["127.0.0.0/8"]'}) as server:
         with contextlib.closing(socket.create_connection(("127.0.0.1", server.smtp), timeout=10)) as sock:

@@ -21,7 +21,7 @@ def test_what_listeners_demand() -> None:
     assert (mx.require_login, submission.require_login, lmtp.require_login) == (False, True, False)
     assert (mx.protocol, submission.protocol, lmtp.protocol) == ("smtp", "smtp", "lmtp")
     assert (bool(mx.mechanisms), bool(submission.mechanisms), bool(lmtp.mechanisms)) == (False, True, False)
-    assert (mx.offers_starttls, submission.offers_starttls, lmtp.offers_starttls) == (True, True, False)
+    assert (mx.offers_starttls, submission.offers_starttls, lmtp.offers_starttls) == (True, True, True)
     assert policy("mx", smtp__require_auth=True).require_login
     assert not policy("mx", smtp__enable_starttls=False).offers_starttls
     assert policy("submission", smtp__enable_starttls=False).offers_starttls
