@@ -157,7 +157,14 @@ def show(context: Context, id: str) -> None:
         context.output.table(
             ["RECIPIENT", "STATUS", "#ATTEMPTS", "NEXT TRY", "HOST", "LAST REPLY"],
             [
-                (r["address"], r["status"], r["attempts"], _when(r["due"], now), r["last_host"], r["last_reply"])
+                (
+                    r["address"],
+                    r["status"],
+                    r["attempts"],
+                    _when(r["due"], now) if r["status"] in ("queued", "deferred") else "",
+                    r["last_host"],
+                    r["last_reply"],
+                )
                 for r in row["recipients"]
             ],
             empty="",
@@ -186,7 +193,10 @@ def _change(context: Context, operation: str, options: dict[str, Any], told: str
     else:
         count = context.run(_change_stopped(context.config, operation, which))
     if which.ids and not count:
-        raise NotFound(f"there is no queue entry {', '.join(which.ids)}", "`rusmes queue list` shows them")
+        row = context.run(_entry(context.config, QueueFilter(ids=which.ids)))
+        held = row["action"] == "hold" or any(recipient["status"] == "held" for recipient in row["recipients"])
+        why, way = ("is held", "release") if held else ("is not held, or is being delivered", "show")
+        raise OperatorError(f"nothing to {operation}: {row['id']} {why}", f"see `rusmes queue {way} {row['id']}`")
     context.output.done(f"{count} {'entry' if count == 1 else 'entries'} {told}.", count=count)
 
 

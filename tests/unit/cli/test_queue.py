@@ -152,6 +152,14 @@ def test_a_retry_is_due_now(rusmes: Any, ids: list[str]) -> None:
     assert recipient["due"] <= time.time()
 
 
+def test_a_retry_of_what_is_held_says_so(rusmes: Any, ids: list[str]) -> None:
+    rusmes("queue", "hold", ids[1])
+    result = rusmes("queue", "retry", ids[1])
+    assert result.status == 2
+    assert f"nothing to retry: {ids[1]} is held" in result.errors
+    assert f"rusmes queue release {ids[1]}" in result.errors
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -187,6 +195,8 @@ def test_the_store_is_verified_and_measured(rusmes: Any, installation: Path, ids
     rows = rusmes("store", "compact", "--json").document
     assert {row["store"] for row in rows} == {"mail.mdb", "queue-0.mdb", "queue-1.mdb"}
     assert rusmes("mailbox", "list", "alice", "--json").document[0]["messages"] == 1
+    assert rusmes("store", "restored", "--json").document == {"mailboxes": 6}
+    assert "6 mailboxes have a new UIDVALIDITY" in rusmes("store", "restored").output
 
 
 def test_damage_is_found(rusmes: Any, installation: Path) -> None:
