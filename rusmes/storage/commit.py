@@ -195,7 +195,7 @@ class Committer:
         try:
             ready = self._prepare(items)
             if ready:
-                notes, after = self._transact_until_done(ready)
+                notes, after = self._transact_until_done(ready, items)
         except StoreError as error:
             self._fail(items, error)
         except lmdb.Error as error:
@@ -247,13 +247,23 @@ class Committer:
             if isinstance(error, StoreFull):
                 self._space.mark_full()
 
+    def _join_late(self, ready: list[_Waiting[Any]], items: list[_Waiting[Any]]) -> None:
+        """Those who came while another process held the writer mutex, and need nothing outside of the transaction."""
+        waiting = self._waiting
+        while waiting and len(items) < MAX_BATCH and not waiting[0].prepared:
+            item = waiting.popleft()
+            if not item.future.cancelled():
+                items.append(item)
+                ready.append(item)
+
     def _transact_until_done(
-        self, items: list[_Waiting[Any]]
+        self, items: list[_Waiting[Any]], batch_items: list[_Waiting[Any]]
     ) -> tuple[list[tuple[int, int]], list[Callable[[], None]]]:
         is_careful = False
         while True:
             txn = self._environment.begin_write()
             try:
+                self._join_late(items, batch_items)
                 batch, stranded = self._run_operations(txn, items, is_careful)
                 if stranded is not None:
                     items = [item for item in items if item is not stranded]
