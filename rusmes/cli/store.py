@@ -87,6 +87,31 @@ async def _compact(config: Config) -> list[dict[str, Any]]:
     return [{"store": name, "bytes_before": result.bytes_before, "bytes_after": result.bytes_after} for name, result in rows]
 
 
+@store.command("restored")
+@pass_context
+def restored(context: Context) -> None:
+    """Tell clients that mailboxes came from a backup; the server must be stopped.
+
+    Mail that arrived after the backup is gone, and its UIDs will be given again. Every mailbox gets a new UIDVALIDITY, so that
+    clients read it anew instead of showing old mail under new numbers.
+    """
+    if context.is_running:
+        raise OperatorError("the server is running", "stop it first: its clients would go on with what they know")
+    renewed = context.run(_restored(context.config))
+    context.output.show(
+        {"mailboxes": renewed}, lambda: context.output.say(f"{renewed} mailboxes have a new UIDVALIDITY.")
+    )
+
+
+async def _restored(config: Config) -> int:
+    if not any(file["name"] == "mail.mdb" for file in _files(config)):
+        return 0
+    async with mail_store_of(config) as mail:
+        renewed = await mail.renew_uid_validity()
+    give_to_server_user(config, os.path.join(config.storage.path, "mail.mdb"))
+    return renewed
+
+
 @store.command("stats")
 @pass_context
 def stats(context: Context) -> None:

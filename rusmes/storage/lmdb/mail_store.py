@@ -378,6 +378,11 @@ class LmdbMailStore:
         """Reads from one snapshot, so it may run in another process or thread beside the server."""
         return verify_mail(self._environment, self.blobs)
 
+    async def renew_uid_validity(self) -> int:
+        """After an older copy took the store's place: clients forget what they know of its mailboxes. How many there are."""
+        now = self._clock.now()
+        return await self._committer.submit(lambda batch: boxes.renew_uid_validity(batch, now))
+
     async def compact(self) -> CompactResult:
         """Copy what is in use and take the copy's place.
 

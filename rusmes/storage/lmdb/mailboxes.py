@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from rusmes._core.batch import Batch
 from rusmes._core.rows import seal
@@ -45,6 +46,9 @@ from rusmes.storage.lmdb.layout import (
 )
 from rusmes.storage.lmdb.messages import all_messages, move_messages, remove_messages
 from rusmes.storage.names import INBOX, SPECIAL_USE_BY_NAME, check_account_name, is_below, normal_name, parents
+
+# More than an account can have had between a backup and the loss of what came after it.
+LOST_MODSEQS: Final = 1 << 32
 
 # Accounts
 
@@ -170,6 +174,27 @@ def new_mailbox(batch: Batch, edit: Edit, name: str, now: float) -> MailboxRecor
 def next_uid_validity(last: int, now: float) -> int:
     """Grows with every mailbox ever made; near the time, so that it also grows over a restore from a backup."""
     return max(last + 1, int(now) & 0xFFFFFFFF)
+
+
+def renew_uid_validity(batch: Batch, now: float) -> int:
+    """Give every mailbox a new UIDVALIDITY, because the store is an older copy of itself and UIDs that clients know will be
+    given again (RFC 9051 §2.3.1.1); how many. Modseqs leap over those that were lost."""
+    renewed = 0
+    for key, row in batch.scan(ACCOUNTS, b""):
+        account = AccountRecord.unpack(key, row)
+        account.modseq += LOST_MODSEQS
+        edit = Edit(batch, account)
+        for mailbox in mailboxes_of(batch, account.id):
+            last = read_last(batch)
+            last.uid_validity = mailbox.uid_validity = next_uid_validity(last.uid_validity, now)
+            batch.put(META, LAST_KEY, last.pack())
+            mailbox.highest_modseq = edit.modseq
+            edit.put_mailbox(mailbox)
+            edit.log(MAILBOX | UPDATED, number_key(mailbox.id))
+            renewed += 1
+        edit.finish()
+        batch.spill_if_large()
+    return renewed
 
 
 def _put_name(batch: Batch, account_id: int, name: str, mailbox_id: int) -> None:

@@ -221,8 +221,9 @@ def test_what_the_server_cannot_do(rusmes: Any, server: Server, answer: tuple[in
     assert reason in result.errors
 
 
-def test_a_running_store_is_not_compacted(rusmes: Any, server: Server) -> None:
-    result = rusmes("store", "compact")
+@pytest.mark.parametrize("command", ["compact", "restored"])
+def test_a_running_store_is_left_alone(rusmes: Any, server: Server, command: str) -> None:
+    result = rusmes("store", command)
     assert (result.status, "stop it first" in result.errors) == (2, True)
 
 

@@ -593,3 +593,21 @@ def test_tables_have_the_same_numbers_in_c() -> None:
     assert TABLES == (
         layout.ACCOUNTS, layout.MAILBOXES, layout.MESSAGES, layout.EMAILS, layout.THREADS, layout.MESSAGE_IDS, layout.CHANGES,
     )  # fmt: skip
+
+
+async def test_a_restored_store_has_new_uid_validities_and_goes_on_counting(mail_at: MailAt) -> None:
+    await (store := mail_at()).open()
+    [made] = await store.append([append_of(store.blobs, message("one"))])
+    assert isinstance(made, Appended)
+    before = {box.name: box for box in await store.mailboxes(made.account_id)}
+    assert await store.renew_uid_validity() == len(before)
+    after = {box.name: box for box in await store.mailboxes(made.account_id)}
+    newest = max(box.uid_validity for box in before.values())
+    assert all(after[name].uid_validity > newest for name in before)
+    assert len({box.uid_validity for box in after.values()}) == len(after)
+    assert all(after[name].highest_modseq > before[name].highest_modseq + 1000 for name in before)
+    [again] = await store.append([append_of(store.blobs, message("two"))])
+    assert isinstance(again, Appended)
+    assert again.uid == made.uid + 1
+    assert len(await store.messages(made.mailbox_id)) == 2
+    assert not list(store.verify())
