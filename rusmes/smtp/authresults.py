@@ -37,7 +37,7 @@ def service_of(value: bytes) -> str:
             end = text.find('"', end + 1)
         text = re.sub(r"\\(.)", r"\1", text[1 : end if end > 0 else None])
     else:
-        text = re.split(r"[\s;]", text, maxsplit=1)[0]
+        text = re.split(r"[\s;/]", text, maxsplit=1)[0]
     return text.strip().rstrip(".").lower()
 
 

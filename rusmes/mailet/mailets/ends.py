@@ -170,8 +170,8 @@ class BounceParameters(Struct, frozen=True):
 class Bounce:
     """Accepts the mail and tells the sender by a failure notice; never answers the null sender.
 
-    It is your word, so `[queue] backscatter` does not matter: strangers are told too, and who is in the envelope of their spam
-    has not sent it. Put RelayAllowed or SenderIsNull before it, or use Reject, which needs no notice.
+    It is your word, so `[queue] backscatter` does not matter: strangers are told too, and whoever is in the envelope of spam
+    has not sent it. Ask for RelayAllowed, or use Reject, which needs no notice in the session.
     """
 
     Parameters = BounceParameters

@@ -17,6 +17,7 @@ OWN = frozenset({"mx.example.com"})
         (b" mx.example.com; none", "mx.example.com"),
         (b" MX.Example.COM 1; spf=pass", "mx.example.com"),
         (b" mx.example.com", "mx.example.com"),
+        (b" mx.example.com/1; spf=pass", "mx.example.com"),
         (b" mx.example.com.;", "mx.example.com"),
         (b"\r\n\tmx.example.com ;\r\n dkim=pass", "mx.example.com"),
         (b" (a (nested\\) ; comment)) mx.example.com (x); none", "mx.example.com"),
