@@ -293,19 +293,25 @@ class Transaction:
         session.send(line)
         return await self._reply(session, seconds)
 
+    async def _content(self, session: Session, data: bytes) -> Reply:
+        """The last piece of a message, and what the server says of all of it."""
+        session.send(b"")
+        session.connection.write(data)
+        return await self._reply(session, FINAL_SECONDS)
+
     async def _reset(self, session: Session) -> None:
         self.out_of_step = (await self._command(session, b"RSET\r\n")).code // 100 != 2
 
     async def _send_data(self, session: Session, body: BodyNeeds, whole: bytes | None) -> Reply:
         if whole is not None:
             self.may_have_arrived = True
-            return await self._command(session, whole, FINAL_SECONDS)
+            return await self._content(session, whole)
         encoder = BodyEncoder(long_lines=self._long_lines)
         for chunk in body.rendering.chunks():
             session.connection.write(encoder.chunk(chunk))
             await session.flush()
         self.may_have_arrived = True
-        return await self._command(session, encoder.finish(), FINAL_SECONDS)
+        return await self._content(session, encoder.finish())
 
     async def _send_chunks(self, session: Session, body: BodyNeeds) -> Reply:
         """BDAT piece by piece, each with its reply before the next: a refusal ends it early."""
@@ -322,7 +328,9 @@ class Transaction:
                 return reply
         rest = b"" if body.is_binary else encoder.finish()
         self.may_have_arrived = True
-        return await self._command(session, b"BDAT %d LAST\r\n" % len(rest) + rest, FINAL_SECONDS)
+        session.send(b"BDAT %d LAST\r\n" % len(rest))
+        session.connection.write(rest)
+        return await self._reply(session, FINAL_SECONDS)
 
     def _judge(
         self, session: Session, mail: Reply, replies: Sequence[Reply], indexes: list[int]

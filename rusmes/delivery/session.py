@@ -16,6 +16,7 @@ from rusmes.delivery import dane
 from rusmes.delivery.routes import Endpoint, Login, RoutePlan
 from rusmes.delivery.tlspolicy import TlsPolicy
 from rusmes.errors import RusmesError
+from rusmes.log import get_logger
 from rusmes.net.connection import Connection, DeadlineExceeded, PipelinedPlaintext, TlsFailed, connect
 from rusmes.sasl.client import ClientMechanism, choose
 from rusmes.sasl.questions import SaslError
@@ -40,6 +41,8 @@ STARTTLS_SECONDS: Final = 120.0
 HANDSHAKE_SECONDS: Final = 60.0
 QUIT_SECONDS: Final = 2.0
 """For the reply to QUIT, which changes nothing any more."""
+
+_log = get_logger("delivery")
 
 
 class Gone(Exception):
@@ -74,7 +77,7 @@ class BrokenTls(Gone):
 class Session:
     """A greeted connection. `offered` is what EHLO told; `sent` counts transactions; `is_secure` = TLS with a verified peer."""
 
-    __slots__ = ("_reader", "connection", "endpoint", "idle_since", "is_secure", "name", "offered", "sent")
+    __slots__ = ("_is_traced", "_reader", "connection", "endpoint", "idle_since", "is_secure", "name", "offered", "sent")
 
     def __init__(self, connection: Connection, endpoint: Endpoint) -> None:
         self.connection = connection
@@ -85,11 +88,14 @@ class Session:
         self.idle_since = 0.0
         self.name = f"{endpoint.host}[{endpoint.address}]" if endpoint.host != endpoint.address else f"[{endpoint.address}]"
         self._reader = ReplyReader()
+        self._is_traced = _log.enabled("trace")
 
     # Replies
 
     def send(self, data: bytes, replies: int = 1) -> None:
         """Write commands that will be answered by `replies` replies; they go out with the next `reply`.
+
+        Content goes to `connection.write`, since `trace` shows what is given here; b"" announces the reply to it.
 
         Raises:
             Gone: a reply is there already (SO10).
@@ -98,7 +104,20 @@ class Session:
             self._reader.expect(replies)
         except MalformedReply as error:
             raise Gone(f"{error.public}: {error.detail}") from None
-        self.connection.write(data)
+        if self._is_traced and data:
+            for line in data.removesuffix(b"\r\n").split(b"\r\n"):
+                self._trace("sent", line.decode("utf-8", "backslashreplace"))
+        if data:
+            self.connection.write(data)
+
+    def _trace(self, event: str, line: str) -> None:
+        """One line of the dialogue; contents of messages and logins do not come here."""
+        _log.trace(event, host=self.name, local_port=self.connection.local_port, line=line)
+
+    def _received(self, reply: Reply) -> Reply:
+        if self._is_traced:
+            self._trace("received", str(reply))
+        return reply
 
     async def reply(self, seconds: float) -> Reply:
         """The next reply, within `seconds` in total.
@@ -110,7 +129,7 @@ class Session:
         try:
             reply = reader.next_reply()
             if reply is not None:
-                return reply
+                return self._received(reply)
             self.connection.set_deadline(seconds)
             while True:
                 data = await self.connection.receive()
@@ -119,7 +138,7 @@ class Session:
                 reader.feed(data)
                 reply = reader.next_reply()
                 if reply is not None:
-                    return reply
+                    return self._received(reply)
         except DeadlineExceeded:
             raise Gone(f"no reply within {seconds:g} s") from None
         except MalformedReply as error:
@@ -246,13 +265,20 @@ class Session:
         )
         if mechanism is None:
             raise Refused("the server offers no login that does not show the password", "4.7.4")
+        is_traced, self._is_traced = self._is_traced, False
         try:
+            if is_traced:
+                self._trace("sent", f"AUTH {mechanism.name} ***")
             reply = await self._authenticate(mechanism)
+            if is_traced:
+                self._trace("received", str(reply))
             if reply.code != 235:
                 raise Refused(f"login refused: {reply}", "4.7.8", reply)
             mechanism.finished()
         except SaslError as error:
             raise Refused(f"login failed: {error.public}", "4.7.8") from None
+        finally:
+            self._is_traced = is_traced
 
     async def _authenticate(self, mechanism: ClientMechanism) -> Reply:
         initial = mechanism.initial()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
@@ -13,6 +15,7 @@ import pytest
 import uvloop
 from msgspec import structs
 
+from rusmes import log
 from rusmes._core.counters import Metrics
 from rusmes.clock import SystemClock
 from rusmes.config.schema import Relay
@@ -606,6 +609,31 @@ def test_smart_host_with_login(mechanism: str, certificate: tuple[ssl.SSLContext
     async def test(sink: Sink, out: Out) -> None:
         assert (await out.one(item("a@x.example"))).action == "delivered"
         assert sink.messages[0].tls
+
+    sink = Sink(tls=context, users={"me": "secret"}, extensions=("PIPELINING", f"AUTH {mechanism}"))
+    against(sink, test, tls=policy, relay=smart_host(username="me", password=Secret("secret")))
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN"])
+def test_trace_shows_the_dialogue_and_no_secret(
+    mechanism: str, certificate: tuple[ssl.SSLContext, TlsPolicy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context, policy = certificate
+    written: list[bytes] = []
+    monkeypatch.setattr(log._CURRENT, "sink", log.LogSink(written.append, levels={"delivery": "trace"}, json=True))
+
+    async def test(sink: Sink, out: Out) -> None:
+        assert (await out.one(item("a@x.example"))).action == "delivered"
+        lines = [json.loads(line) for line in b"".join(written).splitlines()]
+        dialogue = [(line["event"], line["line"].split(" ")[0]) for line in lines if line["level"] == "trace"]
+        start = dialogue.index(("sent", "AUTH"))
+        assert dialogue[:4] == [("received", "220"), ("sent", "EHLO"), ("received", "250"), ("sent", "STARTTLS")]
+        assert dialogue[start : start + 5] == [
+            ("sent", "AUTH"), ("received", "235"), ("sent", "MAIL"), ("sent", "RCPT"), ("sent", "DATA")
+        ]  # fmt: skip
+        text = b"".join(written)
+        for secret in (b"secret", base64.b64encode(b"\0me\0secret"), base64.b64encode(b"secret"), BODY[:10]):
+            assert secret not in text
 
     sink = Sink(tls=context, users={"me": "secret"}, extensions=("PIPELINING", f"AUTH {mechanism}"))
     against(sink, test, tls=policy, relay=smart_host(username="me", password=Secret("secret")))
