@@ -7,7 +7,9 @@ R1 R2 R3 R4 R5 R6 R7 R8 R9 R10 R11 R12 R13 R14 R17 R18 B1 B2 B3 B4 B8 (rows/rela
 A1 A2 A4 A5 A6 B16 B17 B18 B19 L1s L2s L3s L7s L8s H5 H6 H8 H12 (rows/abuse.py)
 
 With real programs: T9 (tests/e2e/test_smtp.py). Of other rooms: A3 (auth), L9s and the gate's half of R12, B18 and B19 (net),
-SO1 to SO10, T13, T14, P15, P25, R15, B5 to B7, B9 to B15 and L4s to L6s (delivery and mailet), H1 to H4 and R16 (http).
+SO1 to SO10, T13, T14, P15, P25, R15, B5 to B7, B9, B15 and L4s to L6s (delivery and mailet). Against the whole server:
+tests/e2e/test_attacks.py. Not there yet: B10 to B14 (a cap on notices, signed return paths, reports of others) and H1 to H4 and
+R16 (mail by HTTP).
 """
 
 from __future__ import annotations

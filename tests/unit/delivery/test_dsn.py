@@ -1,4 +1,4 @@
-"""Notices: who gets one, and what is in it (B5, B6, B7, B9, B10, B15, RFC 3461, 3464, 6522, 6533)."""
+"""Notices: who gets one, and what is in it (B5, B6, B7, B9, B15, RFC 3461, 3464, 6522, 6533)."""
 
 from __future__ import annotations
 
