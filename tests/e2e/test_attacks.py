@@ -115,7 +115,8 @@ def test_s1_to_s11_nothing_is_smuggled(server: RunningServer, tls: bool) -> None
     "recipient",
     [
         "x@foreign.example", "x%foreign.example@example.com", "foreign.example!x@example.com", '"x@foreign.example"',
-        '"x@foreign.example"@example.com', "@example.com:x@foreign.example", "x@[127.0.0.1]", "x@foreign.example.", "nobody@example.com",
+        '"x@foreign.example"@example.com', "@example.com:x@foreign.example", "x@[127.0.0.1]", "x@foreign.example.",
+        "nobody@example.com",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("sender", ["", "alice@example.com"])
