@@ -407,7 +407,7 @@ class LogFile(Struct, frozen=True, kw_only=True):
     path: str = ""
     """The file; relative paths start at the configuration file."""
     max_size: Size = Size("100MB")
-    """Then it is rotated."""
+    """Then it is rotated. 0 = never."""
     max_backups: Count = 7
     """Rotated files that are kept."""
     compress: bool = True

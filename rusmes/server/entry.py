@@ -24,7 +24,7 @@ from rusmes._core.counters import Metrics, SharedCounters
 from rusmes._version import __version__
 from rusmes.config.load import load_config
 from rusmes.config.problems import all_problems, problem_line
-from rusmes.config.schema import Config
+from rusmes.config.schema import PROTOCOLS, Config
 from rusmes.errors import ConfigError, RusmesError
 from rusmes.log import get_logger
 from rusmes.net.listener import raise_descriptor_limit
@@ -129,6 +129,8 @@ def _start(loaded: Config, warnings: Sequence[str]) -> int:
         if log_file is not None:
             log_file.path = config.logging.file.path
         become(person)
+        if person is not None:
+            _tell_what_is_out_of_reach(loaded, config, person)
         ground = Ground(
             config=config,
             metrics=Metrics(slots + 1),
@@ -196,6 +198,23 @@ def _hand_over(config: Config, person: Person | None, control_path: str) -> None
     give(person, config.runtime_dir, control_path, config.lmtp.path, os.path.join(config.runtime_dir, PID_NAME))
     if config.logging.output == "file":
         give(person, config.logging.file.path)
+
+
+def _tell_what_is_out_of_reach(loaded: Config, config: Config, person: Person) -> None:
+    """Files that root could read at the start and a reload cannot: it would be refused, whatever was changed. And a log file
+    that can be written and not be renamed."""
+    directory = os.path.dirname(config.logging.file.path) or "."
+    if config.logging.output == "file" and config.logging.file.max_size and not os.access(directory, os.W_OK):
+        hint = f"give {directory} to {person.name}, or leave rotation to logrotate with [logging] file max_size = 0"
+        _log.warn("the log will not be rotated", directory=directory, hint=hint)
+    if config.chroot:
+        return
+    tables = [loaded.tls.for_protocol(protocol) for protocol in PROTOCOLS]
+    files = {loaded.path, *(path for tls in tables for path in (tls.cert_path, tls.key_path, tls.client_ca_path))}
+    for path in sorted(files - {""}):
+        if not os.access(path, os.R_OK):
+            hint = f"let {person.name} read it (chgrp, chmod 0640, and the directories above)"
+            _log.warn("a reload will be refused", unreadable=path, hint=hint)
 
 
 def _queue_slots(config: Config) -> list[int]:

@@ -45,6 +45,8 @@ HUNG_SECONDS: Final = 120.0
 """A worker without a sign of life for so long is killed, and started again."""
 STOP_MARGIN_SECONDS: Final = 5.0
 """For commits, after the drain and the grace of deliveries; then a worker is killed."""
+LOG_PROBLEM_SECONDS: Final = 600.0
+"""A log that cannot be rotated is tried again each second; it need not be filled with that."""
 
 _log = get_logger("supervisor")
 
@@ -86,6 +88,7 @@ class Supervisor:
         self._plans: asyncio.Queue[Plan]
         self._drain_deadline = 0.0
         self._has_served = False
+        self._next_log_problem = 0.0
         self.failure = ""
         """Why no worker could start."""
         self._control: Control
@@ -353,7 +356,9 @@ class Supervisor:
                 if not self._children:  # one at a time
                     self._compress(path)
         except OSError as error:
-            _log.error("the log cannot be rotated", reason=str(error))
+            if time.monotonic() >= self._next_log_problem:
+                self._next_log_problem = time.monotonic() + LOG_PROBLEM_SECONDS
+                _log.error("the log cannot be rotated", reason=str(error))
 
     def _compress(self, path: str) -> None:
         """In a process of its own: a thread here would make the next fork unsafe."""

@@ -543,6 +543,35 @@ def test_privileges_are_dropped_after_binding(tmp_path: Path, chroot: bool) -> N
         assert list((tmp_path / "data/run").iterdir()) == []
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_what_a_reload_will_not_be_able_to_read_is_told_at_the_start(tmp_path: Path) -> None:
+    for place in (tmp_path, *(parent for parent in tmp_path.parents if str(parent).startswith("/tmp/"))):
+        place.chmod(0o755)
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    make_self_signed("mx.example.com", certificate, key)
+    certificate.chmod(0o644)
+    sections = {"tls": f'cert_path = "{certificate}"\nkey_path = "{key}"'}
+    server = RunningServer(tmp_path, workers=1, extra='run_as_user = "nobody"', sections=sections)
+    (tmp_path / "log").mkdir()
+    log = f'{tmp_path}/log/rusmes.log", max_size = "1KB'
+    server.config.write_text(server.config.read_text().replace(str(server.log), log))
+    server.config.chmod(0o644)
+    server.log = tmp_path / "log/rusmes.log"
+    with server:
+        (warning,) = server.events("the log will not be rotated")
+        assert (warning["directory"], "max_size = 0" in warning["hint"]) == (str(tmp_path / "log"), True)
+        server.wait_until(lambda: server.events("the log cannot be rotated"), "tried")
+        time.sleep(2.2)
+        assert len(server.events("the log cannot be rotated")) == 1, "not each second"
+        (warning,) = server.events("a reload will be refused")
+        assert warning["unreadable"] == str(key)
+        assert "let nobody read it" in warning["hint"]
+        key.chmod(0o640)
+        os.chown(key, 0, pwd.getpwnam("nobody").pw_gid)
+        server.signal(signal.SIGHUP)
+        server.wait_until(lambda: server.metric('rusmes_reloads_total{outcome="applied"}') == 1, "applied")
+
+
 def _is_free(port: int) -> bool:
     with contextlib.closing(socket.socket()) as sock:
         try:
