@@ -19,7 +19,15 @@ from rusmes.auth.negotiation import negotiate, offered
 from rusmes.clock import Clock
 from rusmes.errors import AuthUnavailable, NotFound, StoreError
 from rusmes.log import SessionLog
-from rusmes.metrics import POP3_COMMANDS, POP3_CONNECTIONS, POP3_ERRORS, POP3_MESSAGES, Metrics
+from rusmes.metrics import (
+    POP3_COMMANDS,
+    POP3_CONNECTIONS,
+    POP3_ERRORS,
+    POP3_MESSAGES,
+    TLS_HANDSHAKE_SECONDS,
+    TLS_SESSIONS,
+    Metrics,
+)
 from rusmes.model.content import Rendering
 from rusmes.model.identity import Identity
 from rusmes.net.connection import Connection, ConnectionLost, DeadlineExceeded, Draining, PipelinedPlaintext
@@ -120,7 +128,7 @@ class Conversation:
 
     __slots__ = (
         "_connection", "_event", "_in_order", "_is_ended", "_log", "_previous", "_ready", "_retrieved", "_service",
-        "_unflushed", "attempt", "commands", "session",
+        "_unflushed", "_verbose", "attempt", "commands", "session",
     )  # fmt: skip
 
     def __init__(self, service: Pop3Service, connection: Connection, log: SessionLog) -> None:
@@ -136,6 +144,7 @@ class Conversation:
         self._event: Command | Reply | NeedData = NEED_DATA
         """What `_take_retrieval` met and could not answer."""
         self._is_ended = False
+        self._verbose = log.enabled("debug")
         self._ready: dict[int, bytes] = {}
         """Replies to RETR made ahead."""
         self.attempt = Attempt(connection.peer_address, "pop3", log.session_id)
@@ -191,6 +200,8 @@ class Conversation:
         """Run a command and answer; False ends the session."""
         service = self._service
         service.metrics.inc(_COMMAND_COUNTERS[command.verb])
+        if self._verbose:
+            self._note(command)
         if command.verb == core.RETR and (ready := self._ready_reply(command.number) or await self._made_ready(command.number)):
             self._write(ready)
             self._message_sent(command.number)
@@ -206,7 +217,17 @@ class Conversation:
             self._connection.set_deadline(service.timeout)
         return more
 
+    def _note(self, command: Command) -> None:
+        """A line of the log for a command; an argument only where it can hold no secret."""
+        fields: dict[str, object] = {"number": command.number} if command.number >= 0 else {}
+        if command.verb == core.USER:
+            fields["argument"] = command.argument
+        self._log.debug("command", verb=VERBS[command.verb], **fields)
+
     async def _answer(self, answer: Answer, command: Command) -> bool:
+        if self._verbose and isinstance(answer, Reply | Goodbye):
+            said = answer if isinstance(answer, Reply) else answer.reply
+            self._log.debug("reply", ok=said.ok, text=said.text)
         if isinstance(answer, Body):
             await self._send_message(answer, command)
         elif isinstance(answer, Reply):
@@ -354,6 +375,8 @@ class Conversation:
             self._event = event
             return b"" if event is NEED_DATA else None
         service.metrics.inc(_COMMAND_COUNTERS[core.RETR])
+        if self._verbose:
+            self._note(event)
         self._message_sent(event.number)
         self._connection.set_deadline(service.timeout)
         if self._ready and not session.has_input:
@@ -415,12 +438,15 @@ class Conversation:
         try:
             if self.session.has_input:
                 raise PipelinedPlaintext("plaintext after STLS")
+            began = self._service.clock.monotonic()
             await self._connection.start_tls(context, reply.line(answer.reply))
         except PipelinedPlaintext:
             self._service.metrics.inc(POP3_ERRORS)
             self._write(reply.line(Reply(False, "nothing may follow STLS before TLS is on")))
             self._log.warn("plaintext after STLS")
             return False
+        self._service.metrics.inc(TLS_SESSIONS["starttls"])
+        self._service.metrics.observe(TLS_HANDSHAKE_SECONDS, self._service.clock.monotonic() - began)
         self.session.tls_started()
         self._look_at_tls()
         self._log.debug("tls", tls=str(self._connection.tls))

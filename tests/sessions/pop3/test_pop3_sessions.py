@@ -10,7 +10,7 @@ import pytest
 
 from rusmes._core.counters import SharedCounters
 from rusmes.errors import AuthUnavailable, StoreCorrupt, StoreError
-from rusmes.metrics import AUTH_ATTEMPTS, POP3_COMMANDS, POP3_ERRORS, POP3_MESSAGES
+from rusmes.metrics import AUTH_ATTEMPTS, POP3_COMMANDS, POP3_ERRORS, POP3_MESSAGES, TLS_SESSIONS
 from rusmes.sasl.client import LoginClient, PlainClient, ScramClient
 from rusmes.storage.memory import MemoryMailStore
 from rusmes.tls.exporter import exported_binding
@@ -326,11 +326,37 @@ async def test_no_password_in_the_clear_from_elsewhere(house: House) -> None:
 
 
 @scenario()
+async def test_what_is_announced_in_both_states_does_not_differ(house: House) -> None:
+    """RFC 2449 §6, RFC 2595 §4, RFC 5034 §3."""
+    client = await house.connect()
+    before = await client.listing("CAPA")
+    assert {"USER", "STLS"} < set(before)
+    await client.expect("USER alice", "+OK")
+    await client.expect(f"PASS {PASSWORD}", "+OK")
+    assert await client.listing("CAPA") == before
+
+
+@scenario()
 async def test_stls_forgets_what_was_said(house: House) -> None:
     client = await house.connect()
     await client.expect("USER alice", "+OK")
     await client.start_tls()
     await client.expect(f"PASS {PASSWORD}", "-ERR send USER first")
+    assert house.metrics.count(TLS_SESSIONS["starttls"]) == 1
+
+
+@scenario()
+async def test_debug_shows_commands_and_replies_and_no_secret(house: House) -> None:
+    client = await house.connect()
+    await client.expect("USER alice", "+OK")
+    await client.expect(f"PASS {PASSWORD}", "+OK")
+    await client.expect("DELE 99", "-ERR")
+    log = "".join(house.lines)
+    assert '"verb":"USER","argument":"alice"' in log
+    assert '"verb":"PASS"}' in log
+    assert '"verb":"DELE","number":99}' in log
+    assert '"event":"reply"' in log
+    assert '"ok":false' in log
 
 
 @pytest.mark.parametrize("injected", ["NOOP\r\n", "USER mallory\r\nPASS x\r\n", "U"])
