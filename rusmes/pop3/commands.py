@@ -93,14 +93,14 @@ class Commands:
     # AUTHORIZATION
 
     def capabilities(self) -> list[str]:
-        """RFC 2449 §5 and §6; what this session can do now."""
-        before_login = self.session.maildrop is None
+        """RFC 2449 §5 and §6. USER, SASL and STLS are announced in both states without a difference (RFC 2449 §6.2, RFC 5034
+        §3, RFC 2595 §4); only TLS changes them."""
         names = ["TOP", "UIDL", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING", "EXPIRE NEVER", "UTF8 USER"]
-        if before_login and self.may_log_in:
+        if self.may_log_in:
             names.append("USER")
-        if before_login and self.mechanisms:
+        if self.mechanisms:
             names.append("SASL " + " ".join(self.mechanisms))
-        if before_login and self.may_start_tls:
+        if self.may_start_tls:
             names.append("STLS")
         names.append(f"IMPLEMENTATION RusMES-{__version__}")
         return names
