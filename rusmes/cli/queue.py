@@ -120,7 +120,7 @@ def _lines(row: dict[str, Any], now: float) -> list[tuple[str, ...]]:
                 recipient["address"],
                 "held" if held else recipient["status"],
                 "" if held or recipient["status"] not in ("queued", "deferred") else _when(recipient["due"], now),
-                row["reason"] if held else recipient["last_reply"],
+                row["reason"] if held else recipient["last_reply"] or row["reason"],
             )
         )
     return lines
