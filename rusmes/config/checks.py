@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -80,6 +81,8 @@ MECHANISMS: Final = (
     "PLAIN", "LOGIN", "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS", "OAUTHBEARER", "XOAUTH2", "EXTERNAL",
 )  # fmt: skip
 SOCKET_PATH_OCTETS: Final = 107  # sun_path of sockaddr_un, without its NUL (unix(7))
+_ADMIN_PATHS: Final = ("/status/", "/reload/", "/queue/", "/store/", "/logs/")
+_URL_PATH: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 _WILDCARDS: Final = ("0.0.0.0", "::")
 
 
@@ -300,6 +303,12 @@ def _check_listeners(config: Config, raw: dict[str, Any], problems: Collector) -
         problems.add(
             ("metrics", "path"), f'"{config.metrics.path}" is the path of a health check', 'the usual one is "/metrics"'
         )
+    elif f"{config.metrics.path}/".startswith(_ADMIN_PATHS):
+        problems.add(
+            ("metrics", "path"), f'"{config.metrics.path}" belongs to the administration API', 'the usual one is "/metrics"'
+        )
+    elif not _URL_PATH.fullmatch(config.metrics.path):
+        problems.add(("metrics", "path"), f'"{config.metrics.path}" is no plain path', 'the usual one is "/metrics"')
     if config.admin.token_file:
         _check_file(("admin", "token_file"), config.admin.token_file, problems)
 
