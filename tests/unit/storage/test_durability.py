@@ -611,3 +611,28 @@ async def test_a_restored_store_has_new_uid_validities_and_goes_on_counting(mail
     assert again.uid == made.uid + 1
     assert len(await store.messages(made.mailbox_id)) == 2
     assert not list(store.verify())
+
+
+async def test_who_comes_while_another_process_writes_joins_the_batch(
+    queue_at: QueueAt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await (queue := queue_at()).open()
+    environment = queue._environment
+    begin, entered, go, begun = environment.begin_write, threading.Event(), threading.Event(), []
+
+    def begin_later() -> Any:
+        entered.set()
+        assert go.wait(5)
+        begun.append(1)
+        return begin()
+
+    monkeypatch.setattr(environment, "begin_write", begin_later)
+    first = asyncio.create_task(queue.put([queued_of(queue.blobs, 1)]))
+    await asyncio.to_thread(entered.wait, 5)
+    second = asyncio.create_task(queue.put([queued_of(queue.blobs, 2)]))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    go.set()
+    await asyncio.gather(first, second)
+    assert len(begun) == 1
+    assert len(list(queue.entries())) == 2
