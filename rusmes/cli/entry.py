@@ -107,7 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             _report(error.public, error.detail, as_json)
         sys.exit(STATUS_OPERATOR if isinstance(error, _OPERATOR_ERRORS) or type(error) is RusmesError else STATUS_FAILED)
     except OSError as error:
-        _report(f"{error.filename or 'the system'}: {error.strerror or error}", "", as_json)
+        way_out = "run this as the server's user, or as root" if isinstance(error, PermissionError) else ""
+        _report(f"{error.filename or 'the system'}: {error.strerror or error}", way_out, as_json)
         sys.exit(STATUS_OPERATOR if isinstance(error, (FileNotFoundError, PermissionError)) else STATUS_FAILED)
 
 

@@ -247,3 +247,14 @@ def test_a_command_that_is_none_names_the_nearest(rusmes: Any) -> None:
     assert result.status == 2
     assert 'No such command \'lst\' (did you mean "list"?)' in result.errors
     assert "known: add, catch-all, delete, list" in rusmes("domain", "remove", "x.example").errors
+
+
+def test_what_another_user_may_not_read_names_the_way_out(rusmes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str) -> list[str]:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("os.listdir", refuse)
+    result = rusmes("queue", "list")
+    assert result.status == 2
+    assert "Permission denied" in result.errors
+    assert "run this as the server's user, or as root" in result.errors
