@@ -304,7 +304,8 @@ def test_postmaster_elsewhere_is_none_of_ours(kit: Any) -> None:
 def test_a_postmaster_of_several_people_is_an_expansion(kit: Any) -> None:
     kit.directory.aliases = {"alice@here.org": ["bob@here.org", "carol@here.org"]}
     asked = Recipient(address("postmaster@here.org"), notify=NOTIFY_SUCCESS)
-    plan = kit.run([("SenderIsNull", "Null"), ("All", "PostmasterAlias"), END], kit.mail(asked))
+    steps = [("SenderIsNull", "Null"), ("All", "PostmasterAlias"), ("All", "RecipientRewrite"), END]
+    plan = kit.run(steps, kit.mail(asked))
     assert {append.recipient.notify for append in plan.appends} == {NOTIFY_NEVER}
     ((_, recipients, _),) = kit.notices.written
     assert [str(recipient.address) for recipient in recipients] == ["postmaster@here.org"]
