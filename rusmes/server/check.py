@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from rusmes._core.counters import Metrics
 from rusmes.auth.directory import DomainDirectory
@@ -22,9 +23,11 @@ from rusmes.model.plan import Refusal
 from rusmes.server.build import SERVICES, toolbox_of
 from rusmes.server.privileges import check_chroot, wanted_person
 from rusmes.server.sockets import wanted
-from rusmes.tls.context import self_signed_paths, server_context
+from rusmes.tls.context import ServerContext, self_signed_paths, server_context
 
 MIN_TOKEN_CHARACTERS = 16
+EXPIRY_WARNING: Final = datetime.timedelta(days=14)
+"""ACME clients renew 30 days before the end; half of that later something is wrong."""
 
 
 def check_all(config: Config) -> list[str]:
@@ -56,7 +59,9 @@ def check_all(config: Config) -> list[str]:
     for protocol in sorted(protocols):
         settings = config.tls.for_protocol(protocol)
         if settings.cert_path or os.path.exists(self_signed_paths(config.storage.path)[0]):
-            attempt(lambda settings=settings: server_context(settings, config.storage.path))  # type: ignore[misc]
+            context = attempt(lambda settings=settings: server_context(settings, config.storage.path))  # type: ignore[misc]
+            if context is not None:
+                warnings += _age_of(context, settings.cert_path or self_signed_paths(config.storage.path)[0])
     if any(not config.tls.for_protocol(protocol).cert_path for protocol in protocols):
         warnings.append("[tls] names no certificate: a self-signed one is used")
     attempt(lambda: wanted_person(config))
@@ -64,7 +69,16 @@ def check_all(config: Config) -> list[str]:
     attempt(lambda: read_token(config))
     if problems:
         raise InvalidConfig(problems)
-    return warnings
+    return list(dict.fromkeys(warnings))  # protocols share certificates
+
+
+def _age_of(context: ServerContext, path: str) -> list[str]:
+    """A warning about a certificate that has ended or soon will."""
+    left = context.expires - datetime.datetime.now(datetime.UTC)
+    if left > EXPIRY_WARNING:
+        return []
+    how = "has expired on" if left < datetime.timedelta() else "expires on"
+    return [f"the certificate {path} {how} {context.expires:%Y-%m-%d}: renew it and reload"]
 
 
 def build_pipeline(config: Config, directory: DomainDirectory) -> Pipeline:

@@ -65,7 +65,7 @@ class Control:
         if ground.config.chroot:
             raise RusmesError("with chroot, a running server cannot reach its configuration", "restart it")
         new = load_config(self._fleet.loaded.path or None)
-        check_all(new)
+        warnings = check_all(new)
         changes = changes_of(self._fleet.loaded, new)
         keys = [change.key for change in changes.restart]
         protocols = [binding.protocol for binding in ground.bindings]
@@ -87,6 +87,8 @@ class Control:
             _log.info("changed", key=change.key, old=change.old, new=change.new)
         for change in changes.restart:
             _log.warn("needs a restart", key=change.key, old=change.old, new=change.new)
+        for warning in warnings:
+            _log.warn("configuration", warning=warning)
         _log.info("reloaded", applied=len(changes.applied), restart=len(changes.restart))
         ground.metrics.inc(m.RELOADS["applied"])
         return {"applied": [change.key for change in changes.applied], "restart": keys}

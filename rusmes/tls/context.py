@@ -18,6 +18,8 @@ from cryptography.x509.oid import NameOID
 from rusmes.errors import ConfigError
 
 SELF_SIGNED_DAYS: Final = 3650
+BACKDATED_DAYS: Final = 1
+"""For clients whose clock is late."""
 CERTIFICATE_NAME: Final = "tls-cert.pem"
 KEY_NAME: Final = "tls-key.pem"
 
@@ -120,7 +122,7 @@ def make_self_signed(hostname: str, certificate_path: Path, key_path: Path) -> N
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_before(now - datetime.timedelta(days=BACKDATED_DAYS))
         .not_valid_after(now + datetime.timedelta(days=SELF_SIGNED_DAYS))
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)

@@ -15,6 +15,7 @@ import pytest
 
 from rusmes._version import __version__
 from rusmes.cli.output import printable
+from rusmes.tls.context import make_self_signed
 
 
 class Server(UnixStreamServer):
@@ -144,6 +145,18 @@ def test_check_config_loads_certificates_and_accounts(run: Any, installation: Pa
     errors = run("-c", str(installation), "check-config").errors
     assert "users.toml:1" in errors
     assert errors.count("cert.pem cannot be used") == 1
+
+
+def test_check_config_tells_of_certificates_that_end(run: Any, installation: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for days, said in ((-30, "has expired on"), (5, "expires on"), (60, "")):
+        monkeypatch.setattr("rusmes.tls.context.SELF_SIGNED_DAYS", days)
+        data = installation.parent / "data"
+        monkeypatch.setattr("rusmes.tls.context.BACKDATED_DAYS", 40)
+        make_self_signed("mail.example.com", data / "tls-cert.pem", data / "tls-key.pem")
+        result = run("-c", str(installation), "check-config")
+        assert result.status == 0
+        assert said in result.output
+        assert bool(said) == ("renew it and reload" in result.output)
 
 
 def test_check_config_touches_nothing(run: Any, tmp_path: Path) -> None:
