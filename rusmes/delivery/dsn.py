@@ -9,6 +9,7 @@ control characters, and folded; only the returned header or message is quoted as
 
 from __future__ import annotations
 
+from binascii import b2a_qp
 from collections.abc import Callable, Sequence
 from email.utils import formatdate
 from typing import Final
@@ -211,6 +212,10 @@ class Notice:
             and original.body_type != "BINARYMIME"
         )
         returned = b"".join(original.rendering.chunks()) if is_full else self._header()
+        encoding = ""
+        if not is_full and not self._is_utf8 and not returned.isascii():
+            # RFC 6522 §4. A notice in 8 bits is lost where the sender's server does not take them.
+            returned, encoding = b2a_qp(returned), "quoted-printable"
         bits = "7bit" if returned.isascii() and not self._is_utf8 else "8bit"
         parts = [
             self._top(id, now, boundary, postmaster, bits),
@@ -218,7 +223,7 @@ class Notice:
             self._for_people(now, postmaster),
             self._part(boundary, f"message/{'global-' if self._is_utf8 else ''}delivery-status", bits),
             self._for_machines(),
-            self._part(boundary, self._returned_type(is_full), bits),
+            self._part(boundary, self._returned_type(is_full), encoding or bits),
             returned if returned.endswith(b"\r\n") else returned + b"\r\n",
             f"\r\n--{boundary}--\r\n".encode(),
         ]

@@ -266,6 +266,17 @@ def test_eight_bit_content_makes_an_eight_bit_notice() -> None:
 
 
 @pytest.mark.rfc("6533", "4")
+@pytest.mark.rfc("6522", "4")
+def test_a_returned_header_with_eight_bits_is_encoded() -> None:
+    data = "From: x\r\nSubject: Gr\u00fc\u00dfe ={}\r\n\r\nthe text\r\n".format("y" * 200).encode("latin-1")
+    mail = writer().report(about := item(rcpt(), data=data, body_type="8BITMIME"), [failed(about.recipients[0])])
+    assert mail is not None
+    assert mail.body_type == "7BIT"
+    returned = list(parsed(mail).iter_parts())[2]
+    assert returned["Content-Transfer-Encoding"] == "quoted-printable"
+    assert returned.get_payload(decode=True) == data[: data.index(b"\r\n\r\n") + 4]
+
+
 def test_internationalized_notice() -> None:
     about = item(rcpt("jos\u00e9@x.org", orcpt="utf-8;jos\u00e9@x.org"), sender="zo\u00eb@y.org", smtputf8=True)
     mail = writer().report(about, [failed(about.recipients[0], "nicht erw\u00fcnscht")])
