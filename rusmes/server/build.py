@@ -146,7 +146,7 @@ class House:
             clock=self.clock,
             metrics=self.metrics,
             ids=self.ids,
-            key_retention=max(KEY_RETENTION_SECONDS, 2 * config.queue.max_age),
+            key_retention=_key_retention(config),
         )
         self.mapped_pages = MappedPages(storage.path)
         self.accounts = FileBackend.of(config, on_problem=_accounts_problem)
@@ -283,6 +283,7 @@ class House:
         self.config = config
         self.contexts.update(contexts)
         self.sink.set_levels(config.logging.level, config.logging.levels)
+        self.mail_store.retain_keys(_key_retention(config))
         self.provision.mailboxes = config.domains.create_mailboxes
         self.directory.apply(config)
         self.authenticator.apply(config)
@@ -343,6 +344,11 @@ def longest_silence(config: Config, protocol: str) -> float:
     else:
         waits = [config.imap.idle_timeout]
     return float(max(*waits, config.connection_limits.idle_timeout))
+
+
+def _key_retention(config: Config) -> float:
+    """How long a delivery that happened must be known, seconds: longer than its mail can wait."""
+    return max(KEY_RETENTION_SECONDS, 2 * config.queue.max_age)
 
 
 def _accounts_problem(problem: str) -> None:

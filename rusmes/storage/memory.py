@@ -215,6 +215,9 @@ class MemoryMailStore:
         self._log(mailbox.account, modseq, "message", _message_key(mailbox.id, row.uid), "created")
         return row
 
+    def retain_keys(self, seconds: float) -> None:
+        self._key_retention = max(self._key_retention, seconds)
+
     # Accounts
 
     async def account(self, name: str) -> Account | None:

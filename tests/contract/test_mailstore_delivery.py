@@ -94,6 +94,16 @@ async def test_a_key_delivers_once(store: MailStore, clock: FakeClock) -> None:
     assert not (await appended(store, append_of(store.blobs, key=b"queue id, recipient")))[0].duplicate
 
 
+async def test_keys_are_remembered_for_longer_when_mail_waits_for_longer(store: MailStore, clock: FakeClock) -> None:
+    store.retain_keys(3 * KEY_RETENTION_SECONDS)  # type: ignore[attr-defined]
+    store.retain_keys(KEY_RETENTION_SECONDS)  # type: ignore[attr-defined]
+    await appended(store, append_of(store.blobs, key=b"k"))
+    clock.advance(3 * KEY_RETENTION_SECONDS - 1)
+    assert (await appended(store, append_of(store.blobs, key=b"k")))[0].duplicate
+    clock.advance(2)
+    assert not (await appended(store, append_of(store.blobs, key=b"k")))[0].duplicate
+
+
 async def test_a_key_survives_a_clock_that_goes_back(store: MailStore, clock: FakeClock) -> None:
     await appended(store, append_of(store.blobs, key=b"k"))
     clock.jump_wall_clock(-86400)

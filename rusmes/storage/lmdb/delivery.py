@@ -45,6 +45,12 @@ class Delivery:
         self._expired_below = 0
         self._latest_generation = 0
 
+    def retain(self, seconds: float) -> None:
+        """Remember keys from now on for longer; never for less, since what is known was promised."""
+        if seconds > self.key_retention:
+            self._generations = math.ceil(seconds / GENERATION_SECONDS)
+            self.key_retention = seconds
+
     def append(
         self, batch: Batch, items: Sequence[Append], descriptions: Sequence[Description], now: float
     ) -> list[Appended | Refusal]:

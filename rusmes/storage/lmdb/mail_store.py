@@ -194,6 +194,10 @@ class LmdbMailStore:
             descriptions.append(description)
         return descriptions
 
+    def retain_keys(self, seconds: float) -> None:
+        """A reload: mail may wait for longer now, and keys have to be remembered for longer than it."""
+        self._delivery.retain(seconds)
+
     # Accounts
 
     async def account(self, name: str) -> Account | None:
