@@ -378,7 +378,7 @@ cdef class SharedCounters:
             raise IndexError(f"no column {column}")
         cdef uint8_t* stripe
         cdef Entry* entry
-        cdef uint32_t at
+        cdef uint32_t at, there
         cdef long given_back = 0
         cdef int i
         for i in range(STRIPES):
@@ -386,15 +386,19 @@ cdef class SharedCounters:
             if rm_mutex_lock(stripe) != 0:
                 raise OSError("the lock of the shared counters is broken")
             at = 0
-            while _used(stripe)[0] and at < self.per_stripe:
+            there = 0
+            while at < self.per_stripe:
                 entry = _entry(stripe, self, at)
-                if entry.key[1] and _in_use(entry)[column]:
+                if entry.key[1]:
                     given_back += _in_use(entry)[column]
                     _in_use(entry)[column] = 0
                     if entry.expires == 0 and _total(entry, self.columns) == 0:
                         _remove(stripe, self, entry)
                         continue  # another entry may have moved here
+                    there += 1
                 at += 1
+            # Who was killed between an entry and its count left the count wrong.
+            _used(stripe)[0] = there
             rm_mutex_unlock(stripe)
         return given_back
 
