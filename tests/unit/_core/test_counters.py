@@ -228,7 +228,8 @@ def test_places_in_use_are_never_evicted() -> None:
     assert all(table.count(b"c%d" % number) == 1 for number in taken)
     for number in taken:
         table.release(b"c%d" % number)
-    assert all(table.acquire(b"new%d" % number, 1) for number in range(200))
+    # Keys fall on stripes by chance: of 200, one stripe got more than it holds once in a hundred runs.
+    assert all(table.acquire(b"new%d" % number, 1) for number in range(80))
 
 
 def test_the_table_agrees_with_a_dictionary() -> None:
