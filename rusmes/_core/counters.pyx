@@ -386,7 +386,6 @@ cdef class SharedCounters:
             if rm_mutex_lock(stripe) != 0:
                 raise OSError("the lock of the shared counters is broken")
             at = 0
-            there = 0
             while at < self.per_stripe:
                 entry = _entry(stripe, self, at)
                 if entry.key[1]:
@@ -395,9 +394,11 @@ cdef class SharedCounters:
                     if entry.expires == 0 and _total(entry, self.columns) == 0:
                         _remove(stripe, self, entry)
                         continue  # another entry may have moved here
-                    there += 1
                 at += 1
-            # Who was killed between an entry and its count left the count wrong.
+            # Who was killed between an entry and its count left the count wrong. Counted apart: a removal may wrap around.
+            there = 0
+            for at in range(self.per_stripe):
+                there += _entry(stripe, self, at).key[1] != 0
             _used(stripe)[0] = there
             rm_mutex_unlock(stripe)
         return given_back
