@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[2]
 FLOORS = [  # first match wins; the house, read from the door down
     (7, "rusmes.cli*"), (7, "rusmes.__main__"),
     (6, "rusmes.server*"),
-    (2, "rusmes.sasl*"), (5, "rusmes.*.server"), (5, "rusmes.*.commands*"), (5, "rusmes.http*"),
+    (2, "rusmes.sasl*"), (5, "rusmes.*.server"), (5, "rusmes.*.commands*"), (5, "rusmes.imap.hub"), (5, "rusmes.http*"),
     (3, "rusmes.*.api"), (3, "rusmes.net*"), (3, "rusmes.dns*"), (3, "rusmes.tls*"), (3, "rusmes.verify*"),
     (4, "rusmes.storage*"), (4, "rusmes.auth*"), (4, "rusmes.queue*"),
     (4, "rusmes.mailet*"), (4, "rusmes.delivery*"),

@@ -1,0 +1,38 @@
+"""What the server says it can do (RFC 9051 §7.2.2), by state; a name is here only when what it stands for works.
+
+An account's `disabled_capabilities` may name any of them ("IDLE", "imap.idle"); they are then neither listed nor, where the
+session can tell, served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Final
+
+ALWAYS: Final = ("IMAP4rev2", "IMAP4rev1", "SASL-IR", "ID", "ENABLE", "LITERAL+")
+"""In every state. SASL-IR is RFC 4959, ID 2971, ENABLE 5161, LITERAL+ 7888."""
+
+AFTER_LOGIN: Final[tuple[str, ...]] = (
+    "IDLE",
+    "UNSELECT",
+    "UNAUTHENTICATE",
+)
+"""Listed once somebody is logged in; before, a client learns nothing it could use."""
+
+
+def before_login(mechanisms: Iterable[str], *, may_log_in: bool, may_start_tls: bool) -> list[str]:
+    """RFC 9051 §6.2: STARTTLS while it can be said, LOGINDISABLED where a password would travel in the clear (§6.2.3)."""
+    names = list(ALWAYS)
+    if may_start_tls:
+        names.append("STARTTLS")
+    names.extend(f"AUTH={name}" for name in mechanisms)
+    if not may_log_in:
+        names.append("LOGINDISABLED")
+    return names
+
+
+def after_login(disabled: Collection[str] = (), more: Iterable[str] = ()) -> list[str]:
+    """Everything this account may use. `more` depends on the configuration and the connection: APPENDLIMIT=, COMPRESS=."""
+    off = {name.upper().removeprefix("IMAP.") for name in disabled}
+    names = (*ALWAYS, *AFTER_LOGIN, *more)
+    return [name for name in names if name.upper() not in off and name.upper().partition("=")[0] not in off]

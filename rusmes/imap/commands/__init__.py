@@ -1,0 +1,24 @@
+"""The handlers, a file for each family; `HANDLERS` has all of them, by the class of the command.
+
+| file | commands |
+| --- | --- |
+| `context.py` | what a handler gets and gives back |
+| `session.py` | CAPABILITY NOOP LOGOUT ID, STARTTLS AUTHENTICATE LOGIN, ENABLE COMPRESS UNAUTHENTICATE |
+| `selection.py` | SELECT EXAMINE CLOSE UNSELECT CHECK |
+| `append.py` | APPEND (several, CATENATE) and REPLACE |
+| `idle.py` | IDLE and NOTIFY |
+| `mailboxes.py` | CREATE DELETE RENAME SUBSCRIBE LIST LSUB STATUS NAMESPACE |
+| `rights.py` | ACL, QUOTA, METADATA |
+| `messages.py` | FETCH STORE EXPUNGE COPY MOVE |
+| `search.py` | SEARCH SORT THREAD |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from rusmes.imap.command import Command
+from rusmes.imap.commands.context import Handler
+
+HANDLERS: Final[Mapping[type[Command], Handler]] = {}

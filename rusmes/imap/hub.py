@@ -1,0 +1,268 @@
+"""The mailboxes that sessions of this worker have selected: one array of rows each, and who waits for news of it.
+
+Rows are kept once a worker, whoever looks at them; each session's `View` says what of them its client was told. Three ways
+lead to news:
+
+1. A commit of this process (`store.on_change`) or of another worker (a notice with the account's id) marks an account. Soon
+   after, the rows of its mailboxes that somebody idles on are refreshed once, and every idler tells its client at once.
+2. Every command ends with `refresh`: one row is read, and more only when the mailbox's modseq has moved. So a notice that was
+   lost costs nothing but time.
+3. Once in a while all rows with idlers are looked at, for the notices lost on clients that say nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from rusmes._core.view import MailboxRows
+from rusmes.errors import NotFound, StoreError
+from rusmes.log import get_logger
+from rusmes.model.mailbox import Mailbox
+from rusmes.storage.api import MailStore
+
+COALESCE_SECONDS: Final = 0.05
+"""News of one worker's mailboxes is told at once when there was none for this long, and otherwise this much later: 1,000
+deliveries a second to a mailbox with 1,000 idlers are 20 turns, not a million lines."""
+
+IDLERS_AT_ONCE: Final = 64
+"""Told in one turn of the loop."""
+
+LOOK_SECONDS: Final = 30.0
+"""How often mailboxes are looked at without a notice."""
+
+KEPT_MAILBOXES: Final = 256
+KEPT_ROWS: Final = 1_000_000
+"""Of mailboxes that nobody has selected any more, so that the next SELECT only reads what is new (40 bytes a row)."""
+
+_log = get_logger("imap")
+
+
+class Idler(Protocol):
+    """A session that waits for news of its mailbox."""
+
+    def rows_changed(self) -> None:
+        """The rows are up to date; tell the client. Must not wait and must not raise."""
+
+    def mailbox_gone(self) -> None: ...
+
+
+class Follower(Protocol):
+    """A session that wants to know of other mailboxes (NOTIFY)."""
+
+    def account_changed(self, account_id: int) -> None:
+        """Must not wait and must not raise."""
+
+
+class Rows:
+    """One mailbox: its array, and how far it follows the store."""
+
+    __slots__ = ("account_id", "idlers", "is_gone", "lock", "mailbox", "mailbox_id", "modseq", "rows", "users")
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        self.mailbox_id = mailbox.id
+        self.account_id = mailbox.account_id
+        self.mailbox = mailbox
+        """As it was when the rows were refreshed last."""
+        self.rows = MailboxRows()
+        self.modseq = 0
+        """Changes up to this one are in the rows."""
+        self.users = 0
+        self.idlers: dict[Idler, None] = {}
+        self.is_gone = False
+        """The mailbox was deleted."""
+        self.lock: asyncio.Lock | None = None
+
+
+class Hub:
+    """All of them; one for a worker."""
+
+    def __init__(self, store: MailStore, *, tell_others: Callable[[int], None] = lambda account_id: None) -> None:
+        self._store = store
+        self._tell_others = tell_others
+        self._rows: dict[int, Rows] = {}
+        self._by_account: dict[int, dict[Rows, None]] = {}
+        self._unused: OrderedDict[int, Rows] = OrderedDict()
+        self._unused_rows = 0
+        self._followers: dict[int, dict[Follower, None]] = {}
+        self._changed: set[int] = set()
+        self._telling: asyncio.Task[None] | None = None
+        self._told_at = 0.0
+        self._looking: asyncio.TimerHandle | None = None
+        store.on_change(self.changed_here)
+
+    # What changed
+
+    def changed_here(self, account_id: int, modseq: int) -> None:
+        """After a commit of this process."""
+        self._tell_others(account_id)
+        self.changed(account_id)
+
+    def changed_elsewhere(self, payload: bytes) -> None:
+        """A notice of another worker: 8 bytes of account id."""
+        self.changed(int.from_bytes(payload, "big"))
+
+    def changed(self, account_id: int) -> None:
+        if account_id in self._by_account or account_id in self._followers:
+            self._changed.add(account_id)
+            self._begin_telling()
+
+    def all_changed(self, payload: bytes = b"") -> None:
+        """Notices were lost; look at everything somebody waits for."""
+        self._changed.update(self._followers)
+        self._changed.update(account_id for account_id, all_rows in self._by_account.items() if any(r.idlers for r in all_rows))
+        if self._changed:
+            self._begin_telling()
+
+    def _begin_telling(self) -> None:
+        if self._telling is None:
+            self._telling = asyncio.get_running_loop().create_task(self._tell())
+
+    async def _tell(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while self._changed:
+                wait = self._told_at + COALESCE_SECONDS - loop.time()
+                if wait > 0:
+                    await asyncio.sleep(wait)
+                changed, self._changed = self._changed, set()
+                self._told_at = loop.time()
+                for account_id in changed:
+                    await self._tell_account(account_id)
+        except Exception:
+            _log.exception("telling of changes failed")
+        finally:
+            self._telling = None
+            if self._changed:
+                self._begin_telling()
+
+    async def _tell_account(self, account_id: int) -> None:
+        for rows in list(self._by_account.get(account_id, ())):
+            if not rows.idlers:
+                continue
+            try:
+                await self.refresh(rows)
+            except NotFound:
+                for idler in list(rows.idlers):
+                    idler.mailbox_gone()
+                continue
+            except StoreError as error:
+                _log.error("a mailbox cannot be looked at", mailbox_id=rows.mailbox_id, reason=str(error))
+                continue
+            for number, idler in enumerate(list(rows.idlers), 1):
+                if idler in rows.idlers:
+                    idler.rows_changed()
+                if not number % IDLERS_AT_ONCE:
+                    await asyncio.sleep(0)
+        for follower in list(self._followers.get(account_id, ())):
+            follower.account_changed(account_id)
+
+    def start(self) -> None:
+        """Look at mailboxes now and then, on the running loop."""
+        self._looking = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        self.all_changed()
+        self.start()
+
+    async def stop(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+        if self._telling is not None:
+            self._changed.clear()
+            self._telling.cancel()
+            await asyncio.gather(self._telling, return_exceptions=True)
+
+    # Rows
+
+    async def open(self, mailbox: Mailbox) -> Rows:
+        """The rows of a mailbox, up to date; given back by `release`. Raises NotFound, StoreError."""
+        rows = self._rows.get(mailbox.id)
+        if rows is None:
+            rows = self._rows[mailbox.id] = Rows(mailbox)
+            self._by_account.setdefault(mailbox.account_id, {})[rows] = None
+        elif mailbox.id in self._unused:
+            del self._unused[mailbox.id]
+            self._unused_rows -= len(rows.rows)
+        rows.users += 1
+        try:
+            await self.refresh(rows)
+        except BaseException:
+            self.release(rows)
+            raise
+        return rows
+
+    def release(self, rows: Rows) -> None:
+        """A session does not look at them any more."""
+        rows.users -= 1
+        if rows.users:
+            return
+        if rows.is_gone or not rows.modseq:
+            self._forget(rows)
+            return
+        self._unused[rows.mailbox_id] = rows
+        self._unused_rows += len(rows.rows)
+        while self._unused and (len(self._unused) > KEPT_MAILBOXES or self._unused_rows > KEPT_ROWS):
+            _, oldest = self._unused.popitem(last=False)
+            self._unused_rows -= len(oldest.rows)
+            self._forget(oldest)
+
+    def _forget(self, rows: Rows) -> None:
+        if self._rows.get(rows.mailbox_id) is rows:
+            del self._rows[rows.mailbox_id]
+        of_account = self._by_account.get(rows.account_id)
+        if of_account is not None and of_account.pop(rows, True) is None and not of_account:
+            del self._by_account[rows.account_id]
+
+    async def refresh(self, rows: Rows) -> None:
+        """Bring rows to the state of the store.
+
+        Raises:
+            NotFound: the mailbox is gone.
+            StoreError
+        """
+        if rows.is_gone:
+            raise NotFound("the mailbox was deleted")
+        if rows.lock is None:
+            rows.lock = asyncio.Lock()
+        async with rows.lock:
+            try:
+                if not rows.modseq:
+                    mailbox: Mailbox | None = await self._store.load_messages(rows.mailbox_id, rows.rows)
+                else:
+                    mailbox = await self._store.refresh_messages(rows.mailbox_id, rows.rows, rows.modseq)
+                if mailbox is None:
+                    mailbox = await self._reload(rows)
+            except NotFound:
+                rows.is_gone = True
+                raise
+            rows.mailbox = mailbox
+            rows.modseq = max(mailbox.highest_modseq, 1)
+
+    async def _reload(self, rows: Rows) -> Mailbox:
+        """The change log does not reach back: compare everything."""
+        fresh = MailboxRows()
+        mailbox = await self._store.load_messages(rows.mailbox_id, fresh)
+        rows.rows.become(fresh, mailbox.highest_modseq)
+        return mailbox
+
+    # Waiting
+
+    def idle(self, rows: Rows, idler: Idler) -> None:
+        rows.idlers[idler] = None
+
+    def end_idle(self, rows: Rows, idler: Idler) -> None:
+        rows.idlers.pop(idler, None)
+
+    def follow(self, account_id: int, follower: Follower) -> None:
+        self._followers.setdefault(account_id, {})[follower] = None
+
+    def unfollow(self, account_id: int, follower: Follower) -> None:
+        of_account = self._followers.get(account_id)
+        if of_account is not None:
+            of_account.pop(follower, None)
+            if not of_account:
+                del self._followers[account_id]
