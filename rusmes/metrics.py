@@ -204,6 +204,24 @@ POP3_COMMANDS = counter_family(
 POP3_ERRORS = counter("rusmes_pop3_errors_total", "Negative replies.")
 POP3_MESSAGES = counter_family("rusmes_pop3_messages_total", "Messages served.", "action", ("retrieved", "deleted"))
 
+# IMAP (imap.server, imap.hub)
+
+IMAP_CONNECTIONS = counter("rusmes_imap_connections_total", "IMAP sessions begun.")
+IMAP_COMMANDS = counter_family(
+    "rusmes_imap_commands_total",
+    "Commands carried out.",
+    "command",
+    ("CAPABILITY", "NOOP", "LOGOUT", "ID", "STARTTLS", "AUTHENTICATE", "LOGIN", "ENABLE", "NAMESPACE", "COMPRESS",
+     "UNAUTHENTICATE", "SELECT", "CREATE", "DELETE", "RENAME", "SUBSCRIBE", "LIST", "STATUS", "APPEND", "REPLACE", "IDLE",
+     "NOTIFY", "QUOTA", "ACL", "METADATA", "CHECK", "CLOSE", "EXPUNGE", "FETCH", "STORE", "COPY", "SEARCH", "SORT", "THREAD"),
+)
+IMAP_REPLIES = counter_family("rusmes_imap_replies_total", "Tagged replies.", "status", ("ok", "no", "bad"))
+IMAP_COMMAND_SECONDS = histogram("rusmes_imap_command_seconds", "From a command to its tagged reply, IDLE apart.", FAST_SECONDS)
+IMAP_APPENDED = counter("rusmes_imap_appended_messages_total", "Messages stored by APPEND and REPLACE.")
+IMAP_IDLING = gauge("rusmes_imap_idling", "Sessions in IDLE.")
+IMAP_NEWS = counter("rusmes_imap_news_total", "Changes told to sessions that waited for them.")
+IMAP_MAILBOXES = gauge("rusmes_imap_mailboxes", "Mailboxes whose rows are in memory.")
+
 # Authentication (auth)
 
 AUTH_ATTEMPTS = counter_family(

@@ -41,7 +41,7 @@ NOT_IN_THIS_VERSION: Final[dict[tuple[str, str], dict[Any, str]]] = {
 }
 """Values of the contract that this version has no engine for: an error instead of a setting without effect."""
 
-NOT_LISTENING: Final = ("imap", "managesieve", "jmap")
+NOT_LISTENING: Final = ("managesieve", "jmap")
 """Sections of the contract that this version opens no port for; a port in the file is a warning."""
 
 NEVER_ZERO: Final = (
@@ -53,6 +53,7 @@ NEVER_ZERO: Final = (
     "smtp.rate_limit.window_duration",
     "pop3.timeout",
     "imap.idle_timeout",
+    "imap.append_limit",
     "connection_limits.idle_timeout",
     "delivery.connect_timeout",
     "queue.session_budget",

@@ -127,7 +127,7 @@ class Lmtp(Struct, frozen=True, kw_only=True):
 
 
 class Imap(Struct, frozen=True, kw_only=True):
-    """IMAP."""
+    """IMAP4rev2 and IMAP4rev1 (RFC 9051, RFC 3501)."""
 
     host: str = "127.0.0.1"
     """Address to listen on."""
@@ -136,7 +136,13 @@ class Imap(Struct, frozen=True, kw_only=True):
     tls_port: Port = 2993
     """Implicit TLS."""
     idle_timeout: Duration = Duration("30m")
-    """After login (RFC 9051 section 5.4)."""
+    """How long a client may be silent after login (RFC 9051 section 5.4: at least 30 minutes)."""
+    append_limit: Size = Size("50MB")
+    """The largest message APPEND takes, told to clients as APPENDLIMIT."""
+    commands_per_minute: Count = 60_000
+    """Of one session; the same number at once, then it is slowed down to this rate. 0 = no limit."""
+    idle_keepalive: Duration = Duration("2m")
+    """After this much silence a client in IDLE is told "* OK Still here", which keeps address translators awake. 0 = never."""
 
 
 class Pop3(Struct, frozen=True, kw_only=True):
