@@ -1,5 +1,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
+# CRC-32 as zlib has it; the first call's crc is 0.
+cdef uint32_t checksum(const unsigned char* p, size_t n, uint32_t crc) noexcept nogil
 
 
 # The records, in the order in which a message meets them.
@@ -53,3 +55,20 @@ cdef class EmailRow:
     cdef public bytes body_structure
     cdef public bytes headers
     cdef public bytes identifiers
+
+
+# A row of an email kept as it was read; its parts are cut out of it when they are asked for.
+cdef class EmailFacts:
+    cdef bytes row
+    cdef readonly uint64_t account_id
+    cdef readonly double received
+    cdef readonly uint64_t size
+    cdef readonly uint64_t skip
+    cdef readonly bint is_file
+    # Offsets in the row, in the order in which the parts lie there.
+    cdef uint64_t prefix_at
+    cdef uint64_t envelope_at
+    cdef uint64_t structure_at
+    cdef uint64_t identifiers_at
+    cdef uint64_t headers_at
+    cdef uint64_t end

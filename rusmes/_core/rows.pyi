@@ -1,7 +1,7 @@
 """Rows of the store: checksums, and the records that are read and written for every message. `rusmes.storage.lmdb.layout`
 describes them; numbers are big-endian there and here."""
 
-from typing import Self
+from typing import Self, final
 
 from typing_extensions import disjoint_base
 
@@ -153,6 +153,40 @@ class EmailRow:
     @classmethod
     def unpack(cls, key: bytes, row: bytes) -> Self:
         """Raises StoreCorrupt, ValueError."""
+
+@final
+class EmailFacts:
+    """An email as FETCH and SEARCH want it: the row as it was read, whose parts are cut out when they are asked for.
+
+    `envelope` and `body_structure` are as they are sent; `headers` are the cached fields, b"" when there were too many. The
+    message is `prefix`, then the blob's bytes from `skip` on.
+    """
+
+    @property
+    def account_id(self) -> int: ...
+    @property
+    def blob_id(self) -> bytes: ...
+    @property
+    def thread_id(self) -> bytes: ...
+    @property
+    def received(self) -> float: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def skip(self) -> int: ...
+    @property
+    def is_file(self) -> bool: ...
+    @property
+    def prefix(self) -> bytes: ...
+    @property
+    def envelope(self) -> bytes: ...
+    @property
+    def body_structure(self) -> bytes: ...
+    @property
+    def headers(self) -> bytes: ...
+    @staticmethod
+    def unpack(key: bytes, row: bytes) -> EmailFacts:
+        """Raises StoreCorrupt."""
 
 def email_to_send(key: bytes, row: bytes) -> tuple[bytes, bytes, int]:
     """Blob, prefix and skip: all that sending an email needs of its row.

@@ -1,6 +1,7 @@
 """Rows of the store: checksums, and the records that are read and written for every message. `rusmes.storage.lmdb.layout`
 describes them; numbers are big-endian there and here."""
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport uint32_t, uint64_t
@@ -150,6 +151,10 @@ cdef extern from *:
     double load_double "rusmes_load_double"(const unsigned char* p) noexcept nogil
 
 prepare_crc()
+
+
+cdef uint32_t checksum(const unsigned char* p, size_t n, uint32_t crc) noexcept nogil:
+    return crc_of(p, n, crc)
 
 
 cdef enum:
@@ -499,6 +504,59 @@ cdef class EmailRow:
         p += identifiers
         self.headers = cut(p, end - p)
         return self
+
+
+@cython.final
+cdef class EmailFacts:
+    @staticmethod
+    def unpack(bytes key not None, bytes row not None) -> EmailFacts:
+        cdef Py_ssize_t n = check("emails", key, row, EMAIL_OCTETS)
+        cdef const unsigned char* p = octets(row)
+        cdef EmailFacts self = EmailFacts.__new__(EmailFacts)
+        cdef uint64_t at = EMAIL_OCTETS + <uint64_t>load32(p + 65) * MEMBERSHIP_OCTETS
+        self.row = row
+        self.account_id = load64(p)
+        self.received = load_double(p + 40)
+        self.size = load64(p + 48)
+        self.skip = load64(p + 56)
+        self.is_file = p[64] != 0
+        self.prefix_at = at
+        at += load32(p + 69)
+        self.envelope_at = at
+        at += load32(p + 73)
+        self.structure_at = at
+        at += load32(p + 77)
+        self.identifiers_at = at
+        at += load32(p + 81)
+        self.headers_at = at
+        self.end = <uint64_t>n
+        if at > <uint64_t>n:
+            raise StoreCorrupt("the store is damaged", f"emails {key.hex()}: lengths")
+        return self
+
+    @property
+    def blob_id(self) -> bytes:
+        return cut(octets(self.row) + 8, ID_OCTETS)
+
+    @property
+    def thread_id(self) -> bytes:
+        return cut(octets(self.row) + 24, ID_OCTETS)
+
+    @property
+    def prefix(self) -> bytes:
+        return cut(octets(self.row) + self.prefix_at, <Py_ssize_t>(self.envelope_at - self.prefix_at))
+
+    @property
+    def envelope(self) -> bytes:
+        return cut(octets(self.row) + self.envelope_at, <Py_ssize_t>(self.structure_at - self.envelope_at))
+
+    @property
+    def body_structure(self) -> bytes:
+        return cut(octets(self.row) + self.structure_at, <Py_ssize_t>(self.identifiers_at - self.structure_at))
+
+    @property
+    def headers(self) -> bytes:
+        return cut(octets(self.row) + self.headers_at, <Py_ssize_t>(self.end - self.headers_at))
 
 
 def email_to_send(bytes key not None, bytes row not None) -> tuple:

@@ -39,8 +39,11 @@ class Mailbox(Struct, frozen=True):
     recent: int
     size: int
     special_use: str = ""
+    """Of RFC 6154; more than one are separated by blanks."""
     subscribed: bool = True
     object_id: str = ""
+    deleted_size: int = 0
+    """Octets of the messages that have \\Deleted (RFC 9208 §4.1.4)."""
 
 
 class Message(Struct, frozen=True, gc=False):
@@ -55,6 +58,8 @@ class Message(Struct, frozen=True, gc=False):
     """Octets, RFC822.SIZE."""
     flags: tuple[str, ...] = ()
     recent: bool = False
+    saved: float = 0.0
+    """When it came into this mailbox (RFC 8514), seconds since the epoch."""
 
 
 class Email(Struct, frozen=True):

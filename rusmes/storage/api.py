@@ -12,14 +12,18 @@ Rules for every backend:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
+from rusmes._core.rows import EmailFacts
 from rusmes.model.content import Content, Rendering
 from rusmes.model.mail import Recipient
 from rusmes.model.mailbox import Account, Appended, Change, Email, Mailbox, Message
 from rusmes.model.plan import Append, Queued, Refusal
+
+if TYPE_CHECKING:
+    from rusmes._core.view import MailboxRows
 
 
 class ContentWriter(Protocol):
@@ -112,6 +116,8 @@ class MailStore(Protocol):
 
     async def account(self, name: str) -> Account | None: ...
 
+    async def account_by_id(self, account_id: int) -> Account | None: ...
+
     async def accounts(self) -> list[Account]: ...
 
     async def create_account(
@@ -132,7 +138,10 @@ class MailStore(Protocol):
 
     async def mailbox(self, account_id: int, name: str) -> Mailbox | None: ...
 
-    async def create_mailbox(self, account_id: int, name: str, *, special_use: str = "") -> Mailbox: ...
+    async def mailbox_by_id(self, mailbox_id: int) -> Mailbox | None: ...
+
+    async def create_mailbox(self, account_id: int, name: str, *, special_use: str = "") -> Mailbox:
+        """Raises AlreadyExists; NotAllowed for a name that is none, and for one mailbox more than MAX_MAILBOXES."""
 
     async def rename_mailbox(self, account_id: int, old: str, new: str) -> None:
         """RFC 9051 §6.3.6: children follow; renaming INBOX moves its messages into a new mailbox."""
@@ -148,6 +157,34 @@ class MailStore(Protocol):
         """The first UID that is `\\Recent` for this caller; from now on its messages are recent for nobody else."""
 
     # Messages
+
+    async def load_messages(self, mailbox_id: int, into: MailboxRows, *, first_uid: int = 1) -> Mailbox:
+        """Add the messages from `first_uid` on; the mailbox of the same snapshot. Raises NotFound."""
+
+    async def refresh_messages(self, mailbox_id: int, into: MailboxRows, since_modseq: int) -> Mailbox | None:
+        """Bring rows that are as of `since_modseq` up to date: what came, what changed, and what went (as tombstones).
+
+        None when the change log does not reach back so far: nothing was done, and the rows have to be loaded again.
+
+        Raises:
+            NotFound: the mailbox is gone.
+        """
+
+    async def expunged_since(self, mailbox_id: int, modseq: int) -> list[int] | None:
+        """The UIDs that went after `modseq`, in order; None when the change log does not reach back so far."""
+
+    def saved_dates(self, mailbox_id: int, uids: Sequence[int]) -> list[float | None]:
+        """When the messages came into this mailbox (RFC 8514); None for one that is not there."""
+
+    def email_facts(self, account_id: int, email_ids: Sequence[bytes]) -> list[EmailFacts | None]:
+        """Of one snapshot, in the order of `email_ids`; None for one that is not there. For any thread."""
+
+    def email_bodies(self, account_id: int, email_ids: Sequence[bytes], *, limit_bytes: int = 0) -> list[Rendering | None]:
+        """The emails as they are sent, in the order of `email_ids`; None for one that is not there. For any thread.
+
+        Stops before the email that would make more than `limit_bytes` together (0 = no limit); the first is always given.
+        Bodies in files are not read, and do not count.
+        """
 
     async def messages(self, mailbox_id: int, *, first_uid: int = 1, last_uid: int = 0) -> list[Message]:
         """In UID order; `last_uid` 0 = to the end."""
@@ -180,13 +217,18 @@ class MailStore(Protocol):
         """Remove messages; the UIDs that went. Blobs without references are removed in the same transaction."""
 
     async def copy(self, mailbox_id: int, uids: Sequence[int], target_id: int) -> list[tuple[int, int]]:
-        """(source UID, target UID) pairs (RFC 4315)."""
+        """(source UID, target UID) pairs (RFC 4315). The target may be another account's, whose quota it then counts for.
+
+        Raises OverQuota.
+        """
 
     async def move(self, mailbox_id: int, uids: Sequence[int], target_id: int) -> list[tuple[int, int]]: ...
 
     # Changes
 
-    async def changes(self, account_id: int, since_modseq: int, *, limit: int = 0) -> list[Change]: ...
+    async def changes(self, account_id: int, since_modseq: int, *, limit: int = 0) -> list[Change] | None:
+        """The account's changes above `since_modseq`; None when the log does not reach back so far, or the number was never
+        given (RFC 8620 §5.2, cannotCalculateChanges)."""
 
     def on_change(self, listener: ChangeListener) -> None: ...
 

@@ -9,10 +9,11 @@ process; tests of other rooms use it as their store.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct, field, structs
 
+from rusmes._core.rows import EmailFacts, EmailRow
 from rusmes.clock import Clock, SystemClock
 from rusmes.errors import AlreadyExists, NotAllowed, NotFound, OverQuota
 from rusmes.metrics import Metrics
@@ -27,6 +28,9 @@ from rusmes.storage.flags import DELETED, SEEN, change, jmap_keywords, join_flag
 from rusmes.storage.memory_blobs import MemoryBlobs
 from rusmes.storage.memory_queue import MemoryQueueStore
 from rusmes.storage.names import INBOX, SPECIAL_USE_BY_NAME, check_account_name, is_below, normal_name, parents
+
+if TYPE_CHECKING:
+    from rusmes._core.view import MailboxRows
 
 __all__ = ["MemoryBlobs", "MemoryMailStore", "MemoryQueueStore"]
 
@@ -44,6 +48,7 @@ class _Row(Struct):
     size: int
     bits: int
     keywords: tuple[str, ...]
+    saved: float
 
 
 class _Email(Struct):
@@ -84,6 +89,8 @@ class _Account(Struct):
     thread_of: dict[bytes, bytes] = field(default_factory=dict)
     """Message-ID -> thread."""
     log: list[Change] = field(default_factory=list)
+    floor_modseq: int = 0
+    """What the log does not reach any more."""
 
     def has_room(self, size: int, count: int = 1) -> bool:
         used_bytes = sum(email.size for email in self.emails.values())
@@ -207,7 +214,7 @@ class MemoryMailStore:
     def _new_row(
         self, mailbox: _Mailbox, email: _Email, modseq: int, date: float, bits: int, keywords: tuple[str, ...]
     ) -> _Row:
-        row = _Row(mailbox.uid_next, modseq, email.id, date, email.size, bits, keywords)
+        row = _Row(mailbox.uid_next, modseq, email.id, date, email.size, bits, keywords, self._clock.now())
         mailbox.rows[row.uid] = row
         mailbox.uid_next += 1
         mailbox.highest_modseq = modseq
@@ -223,6 +230,9 @@ class MemoryMailStore:
     async def account(self, name: str) -> Account | None:
         account = self._accounts.get(name)
         return _account_value(account) if account is not None else None
+
+    async def account_by_id(self, account_id: int) -> Account | None:
+        return next((_account_value(account) for account in self._accounts.values() if account.id == account_id), None)
 
     async def accounts(self) -> list[Account]:
         return [_account_value(self._accounts[name]) for name in sorted(self._accounts)]
@@ -286,6 +296,10 @@ class MemoryMailStore:
     async def mailbox(self, account_id: int, name: str) -> Mailbox | None:
         name = normal_name(name)
         mailbox = self._account_by_id(account_id).mailboxes.get(name)
+        return _mailbox_value(mailbox) if mailbox is not None else None
+
+    async def mailbox_by_id(self, mailbox_id: int) -> Mailbox | None:
+        mailbox = self._mailboxes.get(mailbox_id)
         return _mailbox_value(mailbox) if mailbox is not None else None
 
     async def create_mailbox(self, account_id: int, name: str, *, special_use: str = "") -> Mailbox:
@@ -393,6 +407,67 @@ class MemoryMailStore:
 
     # Messages
 
+    async def load_messages(self, mailbox_id: int, into: MailboxRows, *, first_uid: int = 1) -> Mailbox:
+        mailbox = self._mailbox_by_id(mailbox_id)
+        for row in mailbox.rows.values():
+            if row.uid >= first_uid:
+                _add_row(into, row)
+        return _mailbox_value(mailbox)
+
+    async def refresh_messages(self, mailbox_id: int, into: MailboxRows, since_modseq: int) -> Mailbox | None:
+        mailbox = self._mailbox_by_id(mailbox_id)
+        changes = await self.changes(mailbox.account.id, since_modseq)
+        if changes is None:
+            return None
+        prefix = _mailbox_key(mailbox_id)
+        lines = [line for line in changes if line.kind == "message" and line.id.startswith(prefix)]
+        created = {line.id for line in lines if line.action == "created"}
+        for line in sorted(lines, key=lambda line: line.id):
+            uid = int.from_bytes(line.id[8:], "big")
+            row = mailbox.rows.get(uid)
+            if line.action == "destroyed" and line.id not in created:
+                into.expunge(uid, line.modseq)
+            elif line.action == "created" and row is not None:
+                _add_row(into, row)
+            elif line.action == "updated" and row is not None and line.id not in created:
+                into.update(uid, row.modseq, row.bits, row.keywords)
+        return _mailbox_value(mailbox)
+
+    async def expunged_since(self, mailbox_id: int, modseq: int) -> list[int] | None:
+        mailbox = self._mailbox_by_id(mailbox_id)
+        changes = await self.changes(mailbox.account.id, modseq)
+        if changes is None:
+            return None
+        prefix = _mailbox_key(mailbox_id)
+        gone = [line for line in changes if line.kind == "message" and line.action == "destroyed"]
+        return sorted(int.from_bytes(line.id[8:], "big") for line in gone if line.id.startswith(prefix))
+
+    def saved_dates(self, mailbox_id: int, uids: Sequence[int]) -> list[float | None]:
+        rows = self._mailbox_by_id(mailbox_id).rows
+        return [rows[uid].saved if uid in rows else None for uid in uids]
+
+    def email_facts(self, account_id: int, email_ids: Sequence[bytes]) -> list[EmailFacts | None]:
+        emails = self._account_by_id(account_id).emails
+        return [_email_facts(emails[id]) if id in emails else None for id in email_ids]
+
+    def email_bodies(self, account_id: int, email_ids: Sequence[bytes], *, limit_bytes: int = 0) -> list[Rendering | None]:
+        emails = self._account_by_id(account_id).emails
+        found: list[Rendering | None] = []
+        total = 0
+        for id in email_ids:
+            email = emails.get(id)
+            if email is None:
+                found.append(None)
+                continue
+            total += email.size
+            if found and total > limit_bytes > 0:
+                break
+            found.append(self._rendering(email))
+        return found
+
+    def _rendering(self, email: _Email) -> Rendering:
+        return Rendering(self.blobs.contents[email.blob_id], email.prefix, email.skip)
+
     async def messages(self, mailbox_id: int, *, first_uid: int = 1, last_uid: int = 0) -> list[Message]:
         mailbox = self._mailbox_by_id(mailbox_id)
         return [
@@ -407,8 +482,7 @@ class MemoryMailStore:
             raise NotFound("no such message", f"mailbox {mailbox_id}, UID {uid}")
         row = mailbox.rows[uid]
         email = mailbox.account.emails[row.email_id]
-        rendering = Rendering(self.blobs.contents[email.blob_id], email.prefix, email.skip)
-        return StoredMessage(_message_value(row, mailbox), self._email_value(email), rendering)
+        return StoredMessage(_message_value(row, mailbox), self._email_value(email), self._rendering(email))
 
     async def renderings(self, mailbox_id: int, uids: Sequence[int], *, limit_bytes: int = 0) -> list[Rendering]:
         mailbox = self._mailbox_by_id(mailbox_id)
@@ -421,8 +495,7 @@ class MemoryMailStore:
                 break
             if row is None:
                 raise NotFound("no such message", f"mailbox {mailbox_id}, UID {uid}")
-            email = mailbox.account.emails[row.email_id]
-            found.append(Rendering(self.blobs.contents[email.blob_id], email.prefix, email.skip))
+            found.append(self._rendering(mailbox.account.emails[row.email_id]))
         return found
 
     async def emails(self, account_id: int, ids: Sequence[bytes]) -> list[Email | None]:
@@ -512,8 +585,7 @@ class MemoryMailStore:
         pairs = []
         for row in rows:
             email = account.emails[row.email_id]
-            content = self.blobs.contents[email.blob_id]
-            rendering = Rendering(content, email.prefix, email.skip)
+            rendering = self._rendering(email)
             copied = self._new_email(account, rendering, email.received, email.description, modseq, email.thread_id)
             new = self._new_row(target, copied, modseq, row.internal_date, row.bits, row.keywords)
             pairs.append((row.uid, new.uid))
@@ -556,8 +628,11 @@ class MemoryMailStore:
 
     # Changes
 
-    async def changes(self, account_id: int, since_modseq: int, *, limit: int = 0) -> list[Change]:
-        found = [line for line in self._account_by_id(account_id).log if line.modseq > since_modseq]
+    async def changes(self, account_id: int, since_modseq: int, *, limit: int = 0) -> list[Change] | None:
+        account = self._account_by_id(account_id)
+        if not account.floor_modseq <= since_modseq <= account.modseq:
+            return None
+        found = [line for line in account.log if line.modseq > since_modseq]
         if not limit or len(found) <= limit:
             return found
         last = found[limit - 1].modseq
@@ -620,6 +695,19 @@ def _message_key(mailbox_id: int, uid: int) -> bytes:
 
 def _changed_flags(operation: str, row: _Row, bits: int, keywords: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
     return change(operation, row.bits, row.keywords, bits, keywords)
+
+
+def _add_row(into: MailboxRows, row: _Row) -> None:
+    into.add(row.uid, row.modseq, row.email_id, row.internal_date, row.size, row.bits, row.keywords)
+
+
+def _email_facts(email: _Email) -> EmailFacts:
+    described = email.description
+    row = EmailRow(
+        0, email.blob_id, email.thread_id, email.received, email.size, email.skip, False, [], email.prefix,
+        described.envelope, described.body_structure, described.headers,
+    )  # fmt: skip
+    return EmailFacts.unpack(email.id, row.pack(email.id))
 
 
 def _message_value(row: _Row, mailbox: _Mailbox) -> Message:

@@ -231,7 +231,7 @@ async def test_the_change_log_tells_what_happened(store: MailStore) -> None:
     await store.move(made.mailbox_id, [1], target.id)
     await store.expunge(target.id, [1])
     log = defaultdict(set)
-    for change in await store.changes(account.id, 0):
+    for change in await store.changes(account.id, 0) or ():
         log[change.modseq].add((change.kind, change.action))
     expected = [
         {("mailbox", "created")},

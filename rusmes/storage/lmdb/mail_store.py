@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rusmes._core.batch import Batch
+from rusmes._core.rows import EmailFacts
 from rusmes.clock import Clock, SystemClock
 from rusmes.errors import NotFound
 from rusmes.metrics import MESSAGES_APPENDED, STORE_BYTES, STORE_ERRORS, STORE_WRITABLE, Metrics
@@ -23,6 +24,7 @@ from rusmes.storage.api import ChangeListener, CompactResult, Finding, FlagChang
 from rusmes.storage.changes import ChangeNotices
 from rusmes.storage.commit import Committer
 from rusmes.storage.description import Description, describe
+from rusmes.storage.lmdb import listing
 from rusmes.storage.lmdb import mailboxes as boxes
 from rusmes.storage.lmdb import messages as mail
 from rusmes.storage.lmdb.blobs import LARGE_BYTES, LmdbBlobs, Tables, prepare_large
@@ -65,6 +67,9 @@ from rusmes.storage.lmdb.verify import verify_mail
 from rusmes.storage.memory import KEY_RETENTION_SECONDS
 from rusmes.storage.names import normal_name
 from rusmes.storage.space import Space
+
+if TYPE_CHECKING:
+    from rusmes._core.view import MailboxRows
 
 INLINE_LIMIT_BYTES: Final = 64 * 1024
 MAP_BYTES: Final = 1 << 40
@@ -206,6 +211,13 @@ class LmdbMailStore:
             account_id = find_account_id(rows, name)
             return read_account(rows, account_id).value() if account_id else None
 
+    async def account_by_id(self, account_id: int) -> Account | None:
+        with self._environment.reading() as txn:
+            try:
+                return read_account(Snapshot(self._environment, txn), account_id).value()
+            except NotFound:
+                return None
+
     async def accounts(self) -> list[Account]:
         with self._environment.reading() as txn:
             rows = Snapshot(self._environment, txn)
@@ -257,6 +269,14 @@ class LmdbMailStore:
             except NotFound:
                 return None
 
+    async def mailbox_by_id(self, mailbox_id: int) -> Mailbox | None:
+        with self._environment.reading() as txn:
+            rows = Snapshot(self._environment, txn)
+            try:
+                return _mailbox_value(rows, read_mailbox(rows, mailbox_id))
+            except NotFound:
+                return None
+
     async def create_mailbox(self, account_id: int, name: str, *, special_use: str = "") -> Mailbox:
         name = normal_name(name)
         now = self._clock.now()
@@ -287,6 +307,29 @@ class LmdbMailStore:
         return await self._committer.submit(lambda batch: boxes.claim_recent(batch, mailbox_id))
 
     # Messages
+
+    async def load_messages(self, mailbox_id: int, into: MailboxRows, *, first_uid: int = 1) -> Mailbox:
+        return self._value(listing.load(self._environment, mailbox_id, into, first_uid))
+
+    async def refresh_messages(self, mailbox_id: int, into: MailboxRows, since_modseq: int) -> Mailbox | None:
+        mailbox = listing.refresh(self._environment, mailbox_id, into, since_modseq)
+        return self._value(mailbox) if mailbox is not None else None
+
+    def _value(self, mailbox: MailboxRecord) -> Mailbox:
+        with self._environment.reading() as txn:
+            return _mailbox_value(Snapshot(self._environment, txn), mailbox)
+
+    async def expunged_since(self, mailbox_id: int, modseq: int) -> list[int] | None:
+        return listing.expunged_since(self._environment, mailbox_id, modseq)
+
+    def saved_dates(self, mailbox_id: int, uids: Sequence[int]) -> list[float | None]:
+        return listing.saved_dates(self._environment, mailbox_id, uids)
+
+    def email_facts(self, account_id: int, email_ids: Sequence[bytes]) -> list[EmailFacts | None]:
+        return listing.email_facts(self._environment, account_id, email_ids)
+
+    def email_bodies(self, account_id: int, email_ids: Sequence[bytes], *, limit_bytes: int = 0) -> list[Rendering | None]:
+        return listing.email_bodies(self._environment, self.blobs, account_id, email_ids, limit_bytes)
 
     async def messages(self, mailbox_id: int, *, first_uid: int = 1, last_uid: int = 0) -> list[Message]:
         with self._environment.reading() as txn:
@@ -365,10 +408,13 @@ class LmdbMailStore:
 
     # Changes
 
-    async def changes(self, account_id: int, since_modseq: int, *, limit: int = 0) -> list[Change]:
+    async def changes(self, account_id: int, since_modseq: int, *, limit: int = 0) -> list[Change] | None:
         with self._environment.reading() as txn:
             rows = Snapshot(self._environment, txn)
-            chain = [record for _, record in change_chain(rows, read_account(rows, account_id), since_modseq)]
+            account = read_account(rows, account_id)
+            if not 0 <= since_modseq <= account.modseq:
+                return None
+            chain = [record for _, record in change_chain(rows, account, since_modseq)]
         found: list[Change] = []
         for record in reversed(chain):
             if limit and len(found) >= limit:

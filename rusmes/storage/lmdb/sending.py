@@ -32,7 +32,7 @@ def renderings(
         to_send = [email_to_send(key, row) for key, row in _present(environment, txn, EMAILS, emails)]
         bodies = _present(environment, txn, BLOBS, [blob_id for blob_id, _, _ in to_send])
         return [
-            Rendering(_content(blobs, blob_id, row), prefix, skip)
+            Rendering(content_of_row(blobs, blob_id, row), prefix, skip)
             for (_, prefix, skip), (blob_id, row) in zip(to_send, bodies, strict=True)
         ]
 
@@ -77,7 +77,7 @@ def _present(environment: Environment, txn: Transaction, table: int, keys: Seque
     return rows
 
 
-def _content(blobs: LmdbBlobs, id: bytes, row: bytes) -> Content:
+def content_of_row(blobs: LmdbBlobs, id: bytes, row: bytes) -> Content:
     size, header_bytes, checksum, data = open_blob(id, row)
     if data is None:
         return blobs.content_of(id, size, header_bytes, is_file=True, checksum=checksum)

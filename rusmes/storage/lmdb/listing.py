@@ -1,0 +1,163 @@
+"""Mailboxes as IMAP's sessions hold them: all rows at once, what changed since, and what FETCH and SEARCH ask of emails."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from rusmes._core.rows import EmailFacts
+from rusmes.errors import NotFound
+from rusmes.model.content import Rendering
+from rusmes.storage.lmdb.blobs import LmdbBlobs
+from rusmes.storage.lmdb.edits import Snapshot, change_chain, read_account, read_mailbox, read_message
+from rusmes.storage.lmdb.environment import Environment
+from rusmes.storage.lmdb.layout import (
+    BLOBS,
+    CREATED,
+    DESTROYED,
+    EMAILS,
+    MESSAGE,
+    MESSAGES,
+    UPDATED,
+    ChangeRecord,
+    MailboxRecord,
+    MessageRecord,
+    message_key,
+    number_key,
+)
+from rusmes.storage.lmdb.sending import content_of_row
+
+if TYPE_CHECKING:
+    from rusmes._core.view import MailboxRows
+
+# Rows of the change log read for one refresh; a mailbox of 100,000 messages is loaded sooner than more of them are read.
+MAX_REFRESH_ROWS: Final = 5_000
+
+
+def load(environment: Environment, mailbox_id: int, into: MailboxRows, first_uid: int) -> MailboxRecord:
+    with environment.reading() as txn:
+        rows = Snapshot(environment, txn)
+        mailbox = read_mailbox(rows, mailbox_id)
+        if first_uid <= 0xFFFFFFFF:
+            start = message_key(mailbox_id, max(first_uid, 1))
+            for key, row in rows.scan(MESSAGES, number_key(mailbox_id), start=start):
+                _add(into, int.from_bytes(key[8:], "big"), MessageRecord.unpack(key, row))
+    return mailbox
+
+
+def _add(into: MailboxRows, uid: int, message: MessageRecord) -> None:
+    into.add(
+        uid, message.modseq, message.email_id, message.internal_date, message.size, message.bits, message.keywords
+    )  # fmt: skip
+
+
+def refresh(environment: Environment, mailbox_id: int, into: MailboxRows, since_modseq: int) -> MailboxRecord | None:
+    with environment.reading() as txn:
+        rows = Snapshot(environment, txn)
+        mailbox = read_mailbox(rows, mailbox_id)
+        if mailbox.highest_modseq <= since_modseq:
+            return mailbox
+        changed = _changed(rows, mailbox, since_modseq, MAX_REFRESH_ROWS)
+        if changed is None:
+            return None
+        for uid in sorted(changed):
+            action, modseq = changed[uid]
+            if action == DESTROYED:
+                into.expunge(uid, modseq)
+                continue
+            message = read_message(rows, mailbox_id, uid)
+            if message is None:
+                continue
+            if action == CREATED:
+                _add(into, uid, message)
+            else:
+                into.update(uid, message.modseq, message.bits, message.keywords)
+    return mailbox
+
+
+def expunged_since(environment: Environment, mailbox_id: int, modseq: int) -> list[int] | None:
+    with environment.reading() as txn:
+        rows = Snapshot(environment, txn)
+        changed = _changed(rows, read_mailbox(rows, mailbox_id), modseq, 0)
+    return None if changed is None else sorted(uid for uid, (action, _) in changed.items() if action == DESTROYED)
+
+
+def _changed(
+    rows: Snapshot, mailbox: MailboxRecord, since_modseq: int, limit: int
+) -> dict[int, tuple[int, int]] | None:
+    """By UID: whether the message is new, other than it was or gone, and since when. None: the log does not tell.
+
+    One that came and went is left out: who asks never knew it.
+    """
+    account = read_account(rows, mailbox.account_id)
+    if not 0 <= since_modseq <= account.modseq:
+        return None
+    prefix = number_key(mailbox.id)
+    changed: dict[int, tuple[int, int]] = {}
+    for count, (_, record) in enumerate(change_chain(rows, account, since_modseq)):
+        if count >= limit > 0:
+            return None
+        for action, uid in _message_marks(record, prefix):
+            later = changed.get(uid)
+            if later is None or (action == CREATED and later[0] == UPDATED):
+                changed[uid] = (action, record.modseq)
+            elif action == CREATED:
+                del changed[uid]
+    return changed
+
+
+def _message_marks(record: ChangeRecord, prefix: bytes) -> list[tuple[int, int]]:
+    """What the record says of messages of one mailbox: action and UID, the last first."""
+    marks, found, at = record.marks, [], 0
+    while at < len(marks):
+        kind = marks[at] & ~3
+        if kind == MESSAGE and marks.startswith(prefix, at + 1):
+            found.append((marks[at] & 3, int.from_bytes(marks[at + 9 : at + 13], "big")))
+        at += 1 + (8 if kind == 0 else 12 if kind == MESSAGE else 16)
+    found.reverse()
+    return found
+
+
+def email_facts(environment: Environment, account_id: int, ids: Sequence[bytes]) -> list[EmailFacts | None]:
+    with environment.reading() as txn:
+        return _facts(environment, txn, account_id, ids)
+
+
+def _facts(environment: Environment, txn: object, account_id: int, ids: Sequence[bytes]) -> list[EmailFacts | None]:
+    rows = Snapshot(environment, txn)
+    found: list[EmailFacts | None] = []
+    for id in ids:
+        row = rows.get(EMAILS, id)
+        facts = EmailFacts.unpack(id, row) if row is not None else None
+        found.append(facts if facts is not None and facts.account_id == account_id else None)
+    return found
+
+
+def email_bodies(
+    environment: Environment, blobs: LmdbBlobs, account_id: int, ids: Sequence[bytes], limit_bytes: int
+) -> list[Rendering | None]:
+    found: list[Rendering | None] = []
+    total = 0
+    with environment.reading() as txn:
+        rows = Snapshot(environment, txn)
+        for id in ids:
+            [facts] = _facts(environment, txn, account_id, (id,))
+            if facts is None:
+                found.append(None)
+                continue
+            total += 0 if facts.is_file else facts.size
+            if found and total > limit_bytes > 0:
+                break
+            row = rows.get(BLOBS, facts.blob_id)
+            if row is None:
+                raise NotFound("the body is gone", f"blob {facts.blob_id.hex()}")
+            found.append(Rendering(content_of_row(blobs, facts.blob_id, row), facts.prefix, facts.skip))
+    return found
+
+
+def saved_dates(environment: Environment, mailbox_id: int, uids: Sequence[int]) -> list[float | None]:
+    with environment.reading() as txn:
+        rows = Snapshot(environment, txn)
+        read_mailbox(rows, mailbox_id)
+        found = [read_message(rows, mailbox_id, uid) for uid in uids]
+    return [message.internal_date if message is not None else None for message in found]
