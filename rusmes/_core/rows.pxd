@@ -1,8 +1,5 @@
 from libc.stdint cimport uint32_t, uint64_t
 
-# CRC-32 as zlib has it; the first call's crc is 0.
-cdef uint32_t checksum(const unsigned char* p, size_t n, uint32_t crc) noexcept nogil
-
 
 # The records, in the order in which a message meets them.
 cdef class AccountRow:
