@@ -153,10 +153,6 @@ cdef extern from *:
 prepare_crc()
 
 
-cdef uint32_t checksum(const unsigned char* p, size_t n, uint32_t crc) noexcept nogil:
-    return crc_of(p, n, crc)
-
-
 cdef enum:
     CRC_OCTETS = 4
     ID_OCTETS = 16
