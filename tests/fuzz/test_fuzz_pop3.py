@@ -110,7 +110,8 @@ def test_any_session(logged_in: bool, lines: list[bytes], end: bytes, seed: int)
     dice = random.Random(seed)
     places = sorted(dice.sample(range(1, len(data)), min(6, len(data) - 1))) if len(data) > 2 else []
     whole = serve([data])
-    assert serve(cut(data, places)) == whole
+    in_pieces = serve(cut(data, places))
+    assert in_pieces == whole if len(whole) < 2000 else hash(in_pieces) == hash(whole)  # no diff of megabytes
     replies = whole.count(b"\r\n+OK") + whole.count(b"\r\n-ERR")
     # The line that is one too many gets a second reply, which says so.
     assert replies <= data.count(b"\n") + 1

@@ -113,7 +113,7 @@ class House:
         self.authenticator = FullAuthenticator(
             self.backend, self.limits, self.clock, self.metrics, self.config, sleep=self._sleep
         )
-        self.store = store if store is not None else MemoryMailStore(inline_limit=64 * 1024)
+        self.store = store if store is not None else MemoryMailStore(inline_limit=64 * 1024, clock=self.clock)
         self.lines: list[str] = []
         self.connections: list[Connection] = []
         self.service = Pop3Service(
