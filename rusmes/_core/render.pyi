@@ -1,0 +1,51 @@
+"""FETCH responses, many at a time, from the columns of a mailbox and the emails' stored forms (RFC 9051 §7.5.2).
+
+What is to be rendered is a sum of these numbers:
+"""
+
+from typing import Final
+
+from rusmes._core.rows import EmailFacts
+from rusmes._core.view import Cursor, Uids
+
+UID: Final[int]
+FLAGS: Final[int]
+INTERNALDATE: Final[int]
+SIZE: Final[int]
+"""RFC822.SIZE"""
+MODSEQ: Final[int]
+EMAILID: Final[int]
+THREADID: Final[int]
+ENVELOPE: Final[int]
+BODYSTRUCTURE: Final[int]
+BODY: Final[int]
+"""BODYSTRUCTURE without extension data"""
+UIDFETCH: Final[int]
+"""The response has the UID instead of the sequence number (RFC 9586 §3.3)"""
+FACTS: Final[int]
+"""All those that need facts"""
+
+def fetch_responses(
+    cursor: Cursor,
+    uids: Uids,
+    start: int,
+    stop: int,
+    items: int,
+    facts: list[EmailFacts | None] | None = None,
+    more: list[bytes | None] | None = None,
+) -> tuple[bytes, int]:
+    """The responses for `uids[start:stop]`, and how many messages were left out: those the client does not know, and those
+    whose facts or `more` are None.
+
+    `facts` and `more` have an element for each of these messages; `more` is sent as it is, behind the items.
+
+    Raises:
+        IndexError
+        ValueError: the lists are not as long as they should be, or a stored structure is broken.
+    """
+
+def body_of(structure: bytes) -> bytes:
+    """BODY of a BODYSTRUCTURE. Raises ValueError."""
+
+def internal_date(seconds: int) -> bytes:
+    """A date-time in quotes, in UTC; years from 0 to 9999."""
