@@ -16,12 +16,14 @@ def add_new(
     bits: int,
     keywords: tuple[str, ...],
     marks: bytes = b"",
+    internal_date: float | None = None,
 ) -> int:
     """Write an email and its message in one mailbox, with thread, counts and the account's line in the change log; the UID.
 
     The thread is that of the first identifier that is known, else a new one named like the email. The identifiers that were not
     known lead there from now on; the email's row lists them, so that they can be removed with the thread. The records are
     brought up to date, but for the account's modseq, which is that of this change. `marks` are what it did before.
+    `internal_date` None is the time the email was received.
 
     Raises:
         NotAllowed: the mailbox has no UID left.

@@ -1,10 +1,11 @@
 """The rows that one new message makes. `rusmes.storage.lmdb.messages` does the same to messages that exist, in Python."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from rusmes._core.batch cimport Batch
+from rusmes._core.blocks cimport BLOCK_UIDS, block_key, with_message
 from rusmes._core.rows cimport AccountRow, EmailRow, MailboxRow, MessageRow
 
 from hashlib import blake2b
@@ -114,12 +115,14 @@ cdef bytes change_of(
 
 def add_new(
     Batch batch not None, AccountRow account not None, MailboxRow mailbox not None, EmailRow email not None, bytes id not None,
-    tuple identifiers not None, unsigned char bits, tuple keywords not None, bytes marks not None=b"",
+    tuple identifiers not None, unsigned char bits, tuple keywords not None, bytes marks not None=b"", object internal_date=None,
 ) -> int:
     cdef uint64_t uid = mailbox.uid_next
     cdef uint64_t number
     cdef bint is_first
+    cdef bint is_new_block
     cdef bytes key
+    cdef bytes mark = PyBytes_FromStringAndSize(NULL, 12)
     cdef MessageRow message
     if PyBytes_GET_SIZE(id) != ID_OCTETS:
         raise ValueError("the id of an email has 16 octets")
@@ -131,20 +134,24 @@ def add_new(
     account.used_bytes += email.size
     account.used_messages += 1
 
-    message = MessageRow(account.modseq, id, email.received, email.size, bits, keywords)
+    message = MessageRow(
+        account.modseq, id, email.received if internal_date is None else <double>internal_date, email.size, bits, keywords,
+        batch.now,
+    )
     mailbox.highest_modseq = account.modseq
     mailbox.uid_next += 1
     mailbox.count(message, uid, 1)
-    key = PyBytes_FromStringAndSize(NULL, 12)
-    store64(<unsigned char*>PyBytes_AS_STRING(key), mailbox.id)
-    store64(<unsigned char*>PyBytes_AS_STRING(key) + 4, (mailbox.id << 32) | uid)
-    batch.put(MESSAGES, key, message.pack(key))
+    key = block_key(mailbox.id, uid)
+    is_new_block = mailbox.exists == 1 or uid % BLOCK_UIDS == 0
+    batch.put(MESSAGES, key, with_message(key, None if is_new_block else batch.get(MESSAGES, key), <uint32_t>uid, message))
+    store64(<unsigned char*>PyBytes_AS_STRING(mark), mailbox.id)
+    store64(<unsigned char*>PyBytes_AS_STRING(mark) + 4, (mailbox.id << 32) | uid)
     email.memberships.append((mailbox.id, uid))
     batch.put(EMAILS, id, email.pack(id))
     batch.put(MAILBOXES, number_key(mailbox.id), mailbox.pack())
 
     number = batch.next_number(CHANGES)
-    value = change_of(account, mailbox, id, email.thread_id, is_first, key, marks, batch.now)
+    value = change_of(account, mailbox, id, email.thread_id, is_first, mark, marks, batch.now)
     key = number_key(number)
     batch.put(CHANGES, key, seal(key, value))
     account.last_change = number

@@ -1,4 +1,8 @@
 from libc.stdint cimport uint32_t, uint64_t
+# For rows that other modules lay out: the size of the value, which has at least so many octets; and closing a row whose last
+# four octets are free.
+cdef Py_ssize_t check_row(str table, bytes key, bytes row, Py_ssize_t least) except -1
+cdef int seal_row(bytes key, bytes row) except -1
 
 
 # The records, in the order in which a message meets them.
@@ -10,6 +14,8 @@ cdef class AccountRow:
     cdef public uint64_t quota_bytes
     cdef public uint64_t quota_messages
     cdef public uint64_t last_change
+    cdef public uint64_t floor_modseq
+    cdef public uint64_t floor_change
     cdef public str name
 
 
@@ -27,6 +33,7 @@ cdef class MailboxRow:
     cdef public uint64_t size
     cdef public str special_use
     cdef public str name
+    cdef public uint64_t deleted_size
 
 
 cdef class MessageRow:
@@ -36,6 +43,8 @@ cdef class MessageRow:
     cdef public uint64_t size
     cdef public unsigned char bits
     cdef public tuple keywords
+    cdef public double saved
+    cdef public bint is_shared              # the email is in other places too
 
 
 cdef class EmailRow:

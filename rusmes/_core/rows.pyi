@@ -20,7 +20,8 @@ def unseal(table: str, key: bytes, row: bytes) -> bytes:
 
 @disjoint_base
 class AccountRow:
-    """`last_change` is the number of the account's newest row in `changes`, 0 when it has none."""
+    """`last_change` is the number of the account's newest row in `changes`, 0 when it has none. Rows up to `floor_change`,
+    with modseqs up to `floor_modseq`, were removed from the log."""
 
     id: int
     modseq: int
@@ -29,6 +30,8 @@ class AccountRow:
     quota_bytes: int
     quota_messages: int
     last_change: int
+    floor_modseq: int
+    floor_change: int
     name: str
     def __init__(
         self,
@@ -40,6 +43,8 @@ class AccountRow:
         quota_messages: int,
         name: str,
         last_change: int = 0,
+        floor_modseq: int = 0,
+        floor_change: int = 0,
     ) -> None: ...
     def pack(self) -> bytes: ...
     @classmethod
@@ -64,6 +69,7 @@ class MailboxRow:
     size: int
     special_use: str
     name: str
+    deleted_size: int
     def __init__(
         self,
         id: int,
@@ -79,6 +85,7 @@ class MailboxRow:
         size: int,
         special_use: str,
         name: str,
+        deleted_size: int = 0,
     ) -> None: ...
     def pack(self) -> bytes: ...
     @classmethod
@@ -94,26 +101,28 @@ class MailboxRow:
 
 @disjoint_base
 class MessageRow:
+    """A message of a block (`_core.blocks`). `is_shared`: its email is in other places too, so that its flags are not its
+    alone."""
+
     modseq: int
     email_id: bytes
     internal_date: float
     size: int
     bits: int
     keywords: tuple[str, ...]
+    saved: float
+    is_shared: bool
     def __init__(
-        self, modseq: int, email_id: bytes, internal_date: float, size: int, bits: int, keywords: tuple[str, ...]
+        self,
+        modseq: int,
+        email_id: bytes,
+        internal_date: float,
+        size: int,
+        bits: int,
+        keywords: tuple[str, ...],
+        saved: float = 0.0,
+        is_shared: bool = False,
     ) -> None: ...
-    def pack(self, key: bytes) -> bytes: ...
-    @classmethod
-    def unpack(cls, key: bytes, row: bytes) -> Self:
-        """Raises StoreCorrupt, ValueError."""
-
-def email_of_message(key: bytes, row: bytes) -> tuple[bytes, int]:
-    """The email of a message and its size: all that sending it needs of the row.
-
-    Raises:
-        StoreCorrupt: the checksum does not fit.
-    """
 
 @disjoint_base
 class EmailRow:

@@ -156,9 +156,8 @@ prepare_crc()
 cdef enum:
     CRC_OCTETS = 4
     ID_OCTETS = 16
-    ACCOUNT_OCTETS = 48
-    MAILBOX_OCTETS = 60
-    MESSAGE_OCTETS = 41
+    ACCOUNT_OCTETS = 64
+    MAILBOX_OCTETS = 68
     EMAIL_OCTETS = 85
     MEMBERSHIP_OCTETS = 12
     BLOB_OCTETS = 21
@@ -220,6 +219,15 @@ cdef bytes key_of(uint64_t number):
     return key
 
 
+cdef Py_ssize_t check_row(str table, bytes key, bytes row, Py_ssize_t least) except -1:
+    return check(table, key, row, least)
+
+
+cdef int seal_row(bytes key, bytes row) except -1:
+    close_row(key, row)
+    return 0
+
+
 def crc32(bytes data not None, uint32_t start=0) -> int:
     return crc_of(octets(data), <size_t>PyBytes_GET_SIZE(data), start)
 
@@ -238,7 +246,7 @@ def unseal(str table not None, bytes key not None, bytes row not None) -> bytes:
 cdef class AccountRow:
     def __init__(
         self, uint64_t id, uint64_t modseq, uint64_t used_bytes, uint64_t used_messages, uint64_t quota_bytes,
-        uint64_t quota_messages, str name not None, uint64_t last_change=0,
+        uint64_t quota_messages, str name not None, uint64_t last_change=0, uint64_t floor_modseq=0, uint64_t floor_change=0,
     ):
         self.id = id
         self.modseq = modseq
@@ -247,6 +255,8 @@ cdef class AccountRow:
         self.quota_bytes = quota_bytes
         self.quota_messages = quota_messages
         self.last_change = last_change
+        self.floor_modseq = floor_modseq
+        self.floor_change = floor_change
         self.name = name
 
     def pack(self) -> bytes:
@@ -259,6 +269,8 @@ cdef class AccountRow:
         store64(p + 24, self.quota_bytes)
         store64(p + 32, self.quota_messages)
         store64(p + 40, self.last_change)
+        store64(p + 48, self.floor_modseq)
+        store64(p + 56, self.floor_change)
         add(p + ACCOUNT_OCTETS, name)
         close_row(key_of(self.id), row)
         return row
@@ -275,6 +287,8 @@ cdef class AccountRow:
         self.quota_bytes = load64(p + 24)
         self.quota_messages = load64(p + 32)
         self.last_change = load64(p + 40)
+        self.floor_modseq = load64(p + 48)
+        self.floor_change = load64(p + 56)
         self.name = text(p + ACCOUNT_OCTETS, n - ACCOUNT_OCTETS)
         return self
 
@@ -288,7 +302,7 @@ cdef class MailboxRow:
     def __init__(
         self, uint64_t id, uint64_t account_id, uint32_t uid_validity, uint64_t uid_next, uint64_t first_recent,
         uint64_t highest_modseq, uint32_t exists, uint32_t unseen, uint32_t deleted, uint32_t recent, uint64_t size,
-        str special_use not None, str name not None,
+        str special_use not None, str name not None, uint64_t deleted_size=0,
     ):
         self.id = id
         self.account_id = account_id
@@ -303,6 +317,7 @@ cdef class MailboxRow:
         self.size = size
         self.special_use = special_use
         self.name = name
+        self.deleted_size = deleted_size
 
     def pack(self) -> bytes:
         cdef bytes use = self.special_use.encode()
@@ -319,6 +334,7 @@ cdef class MailboxRow:
         store32(p + 44, self.deleted)
         store32(p + 48, self.recent)
         store64(p + 52, self.size)
+        store64(p + 60, self.deleted_size)
         p = add(p + MAILBOX_OCTETS, use)
         p[0] = 0
         add(p + 1, name)
@@ -345,6 +361,7 @@ cdef class MailboxRow:
         self.deleted = load32(p + 44)
         self.recent = load32(p + 48)
         self.size = load64(p + 52)
+        self.deleted_size = load64(p + 60)
         self.special_use = text(use, end - use)
         self.name = text(end + 1, p + n - end - 1)
         return self
@@ -359,6 +376,7 @@ cdef class MailboxRow:
             self.unseen += by
         if message.bits & MESSAGE_DELETED:
             self.deleted += by
+            self.deleted_size += <uint64_t>by * message.size
         if uid >= self.first_recent:
             self.recent += by
 
@@ -366,7 +384,7 @@ cdef class MailboxRow:
 cdef class MessageRow:
     def __init__(
         self, uint64_t modseq, bytes email_id not None, double internal_date, uint64_t size, unsigned char bits,
-        tuple keywords not None,
+        tuple keywords not None, double saved=0.0, bint is_shared=False,
     ):
         if PyBytes_GET_SIZE(email_id) != ID_OCTETS:
             raise ValueError("the id of an email has 16 octets")
@@ -376,37 +394,8 @@ cdef class MessageRow:
         self.size = size
         self.bits = bits
         self.keywords = keywords
-
-    def pack(self, bytes key not None) -> bytes:
-        cdef bytes words = " ".join(self.keywords).encode() if self.keywords else b""
-        cdef bytes row = room(MESSAGE_OCTETS + PyBytes_GET_SIZE(words))
-        cdef unsigned char* p = octets(row)
-        store64(p, self.modseq)
-        memcpy(p + 8, octets(self.email_id), ID_OCTETS)
-        store_double(p + 24, self.internal_date)
-        store64(p + 32, self.size)
-        p[40] = self.bits
-        add(p + MESSAGE_OCTETS, words)
-        close_row(key, row)
-        return row
-
-    @classmethod
-    def unpack(cls, bytes key not None, bytes row not None):
-        cdef Py_ssize_t n = check("messages", key, row, MESSAGE_OCTETS)
-        cdef const unsigned char* p = octets(row)
-        cdef MessageRow self = <MessageRow>cls.__new__(cls)
-        self.modseq = load64(p)
-        self.email_id = cut(p + 8, ID_OCTETS)
-        self.internal_date = load_double(p + 24)
-        self.size = load64(p + 32)
-        self.bits = p[40]
-        self.keywords = () if n == MESSAGE_OCTETS else tuple(text(p + MESSAGE_OCTETS, n - MESSAGE_OCTETS).split(" "))
-        return self
-
-
-def email_of_message(bytes key not None, bytes row not None) -> tuple:
-    check("messages", key, row, MESSAGE_OCTETS)
-    return cut(octets(row) + 8, ID_OCTETS), load64(octets(row) + 32)
+        self.saved = saved
+        self.is_shared = is_shared
 
 
 cdef class EmailRow:

@@ -514,13 +514,20 @@ class MemoryMailStore:
         changed = [row for row in rows if (row.bits, row.keywords) != _changed_flags(change.operation, row, bits, keywords)]
         if changed:
             modseq = self._next_modseq(mailbox.account)
+            unseen_in: set[int] = set()
             for row in changed:
-                self._set_flags(mailbox, row, *_changed_flags(change.operation, row, bits, keywords), modseq)
+                unseen_in |= self._set_flags(mailbox, row, *_changed_flags(change.operation, row, bits, keywords), modseq)
+            for id in unseen_in:
+                self._log(mailbox.account, modseq, "mailbox", _mailbox_key(id), "updated")
             self._tell(mailbox.account)
         return [_message_value(row, mailbox) for row in rows]
 
-    def _set_flags(self, mailbox: _Mailbox, row: _Row, bits: int, keywords: tuple[str, ...], modseq: int) -> None:
-        """Keywords belong to the email: its messages in other mailboxes get them too. `\\Deleted` is the message's own."""
+    def _set_flags(self, mailbox: _Mailbox, row: _Row, bits: int, keywords: tuple[str, ...], modseq: int) -> set[int]:
+        """Keywords belong to the email: its messages in other mailboxes get them too. `\\Deleted` is the message's own.
+
+        The mailboxes that have another number of unseen messages now.
+        """
+        unseen_in: set[int] = set()
         account = mailbox.account
         if (row.bits ^ bits) & ~DELETED or row.keywords != keywords:
             self._log(account, modseq, "email", row.email_id, "updated")
@@ -535,7 +542,8 @@ class MemoryMailStore:
             member_box.highest_modseq = modseq
             self._log(account, modseq, "message", _message_key(mailbox_id, uid), "updated")
             if unseen_changed:
-                self._log(account, modseq, "mailbox", _mailbox_key(mailbox_id), "updated")
+                unseen_in.add(mailbox_id)
+        return unseen_in
 
     async def expunge(self, mailbox_id: int, uids: Sequence[int], *, only_deleted: bool = False) -> list[int]:
         mailbox = self._mailbox_by_id(mailbox_id)
@@ -713,7 +721,7 @@ def _email_facts(email: _Email) -> EmailFacts:
 def _message_value(row: _Row, mailbox: _Mailbox) -> Message:
     flags = join_flags(row.bits, row.keywords)
     recent = row.uid >= mailbox.first_recent
-    return Message(row.uid, row.modseq, row.email_id, row.internal_date, row.size, flags, recent)
+    return Message(row.uid, row.modseq, row.email_id, row.internal_date, row.size, flags, recent, row.saved)
 
 
 def _mailbox_value(mailbox: _Mailbox) -> Mailbox:
@@ -733,6 +741,7 @@ def _mailbox_value(mailbox: _Mailbox) -> Mailbox:
         special_use=mailbox.special_use,
         subscribed=mailbox.name in mailbox.account.subscriptions,
         object_id=f"m{mailbox.id:x}",
+        deleted_size=sum(row.size for row in rows if row.bits & DELETED),
     )
 
 

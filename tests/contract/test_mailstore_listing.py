@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 
+from rusmes._core.view import Cursor, MailboxRows
+from rusmes.clock import FakeClock
 from rusmes.errors import NotFound
 from rusmes.model.mailbox import Appended
 from rusmes.storage.api import FlagChange, MailStore
@@ -14,31 +14,31 @@ from tests.contract.test_mailstore_messages import box, fill
 
 
 class Roster:
-    """Stands for MailboxRows: keeps what it is told, and refuses what makes no sense."""
+    """A mailbox as a session holds it; `gone` are the tombstones."""
 
     def __init__(self) -> None:
-        self.rows: dict[int, tuple[int, bytes, float, int, int, tuple[str, ...]]] = {}
-        self.gone: dict[int, int] = {}
+        self.array = MailboxRows(1)
+        self.cursor = Cursor(self.array)
 
-    def add(
-        self, uid: int, modseq: int, email_id: bytes, internal_date: float, size: int, bits: int, keywords: Sequence[str]
-    ) -> None:
-        assert uid > max([0, *self.rows, *self.gone])
-        self.rows[uid] = (modseq, email_id, internal_date, size, bits, tuple(keywords))
+    @property
+    def rows(self) -> dict[int, tuple[int, bytes, float, int, int, tuple[str, ...]]]:
+        array = self.array
+        return {
+            array.uid(row): (
+                array.modseq_of(row), array.email_id(row), array.internal_date(row), array.message_size(row),
+                array.system_bits(row), array.keywords(row),
+            )
+            for row in range(array.size) if not array.is_expunged(row)
+        }  # fmt: skip
 
-    def update(self, uid: int, modseq: int, bits: int, keywords: Sequence[str]) -> None:
-        old = self.rows[uid]
-        assert modseq > old[0]
-        self.rows[uid] = (modseq, old[1], old[2], old[3], bits, tuple(keywords))
-
-    def expunge(self, uid: int, modseq: int) -> None:
-        del self.rows[uid]
-        self.gone[uid] = modseq
+    @property
+    def gone(self) -> list[int]:
+        return [self.array.uid(row) for row in range(self.array.size) if self.array.is_expunged(row)]
 
 
 async def load(store: MailStore, mailbox_id: int, **more: int) -> Roster:
     roster = Roster()
-    await store.load_messages(mailbox_id, roster, **more)  # type: ignore[arg-type]
+    await store.load_messages(mailbox_id, roster.array, **more)
     return roster
 
 
@@ -47,7 +47,7 @@ async def test_a_mailbox_is_loaded_in_one_look(store: MailStore) -> None:
     inbox = await box(store)
     await store.expunge(inbox.id, [2])
     roster = Roster()
-    mailbox = await store.load_messages(inbox.id, roster)  # type: ignore[arg-type]
+    mailbox = await store.load_messages(inbox.id, roster.array)
     assert mailbox == await box(store)
     assert list(roster.rows) == [1, 3, 4, 5]
     listed = {found.uid: found for found in await store.messages(inbox.id)}
@@ -73,13 +73,13 @@ async def test_a_refresh_brings_what_came_changed_and_went(store: MailStore) -> 
     await fill(store, 3)
     await store.expunge(inbox.id, [8])
     await store.change_flags(inbox.id, FlagChange((9,), "add", ("\\Flagged",)))
-    mailbox = await store.refresh_messages(inbox.id, roster, before)  # type: ignore[arg-type]
+    mailbox = await store.refresh_messages(inbox.id, roster.array, before)
     assert mailbox == await box(store)
     assert mailbox is not None
     assert roster.rows == (await load(store, inbox.id)).rows
     assert list(roster.rows) == [1, 2, 4, 6, 7, 9]
-    assert list(roster.gone) == [3, 5]
-    again = await store.refresh_messages(inbox.id, roster, mailbox.highest_modseq)  # type: ignore[arg-type]
+    assert roster.gone == [3, 5]
+    again = await store.refresh_messages(inbox.id, roster.array, mailbox.highest_modseq)
     assert again == mailbox
 
 
@@ -92,11 +92,11 @@ async def test_a_refresh_sees_moves_and_other_mailboxes_do_not_disturb(store: Ma
     since = [(await box(store)).highest_modseq, (await box(store, "b")).highest_modseq]
     await store.move(first.mailbox_id, [1, 3], target.id)
     await store.move(target.id, [1], target.id)
-    await store.refresh_messages(first.mailbox_id, here, since[0])  # type: ignore[arg-type]
-    await store.refresh_messages(target.id, there, since[1])  # type: ignore[arg-type]
+    await store.refresh_messages(first.mailbox_id, here.array, since[0])
+    await store.refresh_messages(target.id, there.array, since[1])
     assert here.rows == (await load(store, first.mailbox_id)).rows
     assert there.rows == (await load(store, target.id)).rows
-    assert (list(here.gone), list(there.gone)) == ([1, 3], [1])
+    assert (here.gone, there.gone) == ([1, 3], [1])
 
 
 async def test_a_refresh_of_a_mailbox_that_is_gone(store: MailStore) -> None:
@@ -104,7 +104,7 @@ async def test_a_refresh_of_a_mailbox_that_is_gone(store: MailStore) -> None:
     roster = await load(store, made.mailbox_id)
     await store.delete_mailbox(made.account_id, "b")
     with pytest.raises(NotFound):
-        await store.refresh_messages(made.mailbox_id, roster, made.modseq)  # type: ignore[arg-type]
+        await store.refresh_messages(made.mailbox_id, roster.array, made.modseq)
 
 
 async def test_a_modseq_that_was_never_given_tells_nothing(store: MailStore) -> None:
@@ -154,6 +154,23 @@ async def test_bodies_of_emails(store: MailStore) -> None:
     assert read() == [mails[0], None, mails[1], mails[2], b"X-Top: 1\r\n" + large_message()]
     assert read(1) == [mails[0], None]
     assert read(2 * len(mails[0])) == [mails[0], None, mails[1]]
+
+
+async def test_a_message_is_saved_when_it_comes_into_the_mailbox(store: MailStore, clock: FakeClock) -> None:
+    start = clock.now()
+    [made] = await fill(store, 1, received=1000.0)
+    clock.advance(60)
+    await store.create_mailbox(made.account_id, "b")
+    target = await box(store, "b")
+    await store.copy(made.mailbox_id, [1], target.id)
+    clock.advance(60)
+    await store.move(made.mailbox_id, [1], target.id)
+    clock.advance(60)
+    await store.change_flags(target.id, FlagChange((1, 2), "add", ("\\Seen",)))
+    assert store.saved_dates(target.id, [2, 1, 9]) == [start + 120, start + 60, None]
+    assert [(found.internal_date, found.saved) for found in await store.messages(target.id)] == [
+        (1000.0, start + 60), (1000.0, start + 120),
+    ]  # fmt: skip
 
 
 async def test_ids_lead_to_accounts_and_mailboxes(store: MailStore) -> None:

@@ -5,11 +5,12 @@ Every function takes `Rows`: a batch (in the commit thread) or a snapshot (any r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from rusmes._core.batch import Batch
-from rusmes._core.rows import seal, unseal
+from rusmes._core.blocks import block_key, message_in, with_message, without_message
+from rusmes._core.rows import MessageRow, seal, unseal
 from rusmes.errors import NotFound, StoreCorrupt, StoreError
 from rusmes.storage.lmdb.environment import MAX_KEY_BYTES, Environment, Transaction
 from rusmes.storage.lmdb.layout import (
@@ -30,8 +31,6 @@ from rusmes.storage.lmdb.layout import (
     EmailRecord,
     LastGiven,
     MailboxRecord,
-    MessageRecord,
-    message_key,
     name_key,
     number_key,
 )
@@ -119,12 +118,12 @@ def mailbox_named(rows: Rows, account_id: int, name: str) -> MailboxRecord:
     return read_mailbox(rows, mailbox_id)
 
 
-def read_message(rows: Rows, mailbox_id: int, uid: int) -> MessageRecord | None:
+def read_message(rows: Rows, mailbox_id: int, uid: int) -> MessageRow | None:
     if not 0 < uid <= 0xFFFFFFFF:
         return None
-    key = message_key(mailbox_id, uid)
+    key = block_key(mailbox_id, uid)
     row = rows.get(MESSAGES, key)
-    return MessageRecord.unpack(key, row) if row is not None else None
+    return message_in(key, row, uid) if row is not None else None
 
 
 def read_email(rows: Rows, account_id: int, email_id: bytes) -> EmailRecord:
@@ -142,13 +141,14 @@ def find_email(rows: Rows, account_id: int, email_id: bytes) -> EmailRecord | No
 
 
 def change_chain(rows: Rows, account: AccountRecord, since_modseq: int = 0) -> Iterator[tuple[int, ChangeRecord]]:
-    """The account's rows of the change log above `since_modseq`, the newest first, with their numbers.
+    """The account's rows of the change log above `since_modseq`, the newest first, with their numbers. `log_reaches` says whether
+    these are all.
 
     Raises:
         StoreCorrupt: a row is missing, or another account's.
     """
     number, modseq = account.last_change, account.modseq
-    while number and modseq > since_modseq:
+    while number > account.floor_change and modseq > since_modseq:
         key = number_key(number)
         row = rows.get(CHANGES, key)
         record = ChangeRecord.unpack(key, bytes(row)) if row is not None else None
@@ -158,6 +158,28 @@ def change_chain(rows: Rows, account: AccountRecord, since_modseq: int = 0) -> I
         if modseq > since_modseq:
             yield number, record
         number = record.before
+
+
+def log_reaches(account: AccountRecord, since_modseq: int) -> bool:
+    """Whether the log tells everything that happened after `since_modseq`."""
+    return account.floor_modseq <= since_modseq <= account.modseq
+
+
+def trim_changes(batch: Batch, older_than: float, limit: int) -> int:
+    """Remove the oldest rows of the change log, at most `limit`; how many. The very last row stays: it holds the number."""
+    removed = 0
+    for key, row in batch.scan(CHANGES, b"", limit=limit + 1)[:-1]:
+        record = ChangeRecord.unpack(key, row)
+        if record.seconds >= older_than:
+            break
+        account_row = batch.get(ACCOUNTS, number_key(record.account_id))
+        if account_row is not None:
+            account = AccountRecord.unpack(number_key(record.account_id), account_row)
+            account.floor_modseq, account.floor_change = record.modseq, int.from_bytes(key, "big")
+            batch.put(ACCOUNTS, number_key(account.id), account.pack())
+        batch.delete(CHANGES, key)
+        removed += 1
+    return removed
 
 
 def read_last(rows: Rows) -> LastGiven:
@@ -192,12 +214,30 @@ class Edit:
         self._log.append(MARKS[kind_and_action])
         self._log.append(id)
 
+    def log_all(self, marks: list[bytes]) -> None:
+        """Kind, action and id of each in one piece."""
+        self._log += marks
+
     def put_mailbox(self, mailbox: MailboxRecord) -> None:
         self._batch.put(MAILBOXES, number_key(mailbox.id), mailbox.pack())
 
-    def put_message(self, mailbox_id: int, uid: int, message: MessageRecord) -> None:
-        key = message_key(mailbox_id, uid)
-        self._batch.put(MESSAGES, key, message.pack(key))
+    def put_message(self, mailbox_id: int, uid: int, message: MessageRow) -> None:
+        key = block_key(mailbox_id, uid)
+        self._batch.put(MESSAGES, key, with_message(key, self._batch.get(MESSAGES, key), uid, message))
+
+    def mark_shared(self, members: Sequence[tuple[int, int]]) -> None:
+        """These messages are of one email, and another one is to come."""
+        for mailbox_id, uid in members:
+            message = read_message(self._batch, mailbox_id, uid)
+            if message is not None and not message.is_shared:
+                message.is_shared = True
+                self.put_message(mailbox_id, uid, message)
+
+    def remove_message(self, mailbox_id: int, uid: int) -> None:
+        key = block_key(mailbox_id, uid)
+        row = self._batch.get(MESSAGES, key)
+        if row is not None:
+            self._batch.put(MESSAGES, key, without_message(key, row, uid))
 
     def put_email(self, email_id: bytes, email: EmailRecord) -> None:
         self._batch.put(EMAILS, email_id, email.pack(email_id))

@@ -13,15 +13,15 @@ mail.mdb
 | meta          | "layout"                              | version 4                                                          |
 |               | "last"                                | account id 8, mailbox id 8, UIDVALIDITY 8: the last ones given     |
 | accounts      | account 8                             | modseq 8, used bytes 8, messages 8, quota bytes 8, messages 8,     |
-|               |                                       | last change 8, name                                                |
+|               |                                       | last change 8, modseq and number of the last one removed 8, 8, name |
 | account_names | name                                  | account 8                                                          |
 | mailboxes     | mailbox 8                             | account 8, UIDVALIDITY 4, UIDNEXT 8, first recent 8, modseq 8,     |
-|               |                                       | messages 4, unseen 4, deleted 4, recent 4, size 8, special use,    |
-|               |                                       | NUL, name                                                          |
+|               |                                       | messages 4, unseen 4, deleted 4, recent 4, size 8, size of the     |
+|               |                                       | deleted 8, special uses, NUL, name                                 |
 | mailbox_names | account 8, name                       | mailbox 8                                                          |
 | subscriptions | account 8, name                       |                                                                    |
-| messages      | mailbox 8, UID 4                      | modseq 8, email 16, date 8, size 8, flags 1, keywords separated by |
-|               |                                       | blanks                                                             |
+| messages      | mailbox 8, UID / 16 4                 | for each of up to 16: UID mod 16 1, flags 1, modseq 8, email 16,   |
+|               |                                       | date 8, size 8, saved 8, length 2, keywords separated by blanks    |
 | emails        | email 16                              | account 8, blob 16, thread 16, received 8, size 8, skip 8, file 1, |
 |               |                                       | counts of what follows (5 of 4): memberships 12 each, prefix,      |
 |               |                                       | envelope, structure, identifiers 12 each; headers                  |
@@ -42,8 +42,8 @@ queue-<slot>.mdb
 | states    | entry 16, index 4   | MessagePack of `StateRecord`; no row: as the entry was put                     |
 | blobs, blob_refs | as above                                                                                       |
 
-Flags and keywords are in the message's row, because a client that opens a mailbox reads those rows and nothing else; all
-messages of one email have the same ones but for `\\Deleted`. Counts are kept in the rows of mailbox and account, and `verify`
+Flags and keywords are in the message's row, because a client that opens a mailbox reads those rows and nothing else; 16
+messages share one, since looks are what costs (`_core.blocks`). All messages of one email have the same ones but for `\\Deleted`. Counts are kept in the rows of mailbox and account, and `verify`
 counts again. Rows of emails and changes are in the order of time and not by account: what a batch writes for many accounts
 is then in few pages. So the changes of an account are a chain, from the row that the account names back. An idempotency key
 begins with its generation, a week: it is looked for in this one and as far back as keys are kept, and older ones are removed
@@ -71,7 +71,7 @@ from rusmes.errors import StoreCorrupt
 from rusmes.model.mailbox import Account, Appended, Change, Email, Mailbox, Message
 from rusmes.storage.flags import jmap_keywords, join_flags
 
-LAYOUT_VERSION: Final = 1
+LAYOUT_VERSION: Final = 2
 
 MAIL_TABLES: Final = (
     b"meta", b"accounts", b"account_names", b"mailboxes", b"mailbox_names", b"subscriptions", b"messages", b"emails",
@@ -96,16 +96,12 @@ _U64: Final = struct.Struct(">Q")
 _U64_U32: Final = struct.Struct(">QI")
 number_key: Final = _U64.pack
 """An account's or a mailbox's key."""
-message_key: Final = _U64_U32.pack
+message_id: Final = _U64_U32.pack
+"""How the change log names a message: by mailbox and UID."""
 
 
 def key_number(key: bytes) -> int:
     return int.from_bytes(key[:8], "big")
-
-
-def message_of_key(key: bytes) -> tuple[int, int]:
-    mailbox_id, uid = _U64_U32.unpack(key)
-    return mailbox_id, uid
 
 
 def name_key(account_id: int, name: str) -> bytes:
@@ -180,30 +176,18 @@ class MailboxRecord(MailboxRow):
             special_use=self.special_use,
             subscribed=subscribed,
             object_id=f"m{self.id:x}",
+            deleted_size=self.deleted_size,
         )
 
 
 # messages
 
-_MESSAGE: Final = struct.Struct(">Q16sdQB")
 
-
-class MessageRecord(MessageRow):
-    __slots__ = ()
-
-    def value(self, uid: int, first_recent: int) -> Message:
-        flags = join_flags(self.bits, self.keywords)
-        return Message(uid, self.modseq, self.email_id, self.internal_date, self.size, flags, uid >= first_recent)
-
-
-def unpack_message(key: bytes, row: bytes, first_recent: int) -> Message:
-    """The row as a value, without the way over a record: for listings."""
-    value = unseal("messages", key, row)
-    modseq, email_id, internal_date, size, bits = _MESSAGE.unpack_from(value)
-    words = value[_MESSAGE.size :]
-    keywords = tuple(words.decode().split(" ")) if words else ()
-    uid = int.from_bytes(key[8:], "big")
-    return Message(uid, modseq, email_id, internal_date, size, join_flags(bits, keywords), uid >= first_recent)
+def message_value(message: MessageRow, uid: int, first_recent: int) -> Message:
+    flags = join_flags(message.bits, message.keywords)
+    return Message(
+        uid, message.modseq, message.email_id, message.internal_date, message.size, flags, uid >= first_recent, message.saved
+    )
 
 
 # emails

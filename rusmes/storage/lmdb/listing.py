@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from rusmes._core.blocks import add_to, block_key, load_blocks
 from rusmes._core.rows import EmailFacts
 from rusmes.errors import NotFound
 from rusmes.model.content import Rendering
 from rusmes.storage.lmdb.blobs import LmdbBlobs
-from rusmes.storage.lmdb.edits import Snapshot, change_chain, read_account, read_mailbox, read_message
+from rusmes.storage.lmdb.edits import Snapshot, change_chain, log_reaches, read_account, read_mailbox, read_message
 from rusmes.storage.lmdb.environment import Environment
 from rusmes.storage.lmdb.layout import (
     BLOBS,
@@ -21,8 +22,6 @@ from rusmes.storage.lmdb.layout import (
     UPDATED,
     ChangeRecord,
     MailboxRecord,
-    MessageRecord,
-    message_key,
     number_key,
 )
 from rusmes.storage.lmdb.sending import content_of_row
@@ -36,19 +35,10 @@ MAX_REFRESH_ROWS: Final = 5_000
 
 def load(environment: Environment, mailbox_id: int, into: MailboxRows, first_uid: int) -> MailboxRecord:
     with environment.reading() as txn:
-        rows = Snapshot(environment, txn)
-        mailbox = read_mailbox(rows, mailbox_id)
-        if first_uid <= 0xFFFFFFFF:
-            start = message_key(mailbox_id, max(first_uid, 1))
-            for key, row in rows.scan(MESSAGES, number_key(mailbox_id), start=start):
-                _add(into, int.from_bytes(key[8:], "big"), MessageRecord.unpack(key, row))
+        mailbox = read_mailbox(Snapshot(environment, txn), mailbox_id)
+        with txn.cursor(environment.handles[MESSAGES]) as cursor:
+            load_blocks(cursor, mailbox_id, max(first_uid, 1), into)
     return mailbox
-
-
-def _add(into: MailboxRows, uid: int, message: MessageRecord) -> None:
-    into.add(
-        uid, message.modseq, message.email_id, message.internal_date, message.size, message.bits, message.keywords
-    )  # fmt: skip
 
 
 def refresh(environment: Environment, mailbox_id: int, into: MailboxRows, since_modseq: int) -> MailboxRecord | None:
@@ -65,13 +55,10 @@ def refresh(environment: Environment, mailbox_id: int, into: MailboxRows, since_
             if action == DESTROYED:
                 into.expunge(uid, modseq)
                 continue
-            message = read_message(rows, mailbox_id, uid)
-            if message is None:
-                continue
-            if action == CREATED:
-                _add(into, uid, message)
-            else:
-                into.update(uid, message.modseq, message.bits, message.keywords)
+            key = block_key(mailbox_id, uid)
+            row = rows.get(MESSAGES, key)
+            if row is not None:
+                add_to(into, key, row, uid)
     return mailbox
 
 
@@ -90,7 +77,7 @@ def _changed(
     One that came and went is left out: who asks never knew it.
     """
     account = read_account(rows, mailbox.account_id)
-    if not 0 <= since_modseq <= account.modseq:
+    if not log_reaches(account, since_modseq):
         return None
     prefix = number_key(mailbox.id)
     changed: dict[int, tuple[int, int]] = {}
@@ -160,4 +147,4 @@ def saved_dates(environment: Environment, mailbox_id: int, uids: Sequence[int]) 
         rows = Snapshot(environment, txn)
         read_mailbox(rows, mailbox_id)
         found = [read_message(rows, mailbox_id, uid) for uid in uids]
-    return [message.internal_date if message is not None else None for message in found]
+    return [message.saved if message is not None else None for message in found]

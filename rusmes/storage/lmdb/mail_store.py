@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from rusmes._core.batch import Batch
+from rusmes._core.blocks import block_key, messages_in
 from rusmes._core.rows import EmailFacts
 from rusmes.clock import Clock, SystemClock
 from rusmes.errors import NotFound
@@ -36,6 +37,7 @@ from rusmes.storage.lmdb.edits import (
     check_layout,
     find_account_id,
     find_email,
+    log_reaches,
     mailbox_named,
     read_account,
     read_email,
@@ -57,10 +59,9 @@ from rusmes.storage.lmdb.layout import (
     THREADS,
     AccountRecord,
     MailboxRecord,
-    message_key,
+    message_value,
     name_key,
     number_key,
-    unpack_message,
 )
 from rusmes.storage.lmdb.sending import renderings
 from rusmes.storage.lmdb.verify import verify_mail
@@ -339,20 +340,26 @@ class LmdbMailStore:
         return await asyncio.get_running_loop().run_in_executor(None, self._messages, mailbox, first_uid, last_uid)
 
     def _messages(self, mailbox: MailboxRecord, first_uid: int, last_uid: int) -> list[Message]:
-        prefix = number_key(mailbox.id)
-        start = message_key(mailbox.id, min(max(first_uid, 1), 0xFFFFFFFF))
         end = last_uid if 0 < last_uid <= 0xFFFFFFFF else 0xFFFFFFFF
-        last = message_key(mailbox.id, end)
+        start = max(first_uid, 1)
+        if start > end:
+            return []
+        prefix = number_key(mailbox.id)
         found = []
         with (
             self._environment.reading() as txn,
             txn.cursor(self._environment.handles[MESSAGES]) as cursor,
         ):
-            if first_uid <= end and cursor.set_range(start):
+            last = block_key(mailbox.id, end)
+            if cursor.set_range(block_key(mailbox.id, start)):
                 for key, row in cursor:
                     if key > last or not key.startswith(prefix):
                         break
-                    found.append(unpack_message(key, row, mailbox.first_recent))
+                    found += [
+                        message_value(message, uid, mailbox.first_recent)
+                        for uid, message in messages_in(key, row)
+                        if start <= uid <= end
+                    ]
         return found
 
     async def open_message(self, mailbox_id: int, uid: int) -> StoredMessage:
@@ -365,7 +372,7 @@ class LmdbMailStore:
             email = read_email(rows, mailbox.account_id, message.email_id)
         content: Content = self.blobs.content(email.blob_id)
         return StoredMessage(
-            message.value(uid, mailbox.first_recent),
+            message_value(message, uid, mailbox.first_recent),
             email.value(message.email_id, message.bits, message.keywords),
             Rendering(content, email.prefix, email.skip),
         )
@@ -412,7 +419,7 @@ class LmdbMailStore:
         with self._environment.reading() as txn:
             rows = Snapshot(self._environment, txn)
             account = read_account(rows, account_id)
-            if not 0 <= since_modseq <= account.modseq:
+            if not log_reaches(account, since_modseq):
                 return None
             chain = [record for _, record in change_chain(rows, account, since_modseq)]
         found: list[Change] = []

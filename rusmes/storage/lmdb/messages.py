@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 from rusmes._core.batch import Batch
-from rusmes._core.rows import seal
+from rusmes._core.blocks import UID_BITS, Flagging, block_key, messages_in
+from rusmes._core.rows import MessageRow, seal
 from rusmes.errors import NotAllowed, OverQuota
 from rusmes.model.ids import IdSource
 from rusmes.model.mailbox import Message
 from rusmes.storage.api import FlagChange
-from rusmes.storage.flags import DELETED, SEEN, change, split_flags
+from rusmes.storage.flags import DELETED, SEEN, change, join_flags, split_flags
 from rusmes.storage.lmdb.blobs import LmdbBlobs
 from rusmes.storage.lmdb.edits import Edit, Rows, read_account, read_email, read_mailbox, read_message
 from rusmes.storage.lmdb.layout import (
@@ -27,8 +29,8 @@ from rusmes.storage.lmdb.layout import (
     UPDATED,
     EmailRecord,
     MailboxRecord,
-    MessageRecord,
-    message_key,
+    message_id,
+    message_value,
     number_key,
 )
 
@@ -51,24 +53,38 @@ def count_email(batch: Batch, edit: Edit, id: bytes, email: EmailRecord, *, is_f
     edit.log(THREAD | (CREATED if is_first else UPDATED), email.thread_id)
 
 
-def add_message(edit: Edit, mailbox: MailboxRecord, email: EmailRecord, message: MessageRecord) -> int:
-    """Give the email a place in the mailbox; the UID. The caller writes mailbox and email."""
+def add_message(edit: Edit, mailbox: MailboxRecord, email: EmailRecord, message: MessageRow) -> int:
+    """Give the email a place in the mailbox; the UID. The caller writes mailbox and email, and gives the time of saving."""
     uid = mailbox.uid_next
     if uid > 0xFFFFFFFF:  # RFC 9051 §2.3.1.1: UIDs have 32 bits
         raise NotAllowed("the mailbox has no UID left", mailbox.name)
     message.modseq = mailbox.highest_modseq = edit.modseq
     mailbox.uid_next += 1
     mailbox.count(message, uid, 1)
+    if email.memberships:
+        edit.mark_shared(email.memberships)
+        message.is_shared = True
     email.memberships.append((mailbox.id, uid))
     edit.put_message(mailbox.id, uid, message)
-    edit.log(MESSAGE | CREATED, message_key(mailbox.id, uid))
+    edit.log(MESSAGE | CREATED, message_id(mailbox.id, uid))
     return uid
 
 
-def _present(rows: Rows, mailbox_id: int, uids: Sequence[int]) -> list[tuple[int, MessageRecord]]:
+def _present(rows: Rows, mailbox_id: int, uids: Sequence[int]) -> list[tuple[int, MessageRow]]:
     """The messages that exist, in UID order."""
-    found = ((uid, read_message(rows, mailbox_id, uid)) for uid in sorted(set(uids)))
-    return [(uid, message) for uid, message in found if message is not None]
+    found: list[tuple[int, MessageRow]] = []
+    for key, wanted in _blocks(mailbox_id, uids):
+        row = rows.get(MESSAGES, key)
+        if row is not None:
+            found += [pair for pair in messages_in(key, row) if pair[0] in wanted]
+    return found
+
+
+def _blocks(mailbox_id: int, uids: Sequence[int]) -> list[tuple[bytes, list[int]]]:
+    """The keys of the rows in which these messages would be, with the UIDs of each, in order."""
+    possible = sorted({uid for uid in uids if 0 < uid <= 0xFFFFFFFF})
+    groups = [list(group) for _, group in groupby(possible, key=lambda uid: uid >> UID_BITS)]
+    return [(block_key(mailbox_id, group[0]), group) for group in groups]
 
 
 # Flags
@@ -76,32 +92,44 @@ def _present(rows: Rows, mailbox_id: int, uids: Sequence[int]) -> list[tuple[int
 
 def change_flags(batch: Batch, mailbox_id: int, request: FlagChange) -> list[Message]:
     mailbox = read_mailbox(batch, mailbox_id)
+    account = read_account(batch, mailbox.account_id)
     bits, keywords = split_flags(request.flags)
-    limit = request.unchanged_since
-    result = []
-    edit: Edit | None = None
-    boxes = {mailbox_id: mailbox}
-    for uid, message in _present(batch, mailbox_id, request.uids):
-        if limit is not None and message.modseq > limit:
-            continue
-        new = change(request.operation, message.bits, message.keywords, bits, keywords)
-        if new != (message.bits, message.keywords):
-            if edit is None:
-                edit = Edit(batch, read_account(batch, mailbox.account_id))
-            _set_flags(batch, edit, boxes, mailbox_id, uid, message, *new)
-        result.append((uid, message))
-    if edit is not None:
-        for box in boxes.values():
+    since = -1 if request.unchanged_since is None else min(request.unchanged_since, (1 << 63) - 1)
+    flagging = Flagging(mailbox, account.modseq + 1, request.operation, bits, keywords, since, change)
+    for key, uids in _blocks(mailbox_id, request.uids):
+        row = batch.get(MESSAGES, key)
+        new = flagging.change(key, row, uids) if row is not None else None
+        if new is not None:
+            batch.put(MESSAGES, key, new)
+    passed = {
+        uid: Message(uid, modseq, email_id, date, size, join_flags(flags, words), uid >= mailbox.first_recent, saved)
+        for uid, modseq, email_id, date, size, flags, words, saved in flagging.passed
+    }
+    if flagging.changed or flagging.shared:
+        edit = Edit(batch, account)
+        edit.log_all(flagging.marks)
+        boxes = {mailbox_id: mailbox}
+        unseen_in = {mailbox_id} if flagging.unseen_changed else set()
+        for uid in flagging.shared:
+            message = read_message(batch, mailbox_id, uid)
+            if message is not None:
+                new_flags = change(request.operation, message.bits, message.keywords, bits, keywords)
+                _set_flags(batch, edit, boxes, unseen_in, mailbox_id, uid, message, *new_flags)
+        # An email may be twice in one mailbox: what an earlier change did to a later message is read again.
+        for uid, message in _present(batch, mailbox_id, flagging.shared):
+            passed[uid] = message_value(message, uid, mailbox.first_recent)
+        for box_id, box in boxes.items():
+            box.highest_modseq = edit.modseq
             edit.put_mailbox(box)
+            if box_id in unseen_in:
+                edit.log(MAILBOX | UPDATED, number_key(box_id))
         edit.finish()
-    # An email may be twice in one mailbox: what an earlier change did to a later message is read again.
-    current = ((uid, read_message(batch, mailbox_id, uid) if edit else message) for uid, message in result)
-    return [message.value(uid, mailbox.first_recent) for uid, message in current if message is not None]
+    return [passed[uid] for uid in sorted(passed)]
 
 
 def _set_flags(
-    batch: Batch, edit: Edit, boxes: dict[int, MailboxRecord], mailbox_id: int, uid: int, message: MessageRecord,
-    bits: int, keywords: tuple[str, ...],
+    batch: Batch, edit: Edit, boxes: dict[int, MailboxRecord], unseen_in: set[int], mailbox_id: int, uid: int,
+    message: MessageRow, bits: int, keywords: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Keywords belong to the email: its messages in other mailboxes get them too. `\\Deleted` is the message's own."""
     if (message.bits ^ bits) & ~DELETED or message.keywords != keywords:
@@ -122,13 +150,12 @@ def _set_flags(
         if box is None:
             box = boxes[box_id] = read_mailbox(batch, box_id)
         box.count(member, member_uid, -1)
-        member.bits, member.keywords = member_bits, keywords
-        member.modseq = box.highest_modseq = edit.modseq
+        member.bits, member.keywords, member.modseq = member_bits, keywords, edit.modseq
         box.count(member, member_uid, 1)
         edit.put_message(box_id, member_uid, member)
-        edit.log(MESSAGE | UPDATED, message_key(box_id, member_uid))
+        edit.log(MESSAGE | UPDATED, message_id(box_id, member_uid))
         if unseen_changed:
-            edit.log(MAILBOX | UPDATED, number_key(box_id))
+            unseen_in.add(box_id)
 
 
 # Removal
@@ -148,23 +175,19 @@ def expunge(batch: Batch, blobs: LmdbBlobs, mailbox_id: int, uids: Sequence[int]
     return [uid for uid, _ in gone]
 
 
-def all_messages(rows: Rows, mailbox_id: int) -> list[tuple[int, MessageRecord]]:
-    return [
-        (int.from_bytes(key[8:], "big"), MessageRecord.unpack(key, row))
-        for key, row in rows.scan(MESSAGES, number_key(mailbox_id))
-    ]
+def all_messages(rows: Rows, mailbox_id: int) -> list[tuple[int, MessageRow]]:
+    return [pair for key, row in rows.scan(MESSAGES, number_key(mailbox_id)) for pair in messages_in(key, row)]
 
 
 def remove_messages(
-    batch: Batch, edit: Edit, blobs: LmdbBlobs, mailbox: MailboxRecord, messages: Sequence[tuple[int, MessageRecord]]
+    batch: Batch, edit: Edit, blobs: LmdbBlobs, mailbox: MailboxRecord, messages: Sequence[tuple[int, MessageRow]]
 ) -> None:
     """The caller writes the mailbox."""
     for uid, message in messages:
-        key = message_key(mailbox.id, uid)
-        batch.delete(MESSAGES, key)
+        edit.remove_message(mailbox.id, uid)
         mailbox.count(message, uid, -1)
         mailbox.highest_modseq = edit.modseq
-        edit.log(MESSAGE | DESTROYED, key)
+        edit.log(MESSAGE | DESTROYED, message_id(mailbox.id, uid))
         email = read_email(batch, edit.account.id, message.email_id)
         email.memberships.remove((mailbox.id, uid))
         if email.memberships:
@@ -232,7 +255,7 @@ def copy(
         email.identifiers = b""  # they are with the original, or its heir
         blobs.refer_again(batch, email.blob_id)
         count_email(batch, edit, id, email, is_first=False)
-        copied = MessageRecord(0, id, message.internal_date, message.size, message.bits, message.keywords)
+        copied = MessageRow(0, id, message.internal_date, message.size, message.bits, message.keywords, batch.now)
         pairs.append((uid, add_message(edit, target, email, copied)))
         edit.put_email(id, email)
         batch.spill_if_large()
@@ -254,17 +277,17 @@ def move(batch: Batch, mailbox_id: int, uids: Sequence[int], target_id: int) -> 
 
 
 def move_messages(
-    batch: Batch, edit: Edit, source: MailboxRecord, target: MailboxRecord, messages: Sequence[tuple[int, MessageRecord]]
+    batch: Batch, edit: Edit, source: MailboxRecord, target: MailboxRecord, messages: Sequence[tuple[int, MessageRow]]
 ) -> list[tuple[int, int]]:
     """The email stays the same one (RFC 8474 §4.2): only where it is a member changes. Writes both mailboxes."""
     pairs = []
     for uid, message in messages:
-        key = message_key(source.id, uid)
         email = read_email(batch, edit.account.id, message.email_id)
         email.memberships.remove((source.id, uid))
-        batch.delete(MESSAGES, key)
+        edit.remove_message(source.id, uid)
         source.count(message, uid, -1)
-        edit.log(MESSAGE | DESTROYED, key)
+        edit.log(MESSAGE | DESTROYED, message_id(source.id, uid))
+        message.saved = batch.now
         pairs.append((uid, add_message(edit, target, email, message)))
         edit.put_email(message.email_id, email)
         edit.log(EMAIL | UPDATED, message.email_id)

@@ -6,18 +6,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import takewhile
-from typing import Final
 
-from rusmes._core.rows import email_of_message, email_to_send, open_blob
+from rusmes._core.blocks import block_key, email_in
+from rusmes._core.rows import email_to_send, open_blob
 from rusmes.errors import NotFound, StoreCorrupt
 from rusmes.model.content import Content, Rendering
 from rusmes.storage.lmdb.blobs import LmdbBlobs
 from rusmes.storage.lmdb.edits import Snapshot, read_mailbox
 from rusmes.storage.lmdb.environment import Environment, Transaction
-from rusmes.storage.lmdb.layout import BLOBS, EMAILS, MESSAGES, message_key
-
-# Rows of messages read before it is known how many of them go out.
-ROWS_AT_ONCE: Final = 64
+from rusmes.storage.lmdb.layout import BLOBS, EMAILS, MESSAGES
 
 
 def renderings(
@@ -43,18 +40,18 @@ def _emails(
     """The emails of the messages up to the first that is missing or too much."""
     found: list[bytes] = []
     total = 0
-    with txn.cursor(environment.handles[MESSAGES]) as cursor:
-        for start in range(0, len(uids), ROWS_AT_ONCE):
-            keys = [message_key(mailbox_id, uid) for uid in takewhile(_is_uid, uids[start : start + ROWS_AT_ONCE])]
-            rows = cursor.getmulti(keys)
-            for expected, (key, row) in zip(keys, rows, strict=False):
-                email_id, size = email_of_message(key, row)
-                total += size
-                if key != expected or (found and total > limit_bytes > 0):
-                    return found
-                found.append(email_id)
-            if len(rows) < ROWS_AT_ONCE:
-                return found
+    block: tuple[bytes, bytes | None] = (b"", None)
+    for uid in takewhile(_is_uid, uids):
+        key = block_key(mailbox_id, uid)
+        if key != block[0]:
+            block = (key, txn.get(key, db=environment.handles[MESSAGES]))
+        email = email_in(key, block[1], uid) if block[1] is not None else None
+        if email is None:
+            break
+        total += email[1]
+        if found and total > limit_bytes > 0:
+            break
+        found.append(email[0])
     return found
 
 

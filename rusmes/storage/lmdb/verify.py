@@ -12,7 +12,8 @@ from zlib import crc32
 
 from msgspec import Struct
 
-from rusmes._core.rows import unseal
+from rusmes._core.blocks import block_key, block_of_key, message_in, messages_in
+from rusmes._core.rows import MessageRow, unseal
 from rusmes.errors import StoreError
 from rusmes.storage.api import Finding
 from rusmes.storage.flags import DELETED, SEEN
@@ -48,9 +49,6 @@ from rusmes.storage.lmdb.layout import (
     EmailRecord,
     LastGiven,
     MailboxRecord,
-    MessageRecord,
-    message_key,
-    message_of_key,
     name_key,
     number_key,
     unpack_appended,
@@ -111,6 +109,7 @@ class _Counts(Struct):
     deleted: int = 0
     recent: int = 0
     size: int = 0
+    deleted_size: int = 0
 
 
 class _MailCheck:
@@ -182,30 +181,44 @@ class _MailCheck:
     def _messages(self) -> Iterator[Finding]:
         for key, row in self._table(MESSAGES):
             try:
-                mailbox_id, uid = message_of_key(key)
-                message = MessageRecord.unpack(key, row)
+                mailbox_id, _ = block_of_key(key)
+                messages = messages_in(key, row)
             except BROKEN as error:
                 yield Finding(f"messages {key.hex()}", str(error))
                 continue
-            place = f"messages {mailbox_id}/{uid}"
             mailbox = self.mailboxes.get(mailbox_id)
             if mailbox is None:
-                yield Finding(place, "its mailbox is missing")
+                yield Finding(f"messages {mailbox_id}/{messages[0][0]}", "its mailbox is missing")
                 continue
-            counts = self.counts[mailbox_id]
-            counts.exists += 1
-            counts.unseen += not message.bits & SEEN
-            counts.deleted += bool(message.bits & DELETED)
-            counts.recent += uid >= mailbox.first_recent
-            counts.size += message.size
-            if uid >= mailbox.uid_next or message.modseq > mailbox.highest_modseq:
-                yield Finding(place, "its UID or modseq was not given yet and would be given again")
-            if not self.rows.has(EMAILS, message.email_id):
-                yield Finding(place, f"email {message.email_id.hex()} is missing")
+            for uid, message in messages:
+                yield from self._message(mailbox, uid, message)
+
+    def _message(self, mailbox: MailboxRecord, uid: int, message: MessageRow) -> Iterator[Finding]:
+        place = f"messages {mailbox.id}/{uid}"
+        counts = self.counts[mailbox.id]
+        counts.exists += 1
+        counts.unseen += not message.bits & SEEN
+        counts.recent += uid >= mailbox.first_recent
+        counts.size += message.size
+        if message.bits & DELETED:
+            counts.deleted += 1
+            counts.deleted_size += message.size
+        if not uid or uid >= mailbox.uid_next or message.modseq > mailbox.highest_modseq:
+            yield Finding(place, "its UID or modseq was not given yet and would be given again")
+        if not self.rows.has(EMAILS, message.email_id):
+            yield Finding(place, f"email {message.email_id.hex()} is missing")
 
     def _account_of(self, mailbox_id: int) -> int:
         mailbox = self.mailboxes.get(mailbox_id)
         return mailbox.account_id if mailbox is not None else 0
+
+    def _member(self, mailbox_id: int, uid: int) -> MessageRow | None:
+        try:
+            key = block_key(mailbox_id, uid)
+            row = self.rows.get(MESSAGES, key)
+            return message_in(key, bytes(row), uid) if row is not None else None
+        except BROKEN:
+            return None
 
     def _emails(self) -> Iterator[Finding]:
         for key, row in self._table(EMAILS):
@@ -224,9 +237,11 @@ class _MailCheck:
             if not email.memberships:
                 yield Finding(place, "is in no mailbox")
             for mailbox_id, uid in email.memberships:
-                member = self.rows.get(MESSAGES, message_key(mailbox_id, uid))
-                if member is None or id not in bytes(member) or self._account_of(mailbox_id) != account_id:
+                member = self._member(mailbox_id, uid)
+                if member is None or member.email_id != id or self._account_of(mailbox_id) != account_id:
                     yield Finding(place, f"message {mailbox_id}/{uid} is missing or another email's")
+                elif len(email.memberships) > 1 and not member.is_shared:
+                    yield Finding(place, f"message {mailbox_id}/{uid} does not know of the others")
             thread = number_key(account_id) + email.thread_id
             is_alone = email.thread_id == id and not self.rows.scan(THREADS, thread, limit=1)
             if not is_alone and not self.rows.has(THREADS, thread + id):
@@ -246,10 +261,10 @@ class _MailCheck:
                     f"uses {counted[0]} bytes in {counted[1]} messages, "
                     f"not {account.used_bytes} in {account.used_messages}",
                 )
-        for mailbox in self.mailboxes.values():
-            said = _Counts(mailbox.exists, mailbox.unseen, mailbox.deleted, mailbox.recent, mailbox.size)
-            if said != self.counts[mailbox.id]:
-                yield Finding(f"mailboxes {mailbox.id}", f"holds {self.counts[mailbox.id]}, not {said}")
+        for box in self.mailboxes.values():
+            said = _Counts(box.exists, box.unseen, box.deleted, box.recent, box.size, box.deleted_size)
+            if said != self.counts[box.id]:
+                yield Finding(f"mailboxes {box.id}", f"holds {self.counts[box.id]}, not {said}")
 
     def _small_tables(self) -> Iterator[Finding]:
         for table in (META, ACCOUNT_NAMES, MAILBOX_NAMES, SUBSCRIPTIONS, THREADS, MESSAGE_IDS, CHANGES, KEYS):

@@ -60,34 +60,21 @@ def test_a_flipped_bit_is_noticed(key: bytes, value: bytes, data: st.DataObject)
 def test_accounts(
     id: int, modseq: int, used: int, messages: int, quota: int, most: int, change: int, name: str
 ) -> None:
-    account = rows.AccountRow(id, modseq, used, messages, quota, most, name, change)
+    account = rows.AccountRow(id, modseq, used, messages, quota, most, name, change, used, messages)
     read = rows.AccountRow.unpack(id.to_bytes(8, "big"), account.pack())
     for field in ("id", "modseq", "used_bytes", "used_messages", "quota_bytes", "quota_messages", "last_change", "name"):
         assert getattr(read, field) == getattr(account, field)
 
 
-@given(st.tuples(NUMBER, NUMBER, SMALL, NUMBER, NUMBER, NUMBER, SMALL, SMALL, SMALL, SMALL, NUMBER, NAME, NAME))
-def test_mailboxes(values: tuple[int, int, int, int, int, int, int, int, int, int, int, str, str]) -> None:
+@given(st.tuples(NUMBER, NUMBER, SMALL, NUMBER, NUMBER, NUMBER, SMALL, SMALL, SMALL, SMALL, NUMBER, NAME, NAME, NUMBER))
+def test_mailboxes(values: tuple[int, int, int, int, int, int, int, int, int, int, int, str, str, int]) -> None:
     mailbox = rows.MailboxRow(*values)
     read = rows.MailboxRow.unpack(values[0].to_bytes(8, "big"), mailbox.pack())
     fields = (
         "id", "account_id", "uid_validity", "uid_next", "first_recent", "highest_modseq", "exists", "unseen", "deleted",
-        "recent", "size", "special_use", "name",
+        "recent", "size", "special_use", "name", "deleted_size",
     )  # fmt: skip
     assert tuple(getattr(read, field) for field in fields) == values
-
-
-KEYWORDS = st.lists(st.text("abc$", min_size=1), max_size=5).map(tuple)
-
-
-@given(NUMBER, ID, TIME, NUMBER, st.integers(0, 255), KEYWORDS)
-def test_messages(modseq: int, email: bytes, date: float, size: int, bits: int, words: tuple[str, ...]) -> None:
-    row = rows.MessageRow(modseq, email, date, size, bits, words).pack(b"key")
-    read = rows.MessageRow.unpack(b"key", row)
-    assert (read.modseq, read.email_id, read.internal_date, read.size, read.bits, read.keywords) == (
-        modseq, email, date, size, bits, words,
-    )  # fmt: skip
-    assert rows.email_of_message(b"key", row) == (email, size)
 
 
 @given(NUMBER, ID, ID, TIME, NUMBER, NUMBER, st.booleans(), st.lists(st.tuples(NUMBER, SMALL), max_size=4), st.data())
@@ -102,13 +89,16 @@ def test_emails(
     assert (read.skip, read.is_file, read.memberships) == (skip, is_file, members)
     assert [read.prefix, read.envelope, read.body_structure, read.headers, read.identifiers] == texts
     assert rows.email_to_send(b"key", row) == (blob, texts[0], skip)
+    facts = rows.EmailFacts.unpack(b"key", row)
+    assert (facts.account_id, facts.blob_id, facts.thread_id, facts.received) == (account, blob, thread, received)
+    assert (facts.size, facts.skip, facts.is_file) == (size, skip, is_file)
+    assert [facts.prefix, facts.envelope, facts.body_structure, facts.headers] == texts[:4]
 
 
 def test_rows_that_are_too_short_are_damaged_whatever_their_checksum_says() -> None:
     key = b"12345678"
     unpackers: list[Callable[[bytes, bytes], object]] = [
-        rows.AccountRow.unpack, rows.MailboxRow.unpack, rows.MessageRow.unpack, rows.EmailRow.unpack,
-        rows.email_of_message, rows.email_to_send,
+        rows.AccountRow.unpack, rows.MailboxRow.unpack, rows.EmailRow.unpack, rows.EmailFacts.unpack, rows.email_to_send,
     ]  # fmt: skip
     for unpack in unpackers:
         with pytest.raises(StoreCorrupt):
@@ -117,17 +107,19 @@ def test_rows_that_are_too_short_are_damaged_whatever_their_checksum_says() -> N
     whole = rows.EmailRow(1, bytes(16), bytes(16), 0.0, 0, 0, False, [], b"prefix", b"", b"", b"").pack(key)
     value = bytearray(rows.unseal("emails", key, whole))
     value[65:69] = b"\0\0\0\x09"
-    for read in (rows.EmailRow.unpack, rows.email_to_send):
+    for read in (rows.EmailRow.unpack, rows.EmailFacts.unpack, rows.email_to_send):
         with pytest.raises(StoreCorrupt):
             read(key, rows.seal(key, bytes(value)))
 
 
 def test_counts_do_not_go_below_nothing() -> None:
     mailbox = rows.MailboxRow(1, 1, 1, 2, 1, 1, 0, 0, 0, 0, 0, "", "INBOX")
-    message = rows.MessageRow(1, bytes(16), 0.0, 10, 0, ())
+    message = rows.MessageRow(1, bytes(16), 0.0, 10, 8, ())
     mailbox.count(message, 1, 1)
-    assert (mailbox.exists, mailbox.unseen, mailbox.recent, mailbox.size) == (1, 1, 1, 10)
+    assert (mailbox.exists, mailbox.unseen, mailbox.deleted, mailbox.recent, mailbox.size) == (1, 1, 1, 1, 10)
+    assert mailbox.deleted_size == 10
     mailbox.count(message, 1, -1)
-    assert (mailbox.exists, mailbox.unseen, mailbox.recent, mailbox.size) == (0, 0, 0, 0)
+    assert (mailbox.exists, mailbox.unseen, mailbox.deleted, mailbox.recent, mailbox.size) == (0, 0, 0, 0, 0)
+    assert mailbox.deleted_size == 0
     with pytest.raises(StoreCorrupt):
         mailbox.count(message, 1, -1)

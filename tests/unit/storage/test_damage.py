@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from rusmes._core.batch import Batch
+from rusmes._core.blocks import block_key
 from rusmes.errors import StoreCorrupt, StoreError
 from rusmes.model.mailbox import Appended
 from rusmes.storage.api import Finding
@@ -193,7 +194,7 @@ async def test_wrong_counts_and_references_are_found(mail_at: MailAt) -> None:
     assert f"blobs {email.blob_id.hex()}" in [found.place for found in await damage(store, reference)]
 
     def lose_message(batch: Batch) -> None:
-        batch.delete(layout.MESSAGES, layout.message_key(made[0].mailbox_id, 1))
+        batch.delete(layout.MESSAGES, block_key(made[0].mailbox_id, 1))
 
     assert any("missing or another email's" in found.reason for found in await damage(store, lose_message))
 

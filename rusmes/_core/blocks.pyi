@@ -1,0 +1,80 @@
+"""Messages of one mailbox, up to 16 with neighbouring UIDs in one row: a client that opens a mailbox reads all of them, and
+a change of many flags writes as many rows as it has blocks.
+
+A look into LMDB gives the GIL away, to a loop that may not give it back soon; so there should be few. Measured (100,000
+messages): a row a message is 25 ms to walk over, this is 4 with everything that is done with them.
+"""
+
+from collections.abc import Callable
+from typing import Any, final
+
+from rusmes._core.rows import MailboxRow, MessageRow
+from rusmes._core.view import MailboxRows
+
+UID_BITS: int
+"""UIDs that are the same but for these bits are in one block."""
+
+
+def block_key(mailbox_id: int, uid: int) -> bytes:
+    """The row in which a message is."""
+
+def block_of_key(key: bytes) -> tuple[int, int]:
+    """Mailbox, and the first UID that a row may have."""
+
+def with_message(key: bytes, row: bytes | None, uid: int, message: MessageRow) -> bytes:
+    """The row with a message put into it, or in the place of the one with this UID.
+
+    Raises:
+        StoreCorrupt: here and below, the row's checksum or lengths do not fit.
+    """
+
+def without_message(key: bytes, row: bytes, uid: int) -> bytes | None:
+    """None: it was the last one."""
+
+def message_in(key: bytes, row: bytes, uid: int) -> MessageRow | None: ...
+def messages_in(key: bytes, row: bytes) -> list[tuple[int, MessageRow]]:
+    """In the order of UIDs."""
+
+def email_in(key: bytes, row: bytes, uid: int) -> tuple[bytes, int] | None:
+    """The email of a message and its size: all that sending it needs."""
+
+def load_blocks(cursor: Any, mailbox_id: int, first_uid: int, into: MailboxRows) -> None:
+    """Add the messages of a mailbox from `first_uid` on. The cursor is one of the messages' table."""
+
+def add_to(into: MailboxRows, key: bytes, row: bytes, uid: int) -> bool:
+    """Add a message, or bring flags and modseq of one that is there up to date; False when the row has it not."""
+
+@final
+class Flagging:
+    """One change of flags in one mailbox, block by block.
+
+    `change_words` is `storage.flags.change`, for keywords. `operation` is set, add or remove; `unchanged_since` -1 lets all
+    pass. `changed` counts the messages that are other than before; `passed` collects all that were not refused: (UID, modseq,
+    email id, date, size, bits, keywords, saved). `shared` collects the UIDs of those whose email is in other places too: they
+    are left as they are.
+    """
+
+    @property
+    def changed(self) -> int: ...
+    @property
+    def unseen_changed(self) -> bool: ...
+    @property
+    def shared(self) -> list[int]: ...
+    @property
+    def passed(self) -> list[tuple[int, int, bytes, float, int, int, tuple[str, ...], float]]: ...
+    @property
+    def marks(self) -> list[bytes]:
+        """For the change log."""
+
+    def __init__(
+        self,
+        mailbox: MailboxRow,
+        modseq: int,
+        operation: str,
+        bits: int,
+        keywords: tuple[str, ...],
+        unchanged_since: int,
+        change_words: Callable[[str, int, tuple[str, ...], int, tuple[str, ...]], tuple[int, tuple[str, ...]]],
+    ) -> None: ...
+    def change(self, key: bytes, row: bytes, uids: list[int]) -> bytes | None:
+        """Change the messages of one block, and the counts of the mailbox; the new row, None when nothing is different."""

@@ -1,0 +1,144 @@
+"""Blocks of messages: what is put in comes out, in any order, and what is damaged is found."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rusmes._core import blocks, rows
+from rusmes._core.view import MailboxRows
+from rusmes.errors import StoreCorrupt
+from rusmes.storage.flags import change
+
+MAILBOX = 7
+FIRST = 0x12345670
+UIDS = st.integers(FIRST, FIRST + 15)
+KEYWORDS = st.lists(st.text("abc$", min_size=1), max_size=5).map(tuple)
+MESSAGES = st.builds(
+    rows.MessageRow, st.integers(0, (1 << 64) - 1), st.binary(min_size=16, max_size=16), st.floats(0, 4e9),
+    st.integers(0, 1 << 40), st.integers(0, 31), KEYWORDS, st.floats(0, 4e9), st.booleans(),
+)  # fmt: skip
+KEY = blocks.block_key(MAILBOX, FIRST)
+
+
+def fields(message: rows.MessageRow) -> tuple[object, ...]:
+    names = ("modseq", "email_id", "internal_date", "size", "bits", "keywords", "saved", "is_shared")
+    return tuple(getattr(message, name) for name in names)
+
+
+def filled(uids: list[int], bits: int = 0, keywords: tuple[str, ...] = ()) -> bytes:
+    row = None
+    for uid in uids:
+        row = blocks.with_message(KEY, row, uid, rows.MessageRow(1, bytes(16), 5.0, 10, bits, keywords, 6.0))
+    assert row is not None
+    return row
+
+
+def test_keys_are_of_sixteen_uids() -> None:
+    assert {blocks.block_key(MAILBOX, FIRST + n) for n in range(16)} == {KEY}
+    assert blocks.block_key(MAILBOX, FIRST + 16) > KEY > blocks.block_key(MAILBOX, FIRST - 1)
+    assert blocks.block_of_key(KEY) == (MAILBOX, FIRST)
+    assert blocks.block_of_key(blocks.block_key(1 << 63, 0xFFFFFFFF)) == (1 << 63, 0xFFFFFFF0)
+    with pytest.raises(ValueError, match="no UID"):
+        blocks.block_key(MAILBOX, 1 << 32)
+
+
+@given(st.lists(st.tuples(UIDS, st.none() | MESSAGES), max_size=30))
+def test_messages_are_put_replaced_and_removed(steps: list[tuple[int, rows.MessageRow | None]]) -> None:
+    model: dict[int, rows.MessageRow] = {}
+    row: bytes | None = None
+    for uid, message in steps:
+        if message is not None:
+            model[uid] = message
+            row = blocks.with_message(KEY, row, uid, message)
+        elif row is not None:
+            model.pop(uid, None)
+            row = blocks.without_message(KEY, row, uid)
+        assert (row is None) == (not model)
+        if row is None:
+            continue
+        assert [(uid, fields(found)) for uid, found in blocks.messages_in(KEY, row)] == [
+            (uid, fields(model[uid])) for uid in sorted(model)
+        ]
+        for uid in range(FIRST, FIRST + 16):
+            found = blocks.message_in(KEY, row, uid)
+            assert (found and fields(found)) == (fields(model[uid]) if uid in model else None)
+            email = (model[uid].email_id, model[uid].size) if uid in model else None
+            assert blocks.email_in(KEY, row, uid) == email
+
+
+@given(st.data())
+def test_a_changed_octet_is_found(data: st.DataObject) -> None:
+    row = bytearray(filled([FIRST, FIRST + 3], keywords=("work",)))
+    at = data.draw(st.integers(0, len(row) - 1))
+    row[at] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(StoreCorrupt):
+        blocks.messages_in(KEY, bytes(row))
+    with pytest.raises(StoreCorrupt):
+        blocks.messages_in(blocks.block_key(MAILBOX + 1, FIRST), filled([FIRST]))
+
+
+def test_lengths_that_make_no_sense_are_damage_whatever_the_checksum_says() -> None:
+    value = bytearray(rows.unseal("messages", KEY, filled([FIRST, FIRST + 1])))
+    for at, octet in ((50, 1), (51, 60), (52, 0), (52, 16), (102, 255)):
+        broken = bytes(value[:at]) + bytes((octet,)) + bytes(value[at + 1 :])
+        with pytest.raises(StoreCorrupt):
+            blocks.messages_in(KEY, rows.seal(KEY, broken))
+    for size in (0, 1, 51, 53, 103):
+        with pytest.raises(StoreCorrupt):
+            blocks.messages_in(KEY, rows.seal(KEY, bytes(value[:size])))
+    with pytest.raises(StoreCorrupt):
+        blocks.block_of_key(b"short")
+
+
+@given(
+    st.dictionaries(UIDS, MESSAGES, min_size=1), st.lists(UIDS), st.sampled_from(["set", "add", "remove"]), st.integers(0, 31),
+    KEYWORDS, st.integers(0, 1 << 63) | st.none(),
+)  # fmt: skip
+def test_flags_are_changed_as_the_specification_says(
+    model: dict[int, rows.MessageRow], uids: list[int], operation: str, bits: int, keywords: tuple[str, ...], since: int | None
+) -> None:
+    row: bytes | None = None
+    mailbox = rows.MailboxRow(MAILBOX, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, "", "INBOX")
+    for uid, message in model.items():
+        row = blocks.with_message(KEY, row, uid, message)
+        mailbox.count(message, uid, 1)
+    assert row is not None
+    limit = -1 if since is None else min(since, (1 << 63) - 1)
+    flagging = blocks.Flagging(mailbox, 99, operation, bits, keywords, limit, change)
+    new = flagging.change(KEY, row, sorted(set(uids)))
+    expected = rows.MailboxRow(MAILBOX, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, "", "INBOX")
+    changed = 0
+    for uid in sorted(model):
+        message = model[uid]
+        after = change(operation, message.bits, message.keywords, bits, keywords)
+        may = uid in uids and (since is None or message.modseq <= limit)
+        if may and after != (message.bits, message.keywords) and not message.is_shared:
+            message.bits, message.keywords, message.modseq = *after, 99
+            changed += 1
+        expected.count(message, uid, 1)
+    assert flagging.changed == changed
+    assert (new is None) == (changed == 0)
+    found = blocks.messages_in(KEY, row if new is None else new)
+    assert [(uid, fields(message)) for uid, message in found] == [(uid, fields(model[uid])) for uid in sorted(model)]
+    for name in ("exists", "unseen", "deleted", "size", "deleted_size"):
+        assert getattr(mailbox, name) == getattr(expected, name)
+    by_uid = {uid: flags for uid, *flags in flagging.passed}
+    for uid, flags in by_uid.items():
+        message = model[uid]
+        assert flags == [
+            message.modseq, message.email_id, message.internal_date, message.size, message.bits, message.keywords,
+            message.saved,
+        ]  # fmt: skip
+    assert set(by_uid) | set(flagging.shared) == {
+        uid for uid in uids if uid in model and (since is None or model[uid].modseq == 99 or model[uid].modseq <= limit)
+    }
+
+
+def test_one_row_goes_into_an_array() -> None:
+    row = filled([FIRST, FIRST + 2], bits=9, keywords=("a", "b"))
+    array = MailboxRows(MAILBOX)
+    assert blocks.add_to(array, KEY, row, FIRST + 2)
+    assert not blocks.add_to(array, KEY, row, FIRST + 1)
+    assert (array.uid(0), array.system_bits(0), array.keywords(0)) == (FIRST + 2, 9, ("a", "b"))
