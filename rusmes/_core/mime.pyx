@@ -1,9 +1,12 @@
 """What delivery reads of a header block: fields and identifiers. `rusmes.mime` has the grammar; this is the
 part of it that every message meets, without regular expressions."""
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint64_t
 from libc.string cimport memchr, memcmp
 
+from rusmes._core.quoting cimport quoted, unfolded
 from rusmes._core.scan cimport find_lf
 
 cdef enum:
@@ -37,17 +40,12 @@ cdef Py_ssize_t line_end(const unsigned char* p, Py_ssize_t i, Py_ssize_t n) noe
     return n if at < 0 else i + at
 
 
-def parse_and_pick(bytes block not None, frozenset names not None) -> tuple:
-    cdef const unsigned char* p = octets(block)
-    cdef Py_ssize_t n = PyBytes_GET_SIZE(block)
-    cdef Py_ssize_t i = 0
-    cdef Py_ssize_t colon
+cdef bint next_field(const unsigned char* p, Py_ssize_t n, FieldPlace* field) noexcept nogil:
+    """Find the field at or after `field.next`; False when there is none. Lines that are no field are stepped over."""
+    cdef Py_ssize_t i = field.next
     cdef Py_ssize_t name_end
+    cdef Py_ssize_t colon
     cdef Py_ssize_t end
-    cdef Py_ssize_t stop
-    cdef list fields = []
-    cdef list picked = []
-    cdef bytes name
     while i < n:
         name_end = i
         while name_end < n and 33 <= p[name_end] <= 126 and p[name_end] != c':':
@@ -61,16 +59,57 @@ def parse_and_pick(bytes block not None, frozenset names not None) -> tuple:
             continue
         while end + 1 < n and is_blank(p[end + 1]):
             end = line_end(p, end + 1, n)
-        name = lowered(p + i, name_end - i)
-        fields.append((name, cut(p + colon + 1, end - colon - 1)))
-        if name in names:
-            stop = end
-            while stop > i and p[stop - 1] == c'\r':
+        field.start, field.name_end, field.value, field.end, field.next = i, name_end, colon + 1, end, end + 1
+        return True
+    return False
+
+
+@cython.final
+cdef class FieldNames:
+    def __init__(self, names not None):
+        cdef bytes name
+        self.names = frozenset(names)
+        for name in self.names:
+            if not 0 < len(name) < 64 or name != name.lower():
+                raise ValueError("names of fields are given in lower case")
+            self.lengths[name[0] & 31] |= <uint64_t>1 << len(name)
+
+    cdef bint may_have(self, const unsigned char* p, Py_ssize_t n) noexcept nogil:
+        return n < 64 and self.lengths[p[0] & 31] >> n & 1
+
+
+def parse_fields(bytes block not None) -> list:
+    cdef const unsigned char* p = octets(block)
+    cdef FieldPlace field
+    cdef list fields = []
+    field.next = 0
+    while next_field(p, PyBytes_GET_SIZE(block), &field):
+        fields.append(
+            (lowered(p + field.start, field.name_end - field.start), cut(p + field.value, field.end - field.value))
+        )
+    return fields
+
+
+def pick_fields(bytes block not None, FieldNames names not None) -> tuple:
+    cdef const unsigned char* p = octets(block)
+    cdef FieldPlace field
+    cdef Py_ssize_t stop
+    cdef list fields = []
+    cdef list lines = []
+    cdef bytes name
+    field.next = 0
+    while next_field(p, PyBytes_GET_SIZE(block), &field):
+        if not names.may_have(p + field.start, field.name_end - field.start):
+            continue
+        name = lowered(p + field.start, field.name_end - field.start)
+        if name in names.names:
+            fields.append((name, cut(p + field.value, field.end - field.value)))
+            stop = field.end
+            while stop > field.start and p[stop - 1] == c'\r':
                 stop -= 1
-            picked.append(cut(p + i, stop - i))
-        i = end + 1
-    picked.append(b"")
-    return fields, b"\r\n".join(picked)
+            lines.append(cut(p + field.start, stop - field.start))
+    lines.append(b"")
+    return fields, b"\r\n".join(lines)
 
 
 def identifiers(bytes value not None) -> list:
@@ -147,3 +186,40 @@ def envelope_values(list fields not None) -> list:
         elif 2 <= place <= 7:
             values[place] = values[place] + b"," + value
     return values
+
+
+def render_envelope(list fields not None, render_addresses) -> bytes:
+    cdef list values = envelope_values(fields)
+    cdef list parts = []
+    cdef int place
+    for place in range(10):
+        value = values[place]
+        if value is None:
+            parts.append(b"NIL")
+        elif 2 <= place <= 7:
+            parts.append(render_addresses(value))
+        else:
+            parts.append(quoted(unfolded(<bytes>value)))
+    # RFC 9051 §7.5.2: an absent or empty Sender or Reply-To is the From.
+    for place in (3, 4):
+        if <bytes>parts[place] == b"NIL":
+            parts[place] = parts[2]
+    return b"(" + b" ".join(parts) + b")"
+
+
+def message_ids(list fields not None, Py_ssize_t most) -> tuple:
+    cdef list own = []
+    cdef list parents = []
+    cdef list references = []
+    cdef bytes name
+    for name, value in fields:
+        if same(name, b"message-id", 10):
+            own += identifiers(value)[:1]
+        elif same(name, b"in-reply-to", 11):
+            parents += identifiers(value)
+        elif same(name, b"references", 10):
+            references += identifiers(value)
+    if not parents and not references:
+        return tuple(own if len(own) < 2 else dict.fromkeys(own))[:most]
+    references.reverse()
+    return tuple(dict.fromkeys(own + parents + references))[:most]

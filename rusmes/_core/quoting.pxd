@@ -1,1 +1,3 @@
-"""Strings of IMAP and values of header fields: functions only, nothing to lay out."""
+# Texts of header fields, and strings as IMAP sends them
+cdef bytes unfolded(bytes value)
+cdef bytes quoted(bytes value)

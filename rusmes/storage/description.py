@@ -5,6 +5,7 @@ A body over the inline limit is read in windows: 50 MB never occupy 50 MB.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from typing import Final
@@ -13,13 +14,13 @@ from msgspec import Struct
 
 from rusmes.errors import StoreError
 from rusmes.mime.envelope import render_envelope
-from rusmes.mime.fields import MAX_HEADER_BYTES, parse_and_pick
+from rusmes.mime.fields import MAX_HEADER_BYTES, FieldNames, pick_fields
 from rusmes.mime.identifiers import message_ids
-from rusmes.mime.structure import Buffer, parse_structure, render_structure
-from rusmes.model.content import Content, Rendering
+from rusmes.mime.structure import Buffer, body_structure
+from rusmes.model.content import Rendering
 
 # What JMAP lists and IMAP's SEARCH and SORT look at (RFC 8621 §4.1.2, RFC 9051 §6.4.4, RFC 5256).
-CACHED_FIELDS: Final = frozenset(
+CACHED_FIELDS: Final = FieldNames(
     b"date subject from sender reply-to to cc bcc message-id in-reply-to references content-type list-id list-unsubscribe "
     b"importance x-priority auto-submitted".split()
 )
@@ -45,14 +46,22 @@ def describe(rendering: Rendering) -> Description:
 
 def _describe(rendering: Rendering) -> Description:
     content = rendering.content
-    body_start = max(content.header_bytes, rendering.skip)
-    with _Opened(content) as buffer:
-        own = buffer[rendering.skip : min(content.header_bytes, rendering.skip + MAX_HEADER_BYTES)]
-        fields, headers = parse_and_pick(rendering.prefix + own, CACHED_FIELDS)
-        part = parse_structure(fields, buffer, body_start, content.size)
-        body_structure = render_structure(part, buffer)
+    data = content.data
+    if data is not None:
+        return _describe_in(data, rendering)
+    with contextlib.closing(_FileBuffer(content.path)) as file:
+        return _describe_in(file, rendering)
+
+
+def _describe_in(buffer: Buffer, rendering: Rendering) -> Description:
+    content, skip = rendering.content, rendering.skip
+    block = rendering.prefix + buffer[skip : min(content.header_bytes, skip + MAX_HEADER_BYTES)]
+    fields, headers = pick_fields(block, CACHED_FIELDS)
     return Description(
-        render_envelope(fields), body_structure, headers if len(headers) <= MAX_CACHED_BYTES else b"", message_ids(fields)
+        render_envelope(fields),
+        body_structure(block, buffer, max(content.header_bytes, skip), content.size),
+        headers if len(headers) <= MAX_CACHED_BYTES else b"",
+        message_ids(fields),
     )
 
 
@@ -103,23 +112,3 @@ class _FileBuffer:
             start = max(self._at + len(self._window) - len(sub) + 1, start + 1)
         return -1
 
-
-class _Opened:
-    """The bytes of a content as a buffer for as long as the context lasts."""
-
-    __slots__ = ("_content", "_file")
-
-    def __init__(self, content: Content) -> None:
-        self._content = content
-        self._file: _FileBuffer | None = None
-
-    def __enter__(self) -> Buffer:
-        data = self._content.data
-        if data is not None:
-            return data
-        self._file = _FileBuffer(self._content.path)
-        return self._file
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
