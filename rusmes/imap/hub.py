@@ -20,6 +20,7 @@ from typing import Final, Protocol
 from rusmes._core.view import MailboxRows
 from rusmes.errors import NotFound, StoreError
 from rusmes.log import get_logger
+from rusmes.metrics import IMAP_MAILBOXES, Metrics
 from rusmes.model.mailbox import Mailbox
 from rusmes.storage.api import MailStore
 
@@ -66,7 +67,7 @@ class Rows:
         self.account_id = mailbox.account_id
         self.mailbox = mailbox
         """As it was when the rows were refreshed last."""
-        self.rows = MailboxRows()
+        self.rows = new_rows(mailbox)
         self.modseq = 0
         """Changes up to this one are in the rows."""
         self.users = 0
@@ -76,11 +77,40 @@ class Rows:
         self.lock: asyncio.Lock | None = None
 
 
+def new_rows(mailbox: Mailbox) -> MailboxRows:
+    return MailboxRows(mailbox.id, account_id=mailbox.account_id, uid_validity=mailbox.uid_validity)
+
+
+def become(rows: MailboxRows, fresh: MailboxRows, modseq: int) -> None:
+    """Make `rows` say what `fresh` says, by way of news: what is not in it is expunged at `modseq`."""
+    there = {fresh.uid(row): row for row in range(fresh.size)}
+    here = {rows.uid(row): row for row in range(rows.size) if not rows.is_expunged(row)}
+    for uid in here.keys() - there.keys():
+        rows.expunge(uid, modseq)
+    for uid, row in there.items():
+        keywords = fresh.keywords(row)
+        if uid not in here:
+            rows.add(
+                uid,
+                fresh.modseq_of(row),
+                fresh.email_id(row),
+                fresh.internal_date(row),
+                fresh.message_size(row),
+                fresh.system_bits(row),
+                keywords,
+            )
+        elif fresh.modseq_of(row) != rows.modseq_of(here[uid]):
+            rows.update(uid, fresh.modseq_of(row), fresh.system_bits(row), keywords)
+
+
 class Hub:
     """All of them; one for a worker."""
 
-    def __init__(self, store: MailStore, *, tell_others: Callable[[int], None] = lambda account_id: None) -> None:
+    def __init__(
+        self, store: MailStore, *, metrics: Metrics, tell_others: Callable[[int], None] = lambda account_id: None
+    ) -> None:
         self._store = store
+        self._metrics = metrics
         self._tell_others = tell_others
         self._rows: dict[int, Rows] = {}
         self._by_account: dict[int, dict[Rows, None]] = {}
@@ -184,6 +214,7 @@ class Hub:
         if rows is None:
             rows = self._rows[mailbox.id] = Rows(mailbox)
             self._by_account.setdefault(mailbox.account_id, {})[rows] = None
+            self._metrics.set(IMAP_MAILBOXES, len(self._rows))
         elif mailbox.id in self._unused:
             del self._unused[mailbox.id]
             self._unused_rows -= len(rows.rows)
@@ -213,6 +244,7 @@ class Hub:
     def _forget(self, rows: Rows) -> None:
         if self._rows.get(rows.mailbox_id) is rows:
             del self._rows[rows.mailbox_id]
+            self._metrics.set(IMAP_MAILBOXES, len(self._rows))
         of_account = self._by_account.get(rows.account_id)
         if of_account is not None and of_account.pop(rows, True) is None and not of_account:
             del self._by_account[rows.account_id]
@@ -244,9 +276,9 @@ class Hub:
 
     async def _reload(self, rows: Rows) -> Mailbox:
         """The change log does not reach back: compare everything."""
-        fresh = MailboxRows()
+        fresh = new_rows(rows.mailbox)
         mailbox = await self._store.load_messages(rows.mailbox_id, fresh)
-        rows.rows.become(fresh, mailbox.highest_modseq)
+        become(rows.rows, fresh, mailbox.highest_modseq)
         return mailbox
 
     # Waiting

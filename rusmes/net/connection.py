@@ -66,6 +66,10 @@ class Draining(RusmesError):
     """The server is stopping, and the session may end here. The connection still works."""
 
 
+class Nudged(RusmesError):
+    """`nudge` was called: there is something to say to the peer. The connection still works."""
+
+
 class PipelinedPlaintext(RusmesError):
     """Bytes followed the command that starts TLS; they must not be taken for encrypted ones (RFC 3207 §4)."""
 
@@ -130,6 +134,7 @@ class Connection(asyncio.Protocol):
         "_loop",
         "_lost",
         "_lost_reason",
+        "_nudged",
         "_on_made",
         "_out",
         "_out_bytes",
@@ -193,6 +198,7 @@ class Connection(asyncio.Protocol):
         self._eof = False
         self._lost = False
         self._lost_reason = ""
+        self._nudged = False
         self._deadline = 0.0
         self._send_deadline = 0.0
         self._expired = False
@@ -304,6 +310,7 @@ class Connection(asyncio.Protocol):
             SendTimeout: the peer does not read.
             ConnectionLost: reset, or closed by us.
             Draining: the server stops, and `interruptible` said that now is a good moment.
+            Nudged: likewise, and `nudge` was called.
         """
         self.interruptible = interruptible
         if self._out:
@@ -324,6 +331,9 @@ class Connection(asyncio.Protocol):
                 raise ConnectionLost(self._lost_reason or "connection closed")
             if self.interruptible and self.draining:
                 raise Draining("server is shutting down")
+            if self.interruptible and self._nudged:
+                self._nudged = False
+                raise Nudged("nudged")
             if self._reading_paused:
                 self._resume_reading()
             waiter = self._waiter = self._loop.create_future()
@@ -396,6 +406,16 @@ class Connection(asyncio.Protocol):
         self._out_bytes += len(data)
         if self._out_bytes >= WRITE_HIGH_BYTES:
             self._hand_over()
+
+    def push(self) -> None:
+        """Hand what is buffered to the transport now: news for a peer that is waited for in `receive`."""
+        if self._out:
+            self._hand_over()
+
+    @property
+    def is_clogged(self) -> bool:
+        """Whether more than `WRITE_HIGH_BYTES` wait for the peer to read; whoever need not write now does not."""
+        return self._writing_paused
 
     async def flush(self) -> None:
         """Hand what is buffered to the transport, and wait while more than `WRITE_HIGH_BYTES` of it are unsent.
@@ -478,6 +498,13 @@ class Connection(asyncio.Protocol):
     def drain(self) -> None:
         """Tell the session that the server stops: an interruptible `receive` raises Draining, now or at its next call."""
         self.draining = True
+        waiter = self._waiter
+        if self.interruptible and waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def nudge(self) -> None:
+        """Let the session say something: an interruptible `receive` that has no input raises Nudged, now or at its next call."""
+        self._nudged = True
         waiter = self._waiter
         if self.interruptible and waiter is not None and not waiter.done():
             waiter.set_result(None)

@@ -117,8 +117,8 @@ class Context:
     """One session, as its handlers see it."""
 
     __slots__ = (
-        "account", "account_id", "attempt", "client_id", "conversation", "identity", "log", "notify", "output", "resources",
-        "selected", "session",
+        "account", "account_id", "attempt", "client_id", "conversation", "identity", "is_compressed", "log", "may_log_in",
+        "may_start_tls", "mechanisms", "notify", "output", "resources", "selected", "session",
     )  # fmt: skip
 
     def __init__(
@@ -140,6 +140,12 @@ class Context:
         """What the client said of itself (RFC 2971)."""
         self.notify: Any = None
         """What NOTIFY asked for."""
+        self.mechanisms: tuple[str, ...] = ()
+        """Of SASL, that are offered on this connection."""
+        self.may_log_in = False
+        """TLS is on, or the peer is inside [auth] plaintext_networks."""
+        self.may_start_tls = False
+        self.is_compressed = False
 
     # Shortcuts
 
