@@ -7,7 +7,7 @@ until the next `await` only. What lives longer holds UIDs (`Uids`).
 Flags are system bits (by place in `storage.flags.SYSTEM_FLAGS`) and keywords.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import final
 
 @final
@@ -198,10 +198,23 @@ class Cursor:
     def detach(self) -> None:
         """The session does not look any more; safe to call twice."""
 
-    def advance(self, may_expunge: bool) -> tuple[list[int], Uids, bool, Uids]:
+    def advance(self, may_expunge: bool) -> tuple[list[int], Uids, bool, Uids, Uids]:
         """From now on the client knows everything (but, without `may_expunge`, no expunge): sequence numbers that are
         expunged, the highest first; their UIDs, ascending; whether messages came, so that EXISTS is due; UIDs of those whose
-        flags changed."""
+        flags changed; and of those whose flags are as expected, while their modseq was not told."""
+
+    def pending(self) -> Uids:
+        """UIDs of messages whose flags changed since the client was told."""
+
+    def expect(self, uids: Uids, change: Callable[[int, tuple[str, ...]], tuple[int, tuple[str, ...]]]) -> None:
+        """The client changes these flags itself and knows what comes of it (`change`: bits and keywords to those after it),
+        unless somebody else changed them meanwhile: then it will be told."""
+
+    def tell(self, uids: Uids) -> None:
+        """The client was just told flags and modseq of these messages, as they are in the rows now."""
+
+    def forget_expected(self, uids: Iterable[int]) -> None:
+        """What was expected of these did not happen."""
 
     # Numbers and UIDs; only of messages the client knows
 
@@ -222,6 +235,13 @@ class Cursor:
 
     def select_numbers(self, ranges: list[tuple[int, int]]) -> Uids:
         """The UIDs of the sequence numbers in the ranges."""
+
+    def email_ids(self, uids: Uids, start: int, stop: int) -> list[bytes]:
+        """The ids of the emails of `uids[start:stop]`; zeros for a message that is not there.
+
+        Raises:
+            IndexError
+        """
 
     def mask(self) -> Mask:
         """The rows the client knows, expunged ones that it does not know to be it included."""

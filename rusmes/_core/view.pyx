@@ -19,6 +19,7 @@ cdef enum:
     GONE = 128                 # in `bits`, inside of `compact` only
     COMPACT_SHARE = 256        # tombstones are worth a compaction when they are this part of the rows
 
+cdef bytes NO_ID = b"\0" * 16
 cdef uint64_t NEVER = <uint64_t>0xFFFFFFFFFFFFFFFF
 
 
@@ -762,6 +763,7 @@ cdef class Cursor:
         self.seen_updates = rows.updates
         self.seen_modseq = rows.modseq
         self.attached = True
+        self.expected = {}
         rows.cursors.append(self)
 
     def detach(self) -> None:
@@ -903,6 +905,22 @@ cdef class Cursor:
             return found
         return self.mask_numbers(ranges).uids()
 
+    def email_ids(self, Uids uids not None, Py_ssize_t start, Py_ssize_t stop) -> list:
+        cdef list found = []
+        cdef Py_ssize_t row = -1
+        cdef Py_ssize_t i
+        if start < 0 or stop > uids.n or start > stop:
+            raise IndexError(f"{start}:{stop} of {uids.n}")
+        for i in range(start, stop):
+            if 0 <= row and row + 1 < self.rows.size and self.rows.uids[row + 1] == uids.data[i]:
+                row += 1
+            else:
+                row = self.rows.find(uids.data[i])
+            found.append(
+                NO_ID if row < 0 else PyBytes_FromStringAndSize(<const char*>self.rows.ids + row * ID_OCTETS, ID_OCTETS)
+            )
+        return found
+
     cdef int copy_uids(self, Uids found, Py_ssize_t start, Py_ssize_t stop) except -1:
         found.data = <uint32_t*>resized(NULL, (stop - start) * 4)
         found.n = found.capacity = stop - start
@@ -934,9 +952,12 @@ cdef class Cursor:
         cdef Py_ssize_t exists = self.exists
         cdef list numbers = []
         cdef Uids expunged = Uids.__new__(Uids)
+        cdef Uids pending
         cdef Uids changed
+        cdef Uids expected = Uids.__new__(Uids)
         cdef Py_ssize_t gone = 0
         cdef Py_ssize_t k
+        cdef int told
         if may_expunge and self.told != rows.expunges:
             for k in range(rows.dead):
                 if rows.dead_serials[k] <= self.told:
@@ -946,14 +967,68 @@ cdef class Cursor:
                     expunged.push(rows.uids[rows.dead_rows[k]])
             numbers.reverse()
             self.told = rows.expunges
-        changed = self.changed_rows()
+        pending = changed = self.changed_rows()
+        self.seen_updates = rows.updates
+        self.seen_modseq = rows.modseq
+        if self.expected:
+            changed = Uids.__new__(Uids)
+            for k in range(pending.n):
+                told = self.look_told(rows.find(pending.data[k]), pending.data[k])
+                if told == 0:
+                    changed.push(pending.data[k])
+                elif told == 1:
+                    expected.push(pending.data[k])
+            self.expected = {}
         self.known = rows.size
         self.exists = rows.size
         for k in range(rows.dead):
             self.exists -= rows.dead_serials[k] <= self.told
         if may_expunge:
             rows.compact_if_due()
-        return numbers, expunged, self.exists != exists - expunged.n, changed
+        return numbers, expunged, self.exists != exists - expunged.n, changed, expected
+
+    cdef int look_told(self, Py_ssize_t row, uint32_t uid) except -1:
+        """0: the client has to be told of the row's flags. 1: it knows them, but not their modseq. 2: it knows both."""
+        cdef object told = self.expected.get(uid)
+        if told is None:
+            return 0
+        bits, words, modseq = told
+        if bits != self.rows.bits[row] & SYSTEM_BITS or words != self.rows.words_at(row):
+            return 0
+        return 2 if modseq == self.rows.modseqs[row] else 1
+
+    def expect(self, Uids uids not None, change) -> None:
+        cdef Uids pending = self.changed_rows()
+        cdef dict results = {}
+        cdef Py_ssize_t i, row
+        cdef object key
+        for i in range(uids.n):
+            row = self.rows.find(uids.data[i])
+            if row < 0 or (pending.n and uids.data[i] in pending):
+                continue
+            words = self.rows.words_at(row)
+            key = (self.rows.bits[row] & SYSTEM_BITS, words)
+            result = results.get(key)
+            if result is None:
+                bits, keywords = change(key[0], tuple(words.decode().split(" ")) if words else ())
+                result = results[key] = (bits, " ".join(keywords).encode(), 0)
+            self.expected[uids.data[i]] = result
+
+    def tell(self, Uids uids not None) -> None:
+        cdef Py_ssize_t i, row
+        for i in range(uids.n):
+            row = self.rows.find(uids.data[i])
+            if row >= 0:
+                self.expected[uids.data[i]] = (
+                    self.rows.bits[row] & SYSTEM_BITS, self.rows.words_at(row), self.rows.modseqs[row]
+                )
+
+    def forget_expected(self, uids) -> None:
+        for uid in uids:
+            self.expected.pop(uid, None)
+
+    def pending(self) -> Uids:
+        return self.changed_rows()
 
     cdef Uids changed_rows(self):
         """UIDs of the rows the client knows whose flags changed since it was told."""
@@ -964,7 +1039,6 @@ cdef class Cursor:
         cdef Py_ssize_t row
         cdef uint64_t i
         if self.seen_updates == rows.updates:
-            self.seen_modseq = rows.modseq
             return found
         if rows.updates - self.seen_updates <= RING:
             for i in range(self.seen_updates, rows.updates):
@@ -981,6 +1055,4 @@ cdef class Cursor:
             for row in range(self.known):
                 if rows.modseqs[row] > self.seen_modseq and not rows.bits[row] & EXPUNGED:
                     found.push(rows.uids[row])
-        self.seen_updates = rows.updates
-        self.seen_modseq = rows.modseq
         return found

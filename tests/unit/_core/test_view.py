@@ -121,7 +121,7 @@ def test_an_expunge_counts_until_the_client_was_told():
     rows.expunge(2, 10)
     assert one.advance(False)[0] == []
     assert (one.exists, one.number_of(3), one.uid_at(2), one.uid_at(5)) == (4, 3, 2, 0)
-    numbers, uids, added, changed = one.advance(True)
+    numbers, uids, added, changed, _ = one.advance(True)
     assert (numbers, uids.list(), added, changed.list()) == ([2], [2], False, [])
     assert (one.exists, one.number_of(2), one.number_of(3), one.uid_at(2), one.uid_at(3)) == (3, 0, 2, 3, 4)
     assert (other.exists, other.number_of(3)) == (4, 3)
@@ -135,7 +135,7 @@ def test_numbers_of_expunges_are_told_from_the_highest():
     cursor = Cursor(rows)
     for uid in (9, 2, 5):
         rows.expunge(uid, 20 + uid)
-    numbers, uids, _, _ = cursor.advance(True)
+    numbers, uids, _, _, _ = cursor.advance(True)
     assert numbers == [9, 5, 2]
     assert uids.list() == [2, 5, 9]
 
@@ -151,7 +151,7 @@ def test_a_message_that_comes_and_goes_unseen():
     # Without leave to expunge it is there until there is.
     assert other.advance(False)[2]
     assert (other.exists, other.uid_at(2), other.uid_at(3)) == (3, 2, 3)
-    numbers, _, added, _ = other.advance(True)
+    numbers, _, added, *_ = other.advance(True)
     assert (numbers, added) == ([2], False)
 
 
@@ -167,6 +167,39 @@ def test_changed_flags_are_told_once(count):
     assert cursor.advance(False)[3].list() == list(range(1, count + 1))
     assert not cursor.has_news
     assert cursor.advance(False)[3].list() == []
+
+
+def test_what_a_client_did_itself_is_not_told():
+    rows = made([1, 2, 3, 4])
+    cursor = Cursor(rows)
+    rows.update(4, 9, 16)  # somebody else's, not told yet
+    cursor.expect(Uids([1, 2, 3, 4]), lambda bits, keywords: (bits | 4, (*keywords, "k")))
+    for uid in (1, 2, 4):
+        rows.update(uid, 10, 4 | (1 if uid == 1 else 16 if uid == 4 else 0), ("odd", "$Work", "k") if uid == 1 else ("k",))
+    rows.update(3, 11, 8)  # not what was expected
+    _, _, _, changed, expected = cursor.advance(False)
+    assert changed.list() == [3, 4]
+    assert expected.list() == [1, 2]
+    rows.update(1, 12, 0)
+    assert cursor.advance(False)[3].list() == [1]
+
+
+def test_what_a_client_was_told_is_not_told_again():
+    rows = made([1, 2])
+    cursor = Cursor(rows)
+    rows.update(1, 9, 16)
+    rows.update(2, 9, 16)
+    cursor.tell(Uids([1, 2]))
+    rows.update(2, 10, 0)
+    assert cursor.pending().list() == [1, 2]
+    _, _, _, changed, expected = cursor.advance(False)
+    assert changed.list() == [2]
+    assert not len(expected)
+    rows.update(1, 11, 4)
+    cursor.expect(Uids([2]), lambda bits, keywords: (1, ()))
+    cursor.forget_expected([2])
+    rows.update(2, 11, 1)
+    assert cursor.advance(False)[3].list() == [1, 2]
 
 
 def test_selection():
@@ -209,7 +242,7 @@ def test_becoming_what_was_loaded_anew():
     fresh.update(3, 77, 16, ("z",))
     fresh.modseq = 80
     rows.become(fresh, 80)
-    numbers, _, added, changed = cursor.advance(True)
+    numbers, _, added, changed, _ = cursor.advance(True)
     assert (numbers, added, changed.list()) == ([2], True, [3])
     assert [rows.uid(row) for row in range(rows.size)] == [1, 3, 5, 8]
     assert rows.keywords(1) == ("z",)
@@ -243,7 +276,7 @@ class Client:
         return self.rows.system_bits(row), self.rows.keywords(row)
 
     def sync(self, may_expunge):
-        numbers, uids, added, changed = self.cursor.advance(may_expunge)
+        numbers, uids, added, changed, _ = self.cursor.advance(may_expunge)
         assert not numbers or may_expunge
         gone = [self.messages.pop(number - 1)[0] for number in numbers]
         assert sorted(gone) == uids.list()
