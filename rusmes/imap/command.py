@@ -48,10 +48,16 @@ class Authenticate(Command, frozen=True):
     initial: bytes | None = None
     """As on the wire: base64, b"=" for an empty one (RFC 4959)."""
 
+    def __repr__(self) -> str:
+        return f"Authenticate({self.tag!r}, {self.mechanism!r}{', ***' if self.initial else ''})"
+
 
 class Login(Command, frozen=True):
     user: bytes
     password: bytes
+
+    def __repr__(self) -> str:
+        return f"Login({self.tag!r}, {self.user!r}, ***)"
 
 
 # Authenticated
@@ -376,6 +382,10 @@ class Thread(Command, frozen=True):
     query: Query
     charset: str
     is_uid: bool = False
+
+
+class GetJmapAccess(Command, frozen=True):
+    """RFC 9698 §4."""
 
 
 class CancelUpdate(Command, frozen=True):
