@@ -21,8 +21,13 @@ from rusmes.config.load import load_config
 from rusmes.config.schema import Config
 from rusmes.tls.context import ensure_self_signed
 
-PUBLIC_PORTS: Final = {"smtp": 25, "submission": 587, "submissions": 465, "pop3": 110, "pop3s": 995, "metrics": 9090}
-LOCAL_PORTS: Final = {"smtp": 2525, "submission": 2587, "submissions": 2465, "pop3": 2110, "pop3s": 2995, "metrics": 9090}
+PUBLIC_PORTS: Final = {
+    "smtp": 25, "submission": 587, "submissions": 465, "imap": 143, "imaps": 993, "pop3": 110, "pop3s": 995, "metrics": 9090,
+}  # fmt: skip
+LOCAL_PORTS: Final = {
+    "smtp": 2525, "submission": 2587, "submissions": 2465, "imap": 2143, "imaps": 2993, "pop3": 2110, "pop3s": 2995,
+    "metrics": 9090,
+}  # fmt: skip
 
 
 def configuration_text(
@@ -59,14 +64,15 @@ host = "{host}"
 port = {numbers["submission"]}                  # STARTTLS
 tls_port = {numbers["submissions"]}              # TLS from the first byte
 
+[imap]
+host = "{host}"
+port = {numbers["imap"]}                  # STARTTLS
+tls_port = {numbers["imaps"]}
+
 [pop3]
 host = "{host}"
 port = {numbers["pop3"]}                  # STLS
 tls_port = {numbers["pop3s"]}
-
-[imap]                      # not part of this version
-port = 0
-tls_port = 0
 
 [jmap]                      # not part of this version
 port = 0

@@ -77,6 +77,8 @@ def _ports(config: Config) -> dict[str, str]:
             ("SMTP", config.smtp.host, config.smtp.port),
             ("submission (STARTTLS)", config.submission.host, config.submission.port),
             ("submission (TLS)", config.submission.host, config.submission.tls_port),
+            ("IMAP (STARTTLS)", config.imap.host, config.imap.port),
+            ("IMAP (TLS)", config.imap.host, config.imap.tls_port),
             ("POP3 (STLS)", config.pop3.host, config.pop3.port),
             ("POP3 (TLS)", config.pop3.host, config.pop3.tls_port),
         )
@@ -95,7 +97,9 @@ def _commands(config: Config, password: str) -> tuple[str, str]:
         message = "Subject: hello\\r\\n\\r\\nIt works.\\r\\n"
         code = f"import smtplib; smtplib.SMTP('{host}', {port}).sendmail('you@example.org', ['{ACCOUNT}'], '{message}')"
         send = f'python3 -c "{code}"'
-    read = f"curl -sS -u {shlex.quote(f'{ACCOUNT}:{password}')} pop3://{config.pop3.host}:{config.pop3.port}/1"
+    read = (
+        f"curl -sS -u {shlex.quote(f'{ACCOUNT}:{password}')} 'imap://{config.imap.host}:{config.imap.port}/INBOX;MAILINDEX=1'"
+    )
     return send, read
 
 

@@ -113,7 +113,11 @@ def _report(context: Context, config: Config, keys: list[DkimKey], account: str,
         config.postmaster_address,
         keys,
         addresses=public_addresses(),
-        ports=[("submissions", config.submission.tls_port), ("pop3s", config.pop3.tls_port)],
+        ports=[
+            ("submissions", config.submission.tls_port),
+            ("imaps", config.imap.tls_port),
+            ("pop3s", config.pop3.tls_port),
+        ],
     )
     data: dict[str, Any] = {
         "config": config.path,

@@ -273,6 +273,8 @@ class Hub:
                 raise
             rows.mailbox = mailbox
             rows.modseq = max(mailbox.highest_modseq, 1)
+            rows.rows.modseq = mailbox.highest_modseq
+            rows.rows.uid_next = mailbox.uid_next
 
     async def _reload(self, rows: Rows) -> Mailbox:
         """The change log does not reach back: compare everything."""

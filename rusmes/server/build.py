@@ -23,13 +23,15 @@ from rusmes.config.schema import Config
 from rusmes.delivery.dsn import DsnWriter
 from rusmes.delivery.remote import RemoteDeliverer
 from rusmes.dns import Resolver
+from rusmes.imap.hub import Hub
+from rusmes.imap.server import ImapService
 from rusmes.log import LogSink, get_logger
 from rusmes.mailet.api import Toolbox
 from rusmes.mailet.pipeline import Pipeline
 from rusmes.mailet.registry import Registry
 from rusmes.model.ids import IdSource
 from rusmes.net.listener import HANDSHAKES_AT_ONCE, Gate, Listener, Service
-from rusmes.net.notices import Notices, Pair
+from rusmes.net.notices import RESYNC, Notices, Pair
 from rusmes.pop3.server import Pop3Service
 from rusmes.queue.control import StoreControl
 from rusmes.queue.intake import QueueIntake
@@ -45,6 +47,9 @@ from rusmes.tls.context import ServerContext, server_context
 
 REAP_MARGIN_SECONDS: Final = 60.0
 """A connection may be silent for the longest deadline of its protocol and this; then its deadline does not work."""
+
+ACCOUNT_CHANGED: Final = "account"
+"""The topic of notices about a commit that changed an account: 8 bytes, its id."""
 
 _log = get_logger("server")
 
@@ -148,6 +153,9 @@ class House:
             ids=self.ids,
             key_retention=_key_retention(config),
         )
+        self.hub = Hub(self.mail_store, metrics=self.metrics, tell_others=self._tell_of_account)
+        self.notices.subscribe(ACCOUNT_CHANGED, self.hub.changed_elsewhere)
+        self.notices.subscribe(RESYNC, self.hub.all_changed)
         self.mapped_pages = MappedPages(storage.path)
         self.accounts = FileBackend.of(config, on_problem=_accounts_problem)
         self.provision = Provision(self.accounts, self.mail_store, config.domains.create_mailboxes)
@@ -179,6 +187,9 @@ class House:
         self.handshakes = asyncio.Semaphore(HANDSHAKES_AT_ONCE)
         self._bindings = ground.bindings
         self.listeners = [self._listener(binding) for binding in ground.bindings]
+
+    def _tell_of_account(self, account_id: int) -> None:
+        self.notices.post(ACCOUNT_CHANGED, account_id.to_bytes(8, "big"))
 
     @property
     def engines(self) -> list[Engine]:
@@ -215,6 +226,7 @@ class House:
         """Open the stores, begin the work, accept. Raises StoreError, OSError."""
         await self.mail_store.open()
         self.notices.start()
+        self.hub.start()
         for engine in self.engines:
             await engine.open()
         for listener in self.listeners:
@@ -249,6 +261,7 @@ class House:
         for engine in self.engines:
             await engine.close(grace_seconds)
         await self.deliverer.stop()
+        await self.hub.stop()
         await self.mail_store.close()
         self.notices.stop()
         self.accounts.close()
@@ -392,10 +405,25 @@ def _pop3(house: House, binding: Binding, context: Context) -> Service:
     )
 
 
+def _imap(house: House, binding: Binding, context: Context) -> Service:
+    return ImapService(
+        house.config,
+        store=house.mail_store,
+        hub=house.hub,
+        authenticator=house.authenticator,
+        tls=context,
+        limits=house.limits,
+        metrics=house.metrics,
+        clock=house.clock,
+        implicit_tls=binding.implicit_tls,
+    )
+
+
 SERVICES: Final[Mapping[str, Callable[[House, Binding, Context], Service]]] = {
     "smtp": _smtp("mx"),
     "submission": _smtp("submission"),
     "lmtp": _smtp("lmtp"),
+    "imap": _imap,
     "pop3": _pop3,
 }
 

@@ -19,6 +19,13 @@ from collections.abc import Mapping
 from typing import Final
 
 from rusmes.imap.command import Command
+from rusmes.imap.commands import append, idle, notify, selection, session
 from rusmes.imap.commands.context import Handler
 
-HANDLERS: Final[Mapping[type[Command], Handler]] = {}
+HANDLERS: Final[Mapping[type[Command], Handler]] = {
+    **session.HANDLERS,
+    **selection.HANDLERS,
+    **append.HANDLERS,
+    **idle.HANDLERS,
+    **notify.HANDLERS,
+}

@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from msgspec import Struct
 
-from rusmes.errors import AlreadyExists, NotAllowed, NotFound, OverQuota, RusmesError, StoreCorrupt, StoreError, StoreFull
+from rusmes.errors import (
+    AlreadyExists,
+    NotAllowed,
+    NotFound,
+    OverQuota,
+    PeerError,
+    RusmesError,
+    StoreCorrupt,
+    StoreError,
+    StoreFull,
+)
 
 if TYPE_CHECKING:
     from rusmes._core.counters import SharedCounters
@@ -217,6 +227,8 @@ class Refused(RusmesError):
 
 def outcome_of(error: RusmesError) -> Outcome:
     """The tagged reply for a failure; codes of RFC 5530 §3 (RFC 9051 §7.1)."""
+    if isinstance(error, PeerError):
+        return Bad(error.public)
     if isinstance(error, Refused):
         return No(error.public, error.code)
     for kind, code in _CODES:

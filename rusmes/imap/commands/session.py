@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from rusmes import __version__
 from rusmes._core.lines import LineTooLong
+from rusmes._version import __version__
 from rusmes.auth.api import Denied
 from rusmes.errors import AlreadyExists, AuthUnavailable
 from rusmes.imap import capabilities
@@ -168,7 +168,7 @@ async def enable(context: Context, command: Enable) -> Outcome:
     assert context.identity is not None
     offered = capabilities.after_login(context.identity.disabled_capabilities, more_capabilities(context))
     may = {name.upper() for name in offered}
-    new = context.session.enable(name for name in command.names if name in ENABLABLE and name in may)
+    new = [name for name in command.names if name in ENABLABLE and name in may and context.session.enable(name)]
     context.output.write(b"* ENABLED%b\r\n" % b"".join(b" " + _SPELLINGS.get(name, name).encode() for name in new))
     return Ok("enabled")
 

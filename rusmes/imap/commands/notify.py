@@ -1,0 +1,302 @@
+"""NOTIFY (RFC 5465): a client that is told of more than its selected mailbox, without waiting in IDLE.
+
+What was asked for is kept as it was said; for each mailbox the first event group that fits counts (§6). The hub calls
+`Notification.account_changed` after each change of the account; a task then compares all mailboxes with what they were, and
+tells the differences as soon as no response is under way. What is not told is not stored: whoever is too slow gets
+NOTIFICATIONOVERFLOW (§5.8) and is told nothing more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+
+from rusmes import metrics as m
+from rusmes.errors import RusmesError
+from rusmes.imap.command import Command, Fetch, Notify, NotifyEvents
+from rusmes.imap.commands.context import Bad, Context, Handler, No, Ok, Outcome
+from rusmes.imap.names import encode_name
+from rusmes.imap.response import astring, list_line, status_line, untagged_ok
+from rusmes.model.mailbox import Mailbox
+from rusmes.model.query import SequenceSet
+
+MESSAGE_EVENTS: Final = frozenset({"MessageNew", "MessageExpunge", "FlagChange"})
+SUPPORTED: Final = (
+    "MessageNew",
+    "MessageExpunge",
+    "FlagChange",
+    "MailboxName",
+    "SubscriptionChange",
+    "MailboxMetadataChange",
+    "ServerMetadataChange",
+)
+"""AnnotationChange belongs to RFC 5257, which we do not have."""
+SELECTED_FILTERS: Final = ("selected", "selected-delayed")
+
+MAX_GROUPS: Final = 100
+OVERFLOW_LINES: Final = 10_000
+"""Differences told at once; with more of them the client is better off asking."""
+
+
+async def notify(context: Context, command: Notify) -> Outcome:
+    if len(command.groups) > MAX_GROUPS:
+        return No("too many event groups", b"LIMIT")
+    for group in command.groups:
+        if isinstance(problem := _problem(group), (No, Bad)):
+            return problem
+    end(context)
+    if not command.groups:
+        return Ok("no notifications")
+    notification = Notification(context, command.groups)
+    context.notify = notification
+    await notification.begin(tell_status=command.status)
+    return Ok("you will be told")
+
+
+def _problem(group: NotifyEvents) -> Outcome | None:
+    events = set(group.events)
+    if unknown := events - set(SUPPORTED):
+        return No(f"not offered: {', '.join(sorted(unknown))}", b"BADEVENT (%b)" % " ".join(SUPPORTED).encode())
+    # RFC 5465 §5.1 to §5.3: these come together.
+    if ("MessageNew" in events) != ("MessageExpunge" in events):
+        return Bad("MessageNew and MessageExpunge go together")
+    if "FlagChange" in events and "MessageNew" not in events:
+        return Bad("FlagChange needs MessageNew and MessageExpunge")
+    if group.filter in SELECTED_FILTERS and events - MESSAGE_EVENTS:
+        return Bad("only events of messages can be asked for the selected mailbox")  # §6.1
+    if group.fetch and group.filter not in SELECTED_FILTERS:
+        return Bad("FETCH items can be asked for the selected mailbox only")  # §5.1
+    return None
+
+
+def end(context: Context) -> None:
+    """Nothing is told any more; safe without anything."""
+    notification: Notification | None = context.notify
+    context.notify = None
+    if notification is not None:
+        notification.stop()
+
+
+class Notification:
+    """What one session asked for. `selected` is the group of the selected mailbox, None without one."""
+
+    __slots__ = (
+        "_context", "_entries", "_groups", "_known", "_server_entries", "_stale", "_subscribed", "_task", "pending", "selected",
+    )  # fmt: skip
+
+    def __init__(self, context: Context, groups: tuple[NotifyEvents, ...]) -> None:
+        self._context = context
+        self.selected = next((group for group in groups if group.filter in SELECTED_FILTERS), None)
+        self._groups = tuple(group for group in groups if group.filter not in SELECTED_FILTERS)
+        self._known: dict[int, Mailbox] = {}
+        self._subscribed: frozenset[str] = frozenset()
+        self._entries: dict[int, dict[str, bytes]] = {}
+        self._server_entries: dict[str, bytes] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._stale = False
+        self.pending: list[bytes] = []
+        """Lines that wait for the end of a response."""
+
+    @property
+    def may_expunge(self) -> bool:
+        """SELECTED-DELAYED: EXPUNGE waits for a command (§6.1)."""
+        return self.selected is None or self.selected.filter == "selected"
+
+    async def begin(self, *, tell_status: bool) -> None:
+        """Remember how things are, and tell them with STATUS (§3.1)."""
+        context = self._context
+        mailboxes = await context.store.mailboxes(context.account_id)
+        self._subscribed = frozenset(await context.store.subscriptions(context.account_id))
+        self._known = {mailbox.id: mailbox for mailbox in mailboxes}
+        for mailbox in mailboxes:
+            group = self._group_of(mailbox.name)
+            if group is None:
+                continue
+            if "MailboxMetadataChange" in group.events:
+                self._entries[mailbox.id] = await self._metadata(mailbox.id)
+            if tell_status and not self._is_selected(mailbox.id) and MESSAGE_EVENTS & set(group.events):
+                context.output.write(self._status(mailbox, "FlagChange" in group.events))
+                await context.output.room()
+        if self._wants("ServerMetadataChange"):
+            self._server_entries = await self._metadata(0)
+        if self._groups:
+            context.hub.follow(context.account_id, self)
+
+    async def tell_selected(self, may_expunge: bool) -> None:
+        """News of the selected mailbox, whose rows are up to date; new messages with what was asked for (§5.1)."""
+        context, group = self._context, self.selected
+        assert group is not None
+        known = context.view.largest_uid()
+        context.output.write(context.view.sync(may_expunge))
+        newest = context.view.largest_uid()
+        if group.fetch and newest > known:
+            fetch = Fetch(b"*", SequenceSet(((known + 1, newest),)), group.fetch, is_uid=True)
+            await context.conversation.carry_out(fetch)
+
+    def stop(self) -> None:
+        self._context.hub.unfollow(self._context.account_id, self)
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    # From the hub
+
+    def account_changed(self, account_id: int) -> None:
+        self._stale = True
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._follow())
+
+    async def _follow(self) -> None:
+        context = self._context
+        try:
+            while self._stale:
+                self._stale = False
+                lines = await self._differences()
+                if len(self.pending) + len(lines) > OVERFLOW_LINES:
+                    self._overflow()
+                    return
+                self.pending += lines
+                context.conversation.tell_pending()
+        except RusmesError as error:
+            context.log.warn("notifications end", reason=str(error))
+            self._overflow()
+        finally:
+            self._task = None
+
+    def _overflow(self) -> None:
+        self.pending[:] = [untagged_ok("too much happens", b"NOTIFICATIONOVERFLOW")]
+        self._context.hub.unfollow(self._context.account_id, self)
+        self._context.conversation.tell_pending()
+
+    # What is different
+
+    async def _differences(self) -> list[bytes]:
+        context = self._context
+        now = {mailbox.id: mailbox for mailbox in await context.store.mailboxes(context.account_id)}
+        before, self._known = self._known, now
+        lines = self._names(before, now)
+        if self._wants("SubscriptionChange"):
+            subscribed = frozenset(await context.store.subscriptions(context.account_id))
+            changed, self._subscribed = subscribed ^ self._subscribed, subscribed
+            lines += [
+                list_line(self._encoded(name), (b"\\Subscribed",) if name in subscribed else ())
+                for name in sorted(changed)
+                if self._has(name, "SubscriptionChange")
+            ]
+        for id, mailbox in now.items():
+            old = before.get(id)
+            if old is None or old.highest_modseq == mailbox.highest_modseq or self._is_selected(id):
+                continue
+            group = self._group_of(mailbox.name)
+            if group is None:
+                continue
+            came_or_went = old.uid_next != mailbox.uid_next or old.exists != mailbox.exists
+            if (came_or_went and "MessageNew" in group.events) or "FlagChange" in group.events:
+                lines.append(self._status(mailbox, "FlagChange" in group.events))
+        lines += await self._annotations(now)
+        return lines
+
+    def _names(self, before: dict[int, Mailbox], now: dict[int, Mailbox]) -> list[bytes]:
+        """§5.4: created, deleted and renamed mailboxes."""
+        lines = []
+        for id, mailbox in now.items():
+            old = before.get(id)
+            if old is not None and old.name != mailbox.name:
+                if self._has(mailbox.name, "MailboxName") or self._has(old.name, "MailboxName"):
+                    extended = b'"OLDNAME" (%b)' % astring(self._encoded(old.name), utf8=True)
+                    lines.append(list_line(self._encoded(mailbox.name), extended=extended))
+            elif old is None and self._has(mailbox.name, "MailboxName"):
+                lines.append(list_line(self._encoded(mailbox.name)))
+        lines += [
+            list_line(self._encoded(old.name), (b"\\NonExistent",))
+            for id, old in before.items()
+            if id not in now and self._has(old.name, "MailboxName")
+        ]
+        return lines
+
+    async def _annotations(self, now: dict[int, Mailbox]) -> list[bytes]:
+        """§5.6, §5.7: the names of the entries that changed, without values."""
+        lines = []
+        if self._wants("MailboxMetadataChange"):
+            for id, mailbox in now.items():
+                if not self._has(mailbox.name, "MailboxMetadataChange"):
+                    continue
+                entries = await self._metadata(id)
+                changed = _changed(self._entries.get(id, {}), entries)
+                self._entries[id] = entries
+                if changed:
+                    lines.append(self._metadata_line(self._encoded(mailbox.name), changed))
+        if self._wants("ServerMetadataChange"):
+            entries = await self._metadata(0)
+            changed = _changed(self._server_entries, entries)
+            self._server_entries = entries
+            if changed:
+                lines.append(self._metadata_line(b"", changed))
+        return lines
+
+    async def _metadata(self, mailbox_id: int) -> dict[str, bytes]:
+        store, account_id = self._context.store, self._context.account_id
+        shared = {f"/shared{name}" if not name.startswith("/shared") else name: value
+                  for name, value in (await store.metadata(mailbox_id, 0)).items()}  # fmt: skip
+        private = {f"/private{name}" if not name.startswith("/private") else name: value
+                   for name, value in (await store.metadata(mailbox_id, account_id)).items()}  # fmt: skip
+        return {**shared, **private}
+
+    @staticmethod
+    def _metadata_line(name: bytes, changed: list[str]) -> bytes:
+        """RFC 5464 §4.4.2."""
+        return b"* METADATA %b %b\r\n" % (
+            astring(name, utf8=True) if name else b'""',
+            b" ".join(astring(entry.encode(), utf8=True) for entry in changed),
+        )
+
+    def _status(self, mailbox: Mailbox, with_flags: bool) -> bytes:
+        """§5.1 to §5.3."""
+        self._context.metrics.inc(m.IMAP_NEWS)
+        items: list[tuple[bytes, int | bytes]] = [(b"MESSAGES", mailbox.exists), (b"UIDNEXT", mailbox.uid_next)]
+        if with_flags:
+            items += [(b"UNSEEN", mailbox.unseen), (b"UIDVALIDITY", mailbox.uid_validity)]
+        if with_flags or "CONDSTORE" in self._context.session.enabled:
+            items.append((b"HIGHESTMODSEQ", mailbox.highest_modseq))
+        return status_line(self._encoded(mailbox.name), items)
+
+    # Filters
+
+    def _group_of(self, name: str) -> NotifyEvents | None:
+        """The first group whose filter takes a mailbox in (§6)."""
+        return next((group for group in self._groups if self._fits(group, name)), None)
+
+    def _fits(self, group: NotifyEvents, name: str) -> bool:
+        match group.filter:
+            case "inboxes":
+                return name == "INBOX"  # nothing else is delivered to by default
+            case "personal":
+                return True
+            case "subscribed":
+                return name in self._subscribed
+            case "subtree":
+                return any(name == root or name.startswith(f"{root}/") for root in group.mailboxes)
+            case _:
+                return name in group.mailboxes
+
+    def _has(self, name: str, event: str) -> bool:
+        group = self._group_of(name)
+        return group is not None and event in group.events
+
+    def _wants(self, event: str) -> bool:
+        return any(event in group.events for group in self._groups)
+
+    def _is_selected(self, mailbox_id: int) -> bool:
+        selected = self._context.selected
+        return selected is not None and selected.mailbox_id == mailbox_id
+
+    def _encoded(self, name: str) -> bytes:
+        return encode_name(name, is_utf8=self._context.session.is_utf8)
+
+
+def _changed(before: dict[str, bytes], now: dict[str, bytes]) -> list[str]:
+    return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+
+
+HANDLERS: Final[Mapping[type[Command], Handler]] = {Notify: notify}

@@ -1,0 +1,135 @@
+"""SELECT EXAMINE CLOSE UNSELECT CHECK (RFC 9051 §6.3.2, §6.3.3, §6.4.1, §6.4.2; RFC 3501 §6.4.1; RFC 3691)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from msgspec import Struct
+
+from rusmes.errors import NotFound
+from rusmes.imap.command import Check, Close, Command, Fetch, FetchItem, QResync, Select
+from rusmes.imap.commands.context import ALL_RIGHTS, Context, Handler, NotPermitted, Ok, Outcome, Selected
+from rusmes.imap.names import encode_name
+from rusmes.imap.response import exists, flags_line, list_line, permanent_flags, recent, untagged_ok
+from rusmes.imap.view import View
+from rusmes.model.mailbox import Mailbox
+from rusmes.model.query import STAR, SequenceSet
+
+CHANGING_RIGHTS: Final = "swtei"
+"""A user with none of them may only read (RFC 4314 §5.2)."""
+
+
+DELETED: Final = 8
+"""The bit of \\Deleted, by its place in `storage.flags.SYSTEM_FLAGS`."""
+
+
+class Located(Struct, frozen=True):
+    """A mailbox by the name the client gives it. `rights` are the user's (RFC 4314)."""
+
+    mailbox: Mailbox
+    owner: str
+    rights: str
+
+
+async def locate(context: Context, name: str) -> Located:
+    """Raises NotFound, StoreError."""
+    mailbox = await context.store.mailbox(context.account_id, name)
+    if mailbox is None:
+        raise NotFound("there is no such mailbox")
+    return Located(mailbox, context.account, ALL_RIGHTS)
+
+
+async def select(context: Context, command: Select) -> Outcome:
+    conversation, session, output = context.conversation, context.session, context.output
+    was_selected = context.selected is not None
+    conversation.deselect()  # §6.3.2: also when this SELECT fails
+    if was_selected:
+        # RFC 9051 §7.1, RFC 7162 §3.2.11: what comes from here on is about the new mailbox.
+        session.unselected()
+        output.write(untagged_ok("the mailbox before this one is closed", b"CLOSED"))
+    target = await locate(context, command.mailbox)
+    if "r" not in target.rights:
+        raise NotPermitted("you may not read this mailbox")
+    if command.condstore or command.qresync is not None:
+        session.enable("CONDSTORE")  # RFC 7162 §3.1.8
+    rows = await context.hub.open(target.mailbox)
+    try:
+        is_read_only = command.examine or not any(letter in target.rights for letter in CHANGING_RIGHTS)
+        recent_from = await _recent_from(context, target, is_read_only)
+        view = View(rows.rows, session, recent_from=recent_from)
+    except BaseException:
+        context.hub.release(rows)
+        raise
+    mailbox = rows.mailbox
+    selected = Selected(mailbox, command.mailbox, rows, view, is_read_only=is_read_only, rights=target.rights)
+    conversation.select(selected)
+    session.selected(is_read_only=is_read_only)
+    _describe(context, selected, command.mailbox)
+    if command.qresync is not None:
+        await _resynchronise(context, command.qresync)
+    if is_read_only:
+        return Ok("here it is, to read", b"READ-ONLY")
+    return Ok("here it is", b"READ-WRITE")
+
+
+async def _recent_from(context: Context, target: Located, is_read_only: bool) -> int:
+    """The first UID that is \\Recent for this session: rev1 only (RFC 3501 §2.3.2); RFC 9051 has no such flag."""
+    mailbox = target.mailbox
+    if "IMAP4REV2" in context.session.enabled or not mailbox.recent:
+        return 0xFFFFFFFF
+    if is_read_only:  # it is not taken from the next one
+        return mailbox.uid_next - mailbox.recent
+    return await context.store.claim_recent(mailbox.id)
+
+
+def _describe(context: Context, selected: Selected, name: str) -> None:
+    """§6.3.2: what must be said of a mailbox that is selected."""
+    session, output, view, mailbox = context.session, context.output, selected.view, selected.mailbox
+    is_rev2 = "IMAP4REV2" in session.enabled
+    keywords = selected.rows.rows.keyword_names
+    output.write(flags_line(keywords))
+    output.write(permanent_flags(keywords, is_read_only=selected.is_read_only))
+    output.write(exists(view.exists))
+    if not is_rev2:
+        output.write(recent(view.recent_count()))
+        if first := view.first_unseen():
+            output.write(untagged_ok("first unseen", b"UNSEEN %d" % first))
+    output.write(untagged_ok("these UIDs hold", b"UIDVALIDITY %d" % mailbox.uid_validity))
+    output.write(untagged_ok("the next UID", b"UIDNEXT %d" % mailbox.uid_next))
+    output.write(untagged_ok("the highest", b"HIGHESTMODSEQ %d" % mailbox.highest_modseq))  # RFC 7162 §3.1.2.1
+    if mailbox.object_id:
+        output.write(untagged_ok("its id", b"MAILBOXID (%b)" % mailbox.object_id.encode()))  # RFC 8474 §4.2
+    if is_rev2:
+        output.write(list_line(encode_name(name, is_utf8=session.is_utf8)))
+
+
+async def _resynchronise(context: Context, known: QResync) -> None:
+    """RFC 7162 §3.2.5: what UID FETCH (CHANGEDSINCE n VANISHED) would say of the UIDs the client knows."""
+    if known.uid_validity != context.here.mailbox.uid_validity:
+        return  # it will see that it knows nothing
+    uids = known.known_uids or SequenceSet(((1, STAR),))
+    items = (FetchItem("UID"), FetchItem("FLAGS"))
+    await context.conversation.carry_out(Fetch(b"*", uids, items, is_uid=True, changed_since=known.modseq, vanished=True))
+
+
+async def close(context: Context, command: Close) -> Outcome:
+    """CLOSE removes what is marked, and says nothing of it; UNSELECT (RFC 3691) does not."""
+    selected = context.here
+    try:
+        if command.expunge and not selected.is_read_only and "e" in selected.rights:
+            await context.refresh()
+            if uids := selected.rows.rows.mask_flags(DELETED, DELETED).uids().list():
+                await context.store.expunge(selected.mailbox_id, uids, only_deleted=True)
+    finally:
+        context.conversation.deselect()
+        context.session.unselected()
+    return Ok("closed")
+
+
+async def check(context: Context, command: Check) -> Outcome:
+    """RFC 3501 §6.4.1; everything is on the disk already."""
+    return Ok("checked")
+
+
+HANDLERS: Final[Mapping[type[Command], Handler]] = {Select: select, Close: close, Check: check}
