@@ -24,7 +24,7 @@ class RunningServer:
 
     def __init__(self, directory: Path, *, workers: int = 2, extra: str = "", sections: dict[str, str] | None = None) -> None:
         self.directory = directory
-        self.smtp, self.submission, self.pop3, self.pop3s, self.http = free_ports(5)
+        self.smtp, self.submission, self.pop3, self.pop3s, self.imap, self.imaps, self.http = free_ports(7)
         self.config = directory / "rusmes.toml"
         self.extra, self.sections, self.workers_wanted = extra, sections or {}, workers
         self.process: subprocess.Popen[bytes] | None = None
@@ -37,7 +37,7 @@ class RunningServer:
             "server": f'workers = {self.workers_wanted}\ndrain_timeout = "5s"',
             "smtp": f"port = {self.smtp}",
             "submission": f"port = {self.submission}\ntls_port = 0",
-            "imap": "port = 0\ntls_port = 0",
+            "imap": f"port = {self.imap}\ntls_port = {self.imaps}",
             "pop3": f"port = {self.pop3}\ntls_port = {self.pop3s}",
             "jmap": "port = 0",
             "storage": 'path = "data"\nmap_size = "1GB"',
