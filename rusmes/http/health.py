@@ -75,7 +75,8 @@ def live() -> Health:
 
 
 def _workers(facts: Facts) -> str:
-    down = [str(worker.slot) for worker in facts.workers if not worker.is_alive]
+    # A worker without a process has ended, as it should, when the server stops.
+    down = [str(worker.slot) for worker in facts.workers if not worker.is_alive and (worker.pid or not facts.draining)]
     return f"failed: no sign of life from worker {', '.join(down)}" if down else "ok"
 
 

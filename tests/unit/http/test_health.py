@@ -44,3 +44,14 @@ def test_a_server_that_stops_wants_no_connections() -> None:
     facts = replace(GOOD, draining=True)
     assert ready(facts).status == 503
     assert live().status == 200
+
+
+def test_a_worker_that_ended_while_the_server_stops_is_no_failure() -> None:
+    ended = WorkerFacts(1, 0, False, 0.0)
+    facts = replace(GOOD, draining=True, workers=[GOOD.workers[0], ended])
+    assert health(facts).document["checks"] == {
+        "workers": "ok",
+        "store": "ok",
+        "disk": "ok",
+        "draining": "failed: the server is stopping",
+    }
