@@ -46,3 +46,6 @@ def find_values(block: bytes, name: bytes) -> list[bytes]:
 
 def without(block: bytes, names: Container[bytes]) -> bytes:
     """The block without the fields that have one of these lower-case names; everything else byte for byte."""
+
+def only(block: bytes, names: Container[bytes]) -> bytes:
+    """The lines of the fields that have one of these lower-case names, as they are, without the empty line."""

@@ -235,3 +235,21 @@ def without(bytes block not None, names not None) -> bytes:
         return block
     parts.append(block[kept:])
     return b"".join(parts)
+
+
+def only(bytes block not None, names not None) -> bytes:
+    cdef const unsigned char* p = <const unsigned char*>PyBytes_AS_STRING(block)
+    cdef Py_ssize_t n = PyBytes_GET_SIZE(block)
+    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t end
+    cdef Py_ssize_t colon
+    cdef list parts = []
+    while i < n and not is_empty_line(p, i, n):
+        end = field_end(p, i, n)
+        colon = name_end(p, i, end)
+        if colon >= 0:
+            name = PyBytes_FromStringAndSize(<const char*>p + i, colon - i).rstrip(b" \t").lower()
+            if name in names:
+                parts.append(PyBytes_FromStringAndSize(<const char*>p + i, end - i))
+        i = end
+    return b"".join(parts)

@@ -8,10 +8,17 @@ from rusmes._core import mime
 from rusmes._core.mime import FieldNames
 from rusmes._core.quoting import unfold
 
-__all__ = ["MAX_HEADER_BYTES", "FieldNames", "parse_fields", "pick_fields", "unfold"]
+__all__ = ["CACHED_NAMES", "MAX_HEADER_BYTES", "FieldNames", "parse_fields", "pick_fields", "unfold"]
 
 # What is over this of a header block is not looked at: no mail in practice has it, and nobody shall make us parse it.
 MAX_HEADER_BYTES: Final = 256 * 1024
+
+# What JMAP lists and IMAP's SEARCH and SORT look at (RFC 8621 §4.1.2, RFC 9051 §6.4.4, RFC 5256): the store keeps these fields
+# of each email at hand.
+CACHED_NAMES: Final = frozenset(
+    b"date subject from sender reply-to to cc bcc message-id in-reply-to references content-type list-id list-unsubscribe "
+    b"importance x-priority auto-submitted".split()
+)
 
 
 def parse_fields(block: bytes) -> list[tuple[bytes, bytes]]:

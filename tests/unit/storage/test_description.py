@@ -87,7 +87,7 @@ def test_windows_change_nothing(data: bytes, window: int) -> None:
     with tempfile.TemporaryDirectory() as directory:
         one, other = contents(Path(directory), mail)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("rusmes.storage.description.WINDOW_BYTES", window)
+            patch.setattr("rusmes.mime.window.WINDOW_BYTES", window)
             assert describe(Rendering(other)) == describe(Rendering(one))
 
 
