@@ -35,4 +35,4 @@ def render_envelope(fields: list[tuple[bytes, bytes]], render_addresses: Callabl
     """ENVELOPE (RFC 9051 §7.5.2) of the fields; `render_addresses` makes the list of an address field, or NIL."""
 
 def message_ids(fields: list[tuple[bytes, bytes]], most: int) -> tuple[bytes, ...]:
-    """Identifiers of Message-ID (the first), In-Reply-To and References (the youngest first), once each, and not more than `most`."""
+    """Those of Message-ID (the first), In-Reply-To and References (the youngest first), once each, not more than `most`."""
