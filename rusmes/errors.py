@@ -63,6 +63,10 @@ class NotAllowed(RusmesError):
     """The thing itself does not allow it, whoever asks (deleting INBOX, a mailbox name with control characters)."""
 
 
+class LimitReached(NotAllowed):
+    """There may not be one more of these (mailboxes of an account, annotations of a mailbox)."""
+
+
 class OverQuota(RusmesError):
     """The account's quota does not allow it (552 5.2.2, IMAP OVERQUOTA)."""
 

@@ -4,19 +4,21 @@ Rules for every backend:
 1. A coroutine that changes something returns only after the change is durable (committed and synced).
 2. One call is one transaction: all of it happens, or none. Waiting calls may share one commit.
 3. UIDVALIDITY, UIDNEXT, UIDs and modseqs never repeat or go back.
-4. Errors are those of `rusmes.errors`: StoreFull, StoreError, StoreCorrupt, OverQuota, NotFound, AlreadyExists.
+4. Errors are those of `rusmes.errors`: StoreFull, StoreError, StoreCorrupt, OverQuota, NotFound, AlreadyExists, NotAllowed,
+   LimitReached.
 5. Names of accounts are canonical (folded address); names of mailboxes are Unicode with "/" between levels, "INBOX" in
    capitals.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec import Struct
 
 from rusmes._core.rows import EmailFacts
+from rusmes._core.textscan import EmailReader
 from rusmes.model.content import Content, Rendering
 from rusmes.model.mail import Recipient
 from rusmes.model.mailbox import Account, Appended, Change, Email, Mailbox, Message
@@ -24,6 +26,9 @@ from rusmes.model.plan import Append, Queued, Refusal
 
 if TYPE_CHECKING:
     from rusmes._core.view import MailboxRows
+
+
+ALL_FLAGS: Final = "stw"
 
 
 class ContentWriter(Protocol):
@@ -109,8 +114,19 @@ class MailStore(Protocol):
 
     # Delivery
 
-    async def append(self, appends: Sequence[Append]) -> list[Appended | Refusal]:
-        """Store messages, one transaction; a result for each. An account over its quota gives a Refusal (552 5.2.2)."""
+    async def append(
+        self, appends: Sequence[Append], *, all_or_none: bool = False, expunge: tuple[int, int] | None = None
+    ) -> list[Appended | Refusal]:
+        """Store messages, one transaction; a result for each. An account over its quota gives a Refusal (552 5.2.2).
+
+        Args:
+            all_or_none: there are no Refusals then: nothing is stored when one of the messages cannot be (RFC 3502).
+            expunge: the message (mailbox id, UID) that goes in the same transaction, before the others come (RFC 8508).
+
+        Raises:
+            OverQuota, NotAllowed: with `all_or_none`, for what would be a Refusal.
+            NotFound: the message to be expunged is not there.
+        """
 
     # Accounts
 
@@ -141,7 +157,12 @@ class MailStore(Protocol):
     async def mailbox_by_id(self, mailbox_id: int) -> Mailbox | None: ...
 
     async def create_mailbox(self, account_id: int, name: str, *, special_use: str = "") -> Mailbox:
-        """Raises AlreadyExists; NotAllowed for a name that is none, and for one mailbox more than MAX_MAILBOXES."""
+        """With its superiors; each inherits the rights others have on the mailbox above it.
+
+        Raises AlreadyExists; NotAllowed for a name that is none; LimitReached for one mailbox more than MAX_MAILBOXES.
+        """
+
+    async def set_special_use(self, mailbox_id: int, special_use: str) -> None: ...
 
     async def rename_mailbox(self, account_id: int, old: str, new: str) -> None:
         """RFC 9051 §6.3.6: children follow; renaming INBOX moves its messages into a new mailbox."""
@@ -155,6 +176,31 @@ class MailStore(Protocol):
 
     async def claim_recent(self, mailbox_id: int) -> int:
         """The first UID that is `\\Recent` for this caller; from now on its messages are recent for nobody else."""
+
+    # Sharing (RFC 4314). An identifier is an account's name or "anyone"; with "-" before it, its rights are taken away. The
+    # owner has all rights and no row. Rights go with the mailbox when it is renamed, and end with it.
+
+    async def acl(self, mailbox_id: int) -> dict[str, str]:
+        """Rights by identifier, in the order of identifiers."""
+
+    async def set_rights(self, mailbox_id: int, identifier: str, rights: str) -> None:
+        """Replace an identifier's rights; "" removes it. Raises LimitReached for one identifier more than MAX_IDENTIFIERS."""
+
+    async def shared_mailboxes(self, identifiers: Sequence[str]) -> list[tuple[Mailbox, dict[str, str]]]:
+        """The mailboxes whose lists name one of the identifiers, with their lists; by account and name."""
+
+    # Annotations (RFC 5464)
+
+    async def metadata(self, mailbox_id: int, account_id: int) -> dict[str, bytes]:
+        """Entries by name. `mailbox_id` 0 is the server, `account_id` 0 is what all see, else it is whose private ones."""
+
+    async def set_metadata(
+        self, mailbox_id: int, account_id: int, entries: Mapping[str, bytes | None], *, max_entries: int = 0
+    ) -> None:
+        """Set entries, None removes.
+
+        Raises LimitReached when there would be more than `max_entries` of this mailbox and account (0 = no limit).
+        """
 
     # Messages
 
@@ -184,6 +230,12 @@ class MailStore(Protocol):
 
         Stops before the email that would make more than `limit_bytes` together (0 = no limit); the first is always given.
         Bodies in files are not read, and do not count.
+        """
+
+    def scan_emails(self, account_id: int, email_ids: Sequence[bytes], reader: EmailReader, *, first: int = 0) -> None:
+        """Show emails to the reader, which has the positions from `first` on for them. Their checksums are not looked at.
+
+        For any thread, one at a time for one reader.
         """
 
     async def messages(self, mailbox_id: int, *, first_uid: int = 1, last_uid: int = 0) -> list[Message]:
@@ -216,13 +268,20 @@ class MailStore(Protocol):
     async def expunge(self, mailbox_id: int, uids: Sequence[int], *, only_deleted: bool = False) -> list[int]:
         """Remove messages; the UIDs that went. Blobs without references are removed in the same transaction."""
 
-    async def copy(self, mailbox_id: int, uids: Sequence[int], target_id: int) -> list[tuple[int, int]]:
+    async def copy(
+        self, mailbox_id: int, uids: Sequence[int], target_id: int, *, keep: str = ALL_FLAGS
+    ) -> list[tuple[int, int]]:
         """(source UID, target UID) pairs (RFC 4315). The target may be another account's, whose quota it then counts for.
+
+        `keep` has the rights to flags of who asks (RFC 4314 §4): "s" keeps \\Seen, "t" \\Deleted, "w" the others.
 
         Raises OverQuota.
         """
 
-    async def move(self, mailbox_id: int, uids: Sequence[int], target_id: int) -> list[tuple[int, int]]: ...
+    async def move(
+        self, mailbox_id: int, uids: Sequence[int], target_id: int, *, keep: str = ALL_FLAGS
+    ) -> list[tuple[int, int]]:
+        """The same. The email stays the same one, unless it goes to another account."""
 
     # Changes
 

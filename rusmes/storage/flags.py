@@ -59,6 +59,12 @@ def join_flags(bits: int, keywords: tuple[str, ...]) -> tuple[str, ...]:
 _SYSTEM_TUPLES: Final = tuple(tuple(name for i, name in enumerate(SYSTEM_FLAGS) if bits >> i & 1) for bits in range(32))
 
 
+def kept_flags(keep: str, bits: int, keywords: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
+    """The flags that somebody with these rights may set (RFC 4314 §4): "s" \\Seen, "t" \\Deleted, "w" the others."""
+    mask = (SEEN if "s" in keep else 0) | (DELETED if "t" in keep else 0) | (31 & ~(SEEN | DELETED) if "w" in keep else 0)
+    return bits & mask, keywords if "w" in keep else ()
+
+
 def change(
     operation: str, bits: int, keywords: tuple[str, ...], change_bits: int, change_keywords: tuple[str, ...]
 ) -> tuple[int, tuple[str, ...]]:

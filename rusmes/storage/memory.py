@@ -11,95 +11,60 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from msgspec import Struct, field, structs
+from msgspec import structs
 
-from rusmes._core.rows import EmailFacts, EmailRow
+from rusmes._core.rows import EmailFacts
+from rusmes._core.textscan import EmailReader
 from rusmes.clock import Clock, SystemClock
-from rusmes.errors import AlreadyExists, NotAllowed, NotFound, OverQuota
+from rusmes.errors import AlreadyExists, LimitReached, NotAllowed, NotFound, OverQuota
 from rusmes.metrics import Metrics
 from rusmes.model.content import Rendering
 from rusmes.model.ids import IdSource
 from rusmes.model.mailbox import Account, Appended, Change, Email, Mailbox, Message
 from rusmes.model.plan import Append, Refusal
-from rusmes.storage.api import ChangeListener, CompactResult, Finding, FlagChange, StoredMessage
+from rusmes.storage.api import ALL_FLAGS, ChangeListener, CompactResult, Finding, FlagChange, StoredMessage
 from rusmes.storage.changes import ChangeNotices
 from rusmes.storage.description import Description, describe
-from rusmes.storage.flags import DELETED, SEEN, change, jmap_keywords, join_flags, split_flags
+from rusmes.storage.flags import DELETED, SEEN, change, jmap_keywords, kept_flags, split_flags
 from rusmes.storage.memory_blobs import MemoryBlobs
 from rusmes.storage.memory_queue import MemoryQueueStore
-from rusmes.storage.names import INBOX, SPECIAL_USE_BY_NAME, check_account_name, is_below, normal_name, parents
+from rusmes.storage.memory_records import (
+    AccountRecord,
+    EmailRecord,
+    MailboxRecord,
+    Row,
+    account_value,
+    add_row,
+    facts_of,
+    mailbox_key,
+    mailbox_value,
+    message_key,
+    message_value,
+)
+from rusmes.storage.memory_sharing import MemorySharing
+from rusmes.storage.names import (
+    INBOX,
+    MAX_MAILBOXES,
+    MAX_SUBSCRIPTIONS,
+    SPECIAL_USE_BY_NAME,
+    check_account_name,
+    is_below,
+    normal_name,
+    parents,
+)
 
 if TYPE_CHECKING:
     from rusmes._core.view import MailboxRows
 
 __all__ = ["MemoryBlobs", "MemoryMailStore", "MemoryQueueStore"]
 
+CHANGE_RETENTION_SECONDS: Final = 30 * 86400.0
+"""How long the change log reaches back. A client that was away for longer compares everything once."""
 KEY_RETENTION_SECONDS: Final = 7 * 86400.0
 """How long an append's key is remembered at least; it must be longer than a mail may wait in the queue ([queue] max_age)."""
 
 
-class _Row(Struct):
-    """A message of a mailbox. The keywords of an email's messages are the same in all of its mailboxes."""
-
-    uid: int
-    modseq: int
-    email_id: bytes
-    internal_date: float
-    size: int
-    bits: int
-    keywords: tuple[str, ...]
-    saved: float
-
-
-class _Email(Struct):
-    id: bytes
-    blob_id: bytes
-    prefix: bytes
-    skip: int
-    size: int
-    thread_id: bytes
-    received: float
-    description: Description
-    memberships: list[tuple[int, int]] = field(default_factory=list)
-
-
-class _Mailbox(Struct):
-    id: int
-    account: _Account
-    name: str
-    uid_validity: int
-    highest_modseq: int
-    special_use: str = ""
-    uid_next: int = 1
-    first_recent: int = 1
-    rows: dict[int, _Row] = field(default_factory=dict)
-    """By UID, in the order of UIDs."""
-
-
-class _Account(Struct):
-    id: int
-    name: str
-    quota_bytes: int
-    quota_messages: int
-    modseq: int = 0
-    mailboxes: dict[str, _Mailbox] = field(default_factory=dict)
-    subscriptions: set[str] = field(default_factory=set)
-    emails: dict[bytes, _Email] = field(default_factory=dict)
-    threads: dict[bytes, list[bytes]] = field(default_factory=dict)
-    thread_of: dict[bytes, bytes] = field(default_factory=dict)
-    """Message-ID -> thread."""
-    log: list[Change] = field(default_factory=list)
-    floor_modseq: int = 0
-    """What the log does not reach any more."""
-
-    def has_room(self, size: int, count: int = 1) -> bool:
-        used_bytes = sum(email.size for email in self.emails.values())
-        return not (self.quota_bytes and used_bytes + size > self.quota_bytes) and not (
-            self.quota_messages and len(self.emails) + count > self.quota_messages
-        )
-
-
-class MemoryMailStore:
+class MemoryMailStore(MemorySharing):
     """Accounts, mailboxes and messages in memory. Implements `MailStore`."""
 
     def __init__(
@@ -111,13 +76,16 @@ class MemoryMailStore:
         metrics: Metrics | None = None,
         ids: IdSource | None = None,
         key_retention: float = KEY_RETENTION_SECONDS,
+        change_retention: float = CHANGE_RETENTION_SECONDS,
     ) -> None:
+        super().__init__()
         self._clock = clock or SystemClock()
+        self._change_retention = change_retention
         self._ids = ids or IdSource()
         self._key_retention = key_retention
         self._notices = ChangeNotices()
-        self._accounts: dict[str, _Account] = {}
-        self._mailboxes: dict[int, _Mailbox] = {}
+        self._accounts: dict[str, AccountRecord] = {}
+        self._mailboxes: dict[int, MailboxRecord] = {}
         self._keys: dict[bytes, tuple[float, Appended]] = {}
         self._last_account_id = 0
         self._last_mailbox_id = 0
@@ -138,8 +106,32 @@ class MemoryMailStore:
 
     # Delivery
 
-    async def append(self, appends: Sequence[Append]) -> list[Appended | Refusal]:
+    async def append(
+        self, appends: Sequence[Append], *, all_or_none: bool = False, expunge: tuple[int, int] | None = None
+    ) -> list[Appended | Refusal]:
+        if expunge is not None and expunge[1] not in self._mailbox_by_id(expunge[0]).rows:
+            raise NotFound("no such message", f"mailbox {expunge[0]}, UID {expunge[1]}")
+        if all_or_none:
+            self._check_appends(appends, expunge)
+        if expunge is not None:
+            await self.expunge(expunge[0], [expunge[1]])
         return [self._append(item) for item in appends]
+
+    def _check_appends(self, appends: Sequence[Append], expunge: tuple[int, int] | None) -> None:
+        """Raises what one of them would be refused with; what goes at the same time makes room."""
+        sizes: dict[str, list[int]] = {}
+        for item in appends:
+            normal_name(item.mailbox)
+            split_flags(item.flags)
+            check_account_name(item.account)
+            sizes.setdefault(item.account, []).append(item.rendering.size)
+        for name, added in sizes.items():
+            account = self._accounts.get(name)
+            gone = 0
+            if expunge is not None and account is not None and self._mailboxes[expunge[0]].account is account:
+                gone = self._mailboxes[expunge[0]].rows[expunge[1]].size
+            if account is not None and not account.has_room(sum(added) - gone, len(added) - bool(gone)):
+                raise OverQuota("mailbox full", name)
 
     def _append(self, item: Append) -> Appended | Refusal:
         now = self._clock.now()
@@ -166,7 +158,7 @@ class MemoryMailStore:
         description = describe(item.rendering)
         email = self._new_email(account, item.rendering, received, description, modseq)
         row = self._new_row(mailbox, email, modseq, received, bits, keywords)
-        self._log(account, modseq, "mailbox", _mailbox_key(mailbox.id), "updated")
+        self._log(account, modseq, "mailbox", mailbox_key(mailbox.id), "updated")
         self._tell(account)
         result = Appended(account.id, mailbox.id, mailbox.uid_validity, row.uid, modseq, email.id)
         if item.key:
@@ -175,16 +167,16 @@ class MemoryMailStore:
 
     def _new_email(
         self,
-        account: _Account,
+        account: AccountRecord,
         rendering: Rendering,
         received: float,
         description: Description,
         modseq: int,
         thread_id: bytes = b"",
-    ) -> _Email:
+    ) -> EmailRecord:
         self.blobs.refer(rendering.content)
         id = self._ids.next_id()
-        email = _Email(
+        email = EmailRecord(
             id=id,
             blob_id=rendering.content.id,
             prefix=rendering.prefix,
@@ -201,7 +193,7 @@ class MemoryMailStore:
         members.append(id)
         return email
 
-    def _thread_for(self, account: _Account, email_id: bytes, message_ids: tuple[bytes, ...]) -> bytes:
+    def _thread_for(self, account: AccountRecord, email_id: bytes, message_ids: tuple[bytes, ...]) -> bytes:
         """The thread of the first of the mail's identifiers that is known, else a new one named like its first email.
 
         All identifiers of the mail then lead to that thread, so that an answer which arrives before its question meets it.
@@ -212,14 +204,14 @@ class MemoryMailStore:
         return thread_id
 
     def _new_row(
-        self, mailbox: _Mailbox, email: _Email, modseq: int, date: float, bits: int, keywords: tuple[str, ...]
-    ) -> _Row:
-        row = _Row(mailbox.uid_next, modseq, email.id, date, email.size, bits, keywords, self._clock.now())
+        self, mailbox: MailboxRecord, email: EmailRecord, modseq: int, date: float, bits: int, keywords: tuple[str, ...]
+    ) -> Row:
+        row = Row(mailbox.uid_next, modseq, email.id, date, email.size, bits, keywords, self._clock.now())
         mailbox.rows[row.uid] = row
         mailbox.uid_next += 1
         mailbox.highest_modseq = modseq
         email.memberships.append((mailbox.id, row.uid))
-        self._log(mailbox.account, modseq, "message", _message_key(mailbox.id, row.uid), "created")
+        self._log(mailbox.account, modseq, "message", message_key(mailbox.id, row.uid), "created")
         return row
 
     def retain_keys(self, seconds: float) -> None:
@@ -229,13 +221,13 @@ class MemoryMailStore:
 
     async def account(self, name: str) -> Account | None:
         account = self._accounts.get(name)
-        return _account_value(account) if account is not None else None
+        return account_value(account) if account is not None else None
 
     async def account_by_id(self, account_id: int) -> Account | None:
-        return next((_account_value(account) for account in self._accounts.values() if account.id == account_id), None)
+        return next((account_value(account) for account in self._accounts.values() if account.id == account_id), None)
 
     async def accounts(self) -> list[Account]:
-        return [_account_value(self._accounts[name]) for name in sorted(self._accounts)]
+        return [account_value(self._accounts[name]) for name in sorted(self._accounts)]
 
     async def create_account(
         self, name: str, *, mailboxes: Sequence[str] = (), quota_bytes: int = 0, quota_messages: int = 0
@@ -245,12 +237,12 @@ class MemoryMailStore:
             raise AlreadyExists("account exists", name)
         account = self._new_account(name, names, quota_bytes, quota_messages)
         self._tell(account)
-        return _account_value(account)
+        return account_value(account)
 
-    def _new_account(self, name: str, mailboxes: Sequence[str], quota_bytes: int, quota_messages: int) -> _Account:
+    def _new_account(self, name: str, mailboxes: Sequence[str], quota_bytes: int, quota_messages: int) -> AccountRecord:
         check_account_name(name)
         self._last_account_id += 1
-        account = _Account(self._last_account_id, name, quota_bytes, quota_messages)
+        account = AccountRecord(self._last_account_id, name, quota_bytes, quota_messages)
         self._accounts[name] = account
         modseq = self._next_modseq(account)
         for mailbox in dict.fromkeys([INBOX, *mailboxes]):
@@ -262,7 +254,7 @@ class MemoryMailStore:
         account = self._existing_account(name)
         account.quota_bytes = quota_bytes
         account.quota_messages = quota_messages
-        return _account_value(account)
+        return account_value(account)
 
     async def delete_account(self, name: str) -> None:
         account = self._existing_account(name)
@@ -270,18 +262,23 @@ class MemoryMailStore:
             self.blobs.release(email.blob_id)
         for mailbox in account.mailboxes.values():
             del self._mailboxes[mailbox.id]
+        for mailbox in self._mailboxes.values():
+            for identifier in (name, f"-{name}"):
+                mailbox.acl.pop(identifier, None)
+            mailbox.metadata.pop(account.id, None)
+        self._server_metadata.pop(account.id, None)
         del self._accounts[name]
 
     async def room_for(self, name: str, size: int) -> bool:
         account = self._accounts.get(name)
         return account is None or account.has_room(size)
 
-    def _existing_account(self, name: str) -> _Account:
+    def _existing_account(self, name: str) -> AccountRecord:
         if name not in self._accounts:
             raise NotFound("no such account", name)
         return self._accounts[name]
 
-    def _account_by_id(self, account_id: int) -> _Account:
+    def _account_by_id(self, account_id: int) -> AccountRecord:
         for account in self._accounts.values():
             if account.id == account_id:
                 return account
@@ -291,16 +288,16 @@ class MemoryMailStore:
 
     async def mailboxes(self, account_id: int) -> list[Mailbox]:
         account = self._account_by_id(account_id)
-        return [_mailbox_value(account.mailboxes[name]) for name in sorted(account.mailboxes)]
+        return [mailbox_value(account.mailboxes[name]) for name in sorted(account.mailboxes)]
 
     async def mailbox(self, account_id: int, name: str) -> Mailbox | None:
         name = normal_name(name)
         mailbox = self._account_by_id(account_id).mailboxes.get(name)
-        return _mailbox_value(mailbox) if mailbox is not None else None
+        return mailbox_value(mailbox) if mailbox is not None else None
 
     async def mailbox_by_id(self, mailbox_id: int) -> Mailbox | None:
         mailbox = self._mailboxes.get(mailbox_id)
-        return _mailbox_value(mailbox) if mailbox is not None else None
+        return mailbox_value(mailbox) if mailbox is not None else None
 
     async def create_mailbox(self, account_id: int, name: str, *, special_use: str = "") -> Mailbox:
         name = normal_name(name)
@@ -310,10 +307,12 @@ class MemoryMailStore:
         mailbox = self._new_mailbox(account, name, self._next_modseq(account))
         mailbox.special_use = special_use or mailbox.special_use
         self._tell(account)
-        return _mailbox_value(mailbox)
+        return mailbox_value(mailbox)
 
-    def _new_mailbox(self, account: _Account, name: str, modseq: int) -> _Mailbox:
+    def _new_mailbox(self, account: AccountRecord, name: str, modseq: int) -> MailboxRecord:
         """Makes the superior names too (RFC 9051 §6.3.4); "Sent" and its like get their special use if it is free."""
+        if len(account.mailboxes) + sum(level not in account.mailboxes for level in (*parents(name), name)) > MAX_MAILBOXES:
+            raise LimitReached("too many mailboxes", f"at most {MAX_MAILBOXES}")
         for level in (*parents(name), name):
             if level in account.mailboxes:
                 continue
@@ -321,11 +320,13 @@ class MemoryMailStore:
             use = SPECIAL_USE_BY_NAME.get(level, "")
             if any(other.special_use == use for other in account.mailboxes.values()):
                 use = ""
-            mailbox = _Mailbox(self._last_mailbox_id, account, level, self._next_uid_validity(), modseq, use)
+            above = account.mailboxes.get(level.rpartition("/")[0])
+            mailbox = MailboxRecord(self._last_mailbox_id, account, level, self._next_uid_validity(), modseq, use)
+            mailbox.acl = dict(above.acl) if above is not None else {}
             account.mailboxes[level] = mailbox
             account.subscriptions.add(level)
             self._mailboxes[mailbox.id] = mailbox
-            self._log(account, modseq, "mailbox", _mailbox_key(mailbox.id), "created")
+            self._log(account, modseq, "mailbox", mailbox_key(mailbox.id), "created")
         return account.mailboxes[name]
 
     def _next_uid_validity(self) -> int:
@@ -366,7 +367,7 @@ class MemoryMailStore:
                 mailbox.name = name
                 mailbox.highest_modseq = modseq
                 account.mailboxes[name] = mailbox
-                self._log(account, modseq, "mailbox", _mailbox_key(mailbox.id), "updated")
+                self._log(account, modseq, "mailbox", mailbox_key(mailbox.id), "updated")
         self._tell(account)
 
     async def delete_mailbox(self, account_id: int, name: str) -> None:
@@ -380,16 +381,18 @@ class MemoryMailStore:
         modseq = self._next_modseq(account)
         self._remove_rows(mailbox, list(mailbox.rows), modseq)
         del account.mailboxes[name], self._mailboxes[mailbox.id]
-        self._log(account, modseq, "mailbox", _mailbox_key(mailbox.id), "destroyed")
+        self._log(account, modseq, "mailbox", mailbox_key(mailbox.id), "destroyed")
         self._tell(account)
 
     async def subscribe(self, account_id: int, name: str, subscribed: bool) -> None:
         name = normal_name(name)
         account = self._account_by_id(account_id)
+        if subscribed and name not in account.subscriptions and len(account.subscriptions) >= MAX_SUBSCRIPTIONS:
+            raise LimitReached("too many subscriptions", f"at most {MAX_SUBSCRIPTIONS}")
         (account.subscriptions.add if subscribed else account.subscriptions.discard)(name)
         if name in account.mailboxes:
             modseq = self._next_modseq(account)
-            self._log(account, modseq, "mailbox", _mailbox_key(account.mailboxes[name].id), "updated")
+            self._log(account, modseq, "mailbox", mailbox_key(account.mailboxes[name].id), "updated")
             self._tell(account)
 
     async def subscriptions(self, account_id: int) -> list[str]:
@@ -400,10 +403,19 @@ class MemoryMailStore:
         first, mailbox.first_recent = mailbox.first_recent, mailbox.uid_next
         return first
 
-    def _mailbox_by_id(self, mailbox_id: int) -> _Mailbox:
-        if mailbox_id not in self._mailboxes:
-            raise NotFound("no such mailbox", str(mailbox_id))
-        return self._mailboxes[mailbox_id]
+    async def set_special_use(self, mailbox_id: int, special_use: str) -> None:
+        mailbox = self._mailbox_by_id(mailbox_id)
+        if mailbox.special_use != special_use:
+            mailbox.special_use = special_use
+            self._touch(mailbox)
+
+    def _touch(self, mailbox: MailboxRecord) -> None:
+        modseq = self._next_modseq(mailbox.account)
+        self._log(mailbox.account, modseq, "mailbox", mailbox_key(mailbox.id), "updated")
+        self._tell(mailbox.account)
+
+    def _value(self, mailbox: MailboxRecord) -> Mailbox:
+        return mailbox_value(mailbox)
 
     # Messages
 
@@ -411,15 +423,15 @@ class MemoryMailStore:
         mailbox = self._mailbox_by_id(mailbox_id)
         for row in mailbox.rows.values():
             if row.uid >= first_uid:
-                _add_row(into, row)
-        return _mailbox_value(mailbox)
+                add_row(into, row)
+        return mailbox_value(mailbox)
 
     async def refresh_messages(self, mailbox_id: int, into: MailboxRows, since_modseq: int) -> Mailbox | None:
         mailbox = self._mailbox_by_id(mailbox_id)
         changes = await self.changes(mailbox.account.id, since_modseq)
         if changes is None:
             return None
-        prefix = _mailbox_key(mailbox_id)
+        prefix = mailbox_key(mailbox_id)
         lines = [line for line in changes if line.kind == "message" and line.id.startswith(prefix)]
         created = {line.id for line in lines if line.action == "created"}
         for line in sorted(lines, key=lambda line: line.id):
@@ -428,17 +440,17 @@ class MemoryMailStore:
             if line.action == "destroyed" and line.id not in created:
                 into.expunge(uid, line.modseq)
             elif line.action == "created" and row is not None:
-                _add_row(into, row)
+                add_row(into, row)
             elif line.action == "updated" and row is not None and line.id not in created:
                 into.update(uid, row.modseq, row.bits, row.keywords)
-        return _mailbox_value(mailbox)
+        return mailbox_value(mailbox)
 
     async def expunged_since(self, mailbox_id: int, modseq: int) -> list[int] | None:
         mailbox = self._mailbox_by_id(mailbox_id)
         changes = await self.changes(mailbox.account.id, modseq)
         if changes is None:
             return None
-        prefix = _mailbox_key(mailbox_id)
+        prefix = mailbox_key(mailbox_id)
         gone = [line for line in changes if line.kind == "message" and line.action == "destroyed"]
         return sorted(int.from_bytes(line.id[8:], "big") for line in gone if line.id.startswith(prefix))
 
@@ -448,7 +460,7 @@ class MemoryMailStore:
 
     def email_facts(self, account_id: int, email_ids: Sequence[bytes]) -> list[EmailFacts | None]:
         emails = self._account_by_id(account_id).emails
-        return [_email_facts(emails[id]) if id in emails else None for id in email_ids]
+        return [facts_of(emails[id]) if id in emails else None for id in email_ids]
 
     def email_bodies(self, account_id: int, email_ids: Sequence[bytes], *, limit_bytes: int = 0) -> list[Rendering | None]:
         emails = self._account_by_id(account_id).emails
@@ -465,13 +477,29 @@ class MemoryMailStore:
             found.append(self._rendering(email))
         return found
 
-    def _rendering(self, email: _Email) -> Rendering:
+    def scan_emails(self, account_id: int, email_ids: Sequence[bytes], reader: EmailReader, *, first: int = 0) -> None:
+        emails = self._account_by_id(account_id).emails
+        for position, id in enumerate(email_ids, first):
+            email = emails.get(id)
+            if email is not None:
+                body = self.blobs.contents[email.blob_id]
+                reader.take_message(
+                    position,
+                    email.thread_id,
+                    email.description.headers,
+                    email.prefix,
+                    body.data,
+                    email.skip,
+                    body.header_bytes,
+                )
+
+    def _rendering(self, email: EmailRecord) -> Rendering:
         return Rendering(self.blobs.contents[email.blob_id], email.prefix, email.skip)
 
     async def messages(self, mailbox_id: int, *, first_uid: int = 1, last_uid: int = 0) -> list[Message]:
         mailbox = self._mailbox_by_id(mailbox_id)
         return [
-            _message_value(row, mailbox)
+            message_value(row, mailbox)
             for row in mailbox.rows.values()
             if row.uid >= first_uid and (not last_uid or row.uid <= last_uid)
         ]
@@ -482,7 +510,7 @@ class MemoryMailStore:
             raise NotFound("no such message", f"mailbox {mailbox_id}, UID {uid}")
         row = mailbox.rows[uid]
         email = mailbox.account.emails[row.email_id]
-        return StoredMessage(_message_value(row, mailbox), self._email_value(email), self._rendering(email))
+        return StoredMessage(message_value(row, mailbox), self._email_value(email), self._rendering(email))
 
     async def renderings(self, mailbox_id: int, uids: Sequence[int], *, limit_bytes: int = 0) -> list[Rendering]:
         mailbox = self._mailbox_by_id(mailbox_id)
@@ -518,11 +546,11 @@ class MemoryMailStore:
             for row in changed:
                 unseen_in |= self._set_flags(mailbox, row, *_changed_flags(change.operation, row, bits, keywords), modseq)
             for id in unseen_in:
-                self._log(mailbox.account, modseq, "mailbox", _mailbox_key(id), "updated")
+                self._log(mailbox.account, modseq, "mailbox", mailbox_key(id), "updated")
             self._tell(mailbox.account)
-        return [_message_value(row, mailbox) for row in rows]
+        return [message_value(row, mailbox) for row in rows]
 
-    def _set_flags(self, mailbox: _Mailbox, row: _Row, bits: int, keywords: tuple[str, ...], modseq: int) -> set[int]:
+    def _set_flags(self, mailbox: MailboxRecord, row: Row, bits: int, keywords: tuple[str, ...], modseq: int) -> set[int]:
         """Keywords belong to the email: its messages in other mailboxes get them too. `\\Deleted` is the message's own.
 
         The mailboxes that have another number of unseen messages now.
@@ -540,7 +568,7 @@ class MemoryMailStore:
                 continue
             member.bits, member.keywords, member.modseq = new_bits, keywords, modseq
             member_box.highest_modseq = modseq
-            self._log(account, modseq, "message", _message_key(mailbox_id, uid), "updated")
+            self._log(account, modseq, "message", message_key(mailbox_id, uid), "updated")
             if unseen_changed:
                 unseen_in.add(mailbox_id)
         return unseen_in
@@ -552,16 +580,16 @@ class MemoryMailStore:
         if gone:
             modseq = self._next_modseq(mailbox.account)
             self._remove_rows(mailbox, gone, modseq)
-            self._log(mailbox.account, modseq, "mailbox", _mailbox_key(mailbox_id), "updated")
+            self._log(mailbox.account, modseq, "mailbox", mailbox_key(mailbox_id), "updated")
             self._tell(mailbox.account)
         return gone
 
-    def _remove_rows(self, mailbox: _Mailbox, uids: Sequence[int], modseq: int) -> None:
+    def _remove_rows(self, mailbox: MailboxRecord, uids: Sequence[int], modseq: int) -> None:
         account = mailbox.account
         for uid in uids:
             row = mailbox.rows.pop(uid)
             mailbox.highest_modseq = modseq
-            self._log(account, modseq, "message", _message_key(mailbox.id, uid), "destroyed")
+            self._log(account, modseq, "message", message_key(mailbox.id, uid), "destroyed")
             email = account.emails[row.email_id]
             email.memberships.remove((mailbox.id, uid))
             if email.memberships:
@@ -569,7 +597,7 @@ class MemoryMailStore:
             else:
                 self._remove_email(account, email, modseq)
 
-    def _remove_email(self, account: _Account, email: _Email, modseq: int) -> None:
+    def _remove_email(self, account: AccountRecord, email: EmailRecord, modseq: int) -> None:
         del account.emails[email.id]
         self.blobs.release(email.blob_id)
         self._log(account, modseq, "email", email.id, "destroyed")
@@ -581,37 +609,55 @@ class MemoryMailStore:
             for id in [id for id, thread_id in account.thread_of.items() if thread_id == email.thread_id]:
                 del account.thread_of[id]
 
-    async def copy(self, mailbox_id: int, uids: Sequence[int], target_id: int) -> list[tuple[int, int]]:
-        source, target = self._mailbox_by_id(mailbox_id), self._target(mailbox_id, target_id)
-        account = source.account
+    async def copy(
+        self, mailbox_id: int, uids: Sequence[int], target_id: int, *, keep: str = ALL_FLAGS
+    ) -> list[tuple[int, int]]:
+        source, target = self._mailbox_by_id(mailbox_id), self._mailbox_by_id(target_id)
         rows = [source.rows[uid] for uid in sorted(set(uids)) if uid in source.rows]
-        if not rows:
-            return []
+        return self._copy_rows(source, rows, target, keep) if rows else []
+
+    def _copy_rows(self, source: MailboxRecord, rows: list[Row], target: MailboxRecord, keep: str) -> list[tuple[int, int]]:
+        """In another account an email finds its thread as a new one does, and each is a change of its own."""
+        account = target.account
         if not account.has_room(sum(row.size for row in rows), len(rows)):
             raise OverQuota("over quota", account.name)
+        is_own = source.account is account
         modseq = self._next_modseq(account)
-        pairs = []
+        pairs: list[tuple[int, int]] = []
         for row in rows:
-            email = account.emails[row.email_id]
-            rendering = self._rendering(email)
-            copied = self._new_email(account, rendering, email.received, email.description, modseq, email.thread_id)
-            new = self._new_row(target, copied, modseq, row.internal_date, row.bits, row.keywords)
+            if not is_own and pairs:
+                modseq = self._next_modseq(account)
+            email = source.account.emails[row.email_id]
+            thread_id = email.thread_id if is_own else b""
+            copied = self._new_email(account, self._rendering(email), email.received, email.description, modseq, thread_id)
+            new = self._new_row(target, copied, modseq, row.internal_date, *kept_flags(keep, row.bits, row.keywords))
             pairs.append((row.uid, new.uid))
-        self._log(account, modseq, "mailbox", _mailbox_key(target_id), "updated")
+            if not is_own:
+                self._log(account, modseq, "mailbox", mailbox_key(target.id), "updated")
+        if is_own:
+            self._log(account, modseq, "mailbox", mailbox_key(target.id), "updated")
         self._tell(account)
         return pairs
 
-    async def move(self, mailbox_id: int, uids: Sequence[int], target_id: int) -> list[tuple[int, int]]:
-        source, target = self._mailbox_by_id(mailbox_id), self._target(mailbox_id, target_id)
+    async def move(
+        self, mailbox_id: int, uids: Sequence[int], target_id: int, *, keep: str = ALL_FLAGS
+    ) -> list[tuple[int, int]]:
+        source, target = self._mailbox_by_id(mailbox_id), self._mailbox_by_id(target_id)
         present = [uid for uid in sorted(set(uids)) if uid in source.rows]
         if not present:
             return []
+        if source.account is not target.account:
+            pairs = self._copy_rows(source, [source.rows[uid] for uid in present], target, keep)
+            await self.expunge(mailbox_id, present)
+            return pairs
         modseq = self._next_modseq(source.account)
-        pairs = self._move_rows(source, present, target, modseq)
+        pairs = self._move_rows(source, present, target, modseq, keep)
         self._tell(source.account)
         return pairs
 
-    def _move_rows(self, source: _Mailbox, uids: Sequence[int], target: _Mailbox, modseq: int) -> list[tuple[int, int]]:
+    def _move_rows(
+        self, source: MailboxRecord, uids: Sequence[int], target: MailboxRecord, modseq: int, keep: str = ALL_FLAGS
+    ) -> list[tuple[int, int]]:
         """The email stays the same one (RFC 8474 §4.2): only where it is a member changes."""
         account = source.account
         pairs = []
@@ -619,20 +665,14 @@ class MemoryMailStore:
             row = source.rows.pop(uid)
             email = account.emails[row.email_id]
             email.memberships.remove((source.id, uid))
-            self._log(account, modseq, "message", _message_key(source.id, uid), "destroyed")
-            new = self._new_row(target, email, modseq, row.internal_date, row.bits, row.keywords)
+            self._log(account, modseq, "message", message_key(source.id, uid), "destroyed")
+            new = self._new_row(target, email, modseq, row.internal_date, *kept_flags(keep, row.bits, row.keywords))
             self._log(account, modseq, "email", email.id, "updated")
             pairs.append((uid, new.uid))
         source.highest_modseq = modseq
         for mailbox_id in dict.fromkeys((source.id, target.id)):
-            self._log(account, modseq, "mailbox", _mailbox_key(mailbox_id), "updated")
+            self._log(account, modseq, "mailbox", mailbox_key(mailbox_id), "updated")
         return pairs
-
-    def _target(self, mailbox_id: int, target_id: int) -> _Mailbox:
-        target = self._mailbox_by_id(target_id)
-        if target.account is not self._mailbox_by_id(mailbox_id).account:
-            raise NotAllowed("the target is in another account")
-        return target
 
     # Changes
 
@@ -646,14 +686,19 @@ class MemoryMailStore:
         last = found[limit - 1].modseq
         return [line for line in found if line.modseq <= last]
 
-    def _next_modseq(self, account: _Account) -> int:
+    def _next_modseq(self, account: AccountRecord) -> int:
         account.modseq += 1
+        account.times.append((account.modseq, self._clock.now()))
+        oldest = self._clock.now() - self._change_retention
+        while len(account.times) > 1 and account.times[0][1] < oldest:
+            account.floor_modseq = account.times.pop(0)[0]
+            account.log = [line for line in account.log if line.modseq > account.floor_modseq]
         return account.modseq
 
-    def _log(self, account: _Account, modseq: int, kind: str, id: bytes, action: str) -> None:
+    def _log(self, account: AccountRecord, modseq: int, kind: str, id: bytes, action: str) -> None:
         account.log.append(Change(modseq, kind, id, action))
 
-    def _tell(self, account: _Account) -> None:
+    def _tell(self, account: AccountRecord) -> None:
         self._notices.tell([(account.id, account.modseq)])
 
     # Care
@@ -674,7 +719,7 @@ class MemoryMailStore:
         size = sum(content.size for content in self.blobs.contents.values())
         return CompactResult(size, size)
 
-    def _email_value(self, email: _Email) -> Email:
+    def _email_value(self, email: EmailRecord) -> Email:
         mailbox_id, uid = email.memberships[0]
         row = self._mailboxes[mailbox_id].rows[uid]
         return Email(
@@ -693,65 +738,5 @@ class MemoryMailStore:
         )
 
 
-def _mailbox_key(mailbox_id: int) -> bytes:
-    return mailbox_id.to_bytes(8, "big")
-
-
-def _message_key(mailbox_id: int, uid: int) -> bytes:
-    return mailbox_id.to_bytes(8, "big") + uid.to_bytes(4, "big")
-
-
-def _changed_flags(operation: str, row: _Row, bits: int, keywords: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
+def _changed_flags(operation: str, row: Row, bits: int, keywords: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
     return change(operation, row.bits, row.keywords, bits, keywords)
-
-
-def _add_row(into: MailboxRows, row: _Row) -> None:
-    into.add(row.uid, row.modseq, row.email_id, row.internal_date, row.size, row.bits, row.keywords)
-
-
-def _email_facts(email: _Email) -> EmailFacts:
-    described = email.description
-    row = EmailRow(
-        0, email.blob_id, email.thread_id, email.received, email.size, email.skip, False, [], email.prefix,
-        described.envelope, described.body_structure, described.headers,
-    )  # fmt: skip
-    return EmailFacts.unpack(email.id, row.pack(email.id))
-
-
-def _message_value(row: _Row, mailbox: _Mailbox) -> Message:
-    flags = join_flags(row.bits, row.keywords)
-    recent = row.uid >= mailbox.first_recent
-    return Message(row.uid, row.modseq, row.email_id, row.internal_date, row.size, flags, recent, row.saved)
-
-
-def _mailbox_value(mailbox: _Mailbox) -> Mailbox:
-    rows = mailbox.rows.values()
-    return Mailbox(
-        id=mailbox.id,
-        account_id=mailbox.account.id,
-        name=mailbox.name,
-        uid_validity=mailbox.uid_validity,
-        uid_next=mailbox.uid_next,
-        highest_modseq=mailbox.highest_modseq,
-        exists=len(rows),
-        unseen=sum(1 for row in rows if not row.bits & SEEN),
-        deleted=sum(1 for row in rows if row.bits & DELETED),
-        recent=sum(1 for row in rows if row.uid >= mailbox.first_recent),
-        size=sum(row.size for row in rows),
-        special_use=mailbox.special_use,
-        subscribed=mailbox.name in mailbox.account.subscriptions,
-        object_id=f"m{mailbox.id:x}",
-        deleted_size=sum(row.size for row in rows if row.bits & DELETED),
-    )
-
-
-def _account_value(account: _Account) -> Account:
-    return Account(
-        id=account.id,
-        name=account.name,
-        modseq=account.modseq,
-        used_bytes=sum(email.size for email in account.emails.values()),
-        used_messages=len(account.emails),
-        quota_bytes=account.quota_bytes,
-        quota_messages=account.quota_messages,
-    )

@@ -12,6 +12,12 @@ INBOX: Final = "INBOX"
 MAX_NAME_BYTES: Final = 480
 MAX_LEVELS: Final = 32
 MAX_ACCOUNT_NAME_BYTES: Final = 500
+# Of one account. Clients list all of them at each start; Gmail allows 10,000 labels.
+MAX_MAILBOXES: Final = 10_000
+MAX_SUBSCRIPTIONS: Final = 20_000
+# In the list of rights of one mailbox.
+MAX_IDENTIFIERS: Final = 500
+MAX_IDENTIFIER_BYTES: Final = 490
 
 SPECIAL_USE_BY_NAME: Final = {
     "Drafts": "\\Drafts",
@@ -57,6 +63,16 @@ def check_account_name(name: str) -> None:
     size = len(name.encode(errors="replace"))
     if not 0 < size <= MAX_ACCOUNT_NAME_BYTES or any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
         raise NotAllowed("not an account name", f"{name[:80]!r}, {size} bytes")
+
+
+def check_identifier(identifier: str) -> None:
+    """Raises NotAllowed for what cannot be in a list of rights: an account's name, or "anyone", "-" before it or not."""
+    try:
+        size = len(identifier.encode())
+    except UnicodeEncodeError:
+        size = 0
+    if not 0 < size <= MAX_IDENTIFIER_BYTES or any(unicodedata.category(c) in ("Cc", "Cs") for c in identifier):
+        raise NotAllowed("not an identifier", repr(identifier[:80]))
 
 
 def parents(name: str) -> list[str]:

@@ -157,13 +157,29 @@ async def test_a_move_keeps_the_email(store: MailStore) -> None:
     assert await uids(store, made[0].mailbox_id) == [4]
 
 
-async def test_other_accounts_are_no_target(store: MailStore) -> None:
-    [made] = await fill(store, 1)
-    [other] = await fill(store, 1, account=BOB)
-    with pytest.raises(NotAllowed):
-        await store.copy(made.mailbox_id, [1], other.mailbox_id)
-    with pytest.raises(NotAllowed):
-        await store.move(made.mailbox_id, [1], other.mailbox_id)
+@pytest.mark.parametrize("name", ["copy", "move"])
+async def test_another_accounts_mailbox_may_be_the_target(store: MailStore, name: str) -> None:
+    [first] = await store.append([append_of(store.blobs, message(message_id="a"), account=BOB)])
+    assert isinstance(first, Appended)
+    answer = message("answer", message_id="b", references="a")
+    results = await store.append([append_of(store.blobs, answer, flags=("\\Seen", "\\Deleted", "k"), received=1000.0)])
+    [made] = [result for result in results if isinstance(result, Appended)]
+    assert await getattr(store, name)(made.mailbox_id, [1, 5], first.mailbox_id, keep="s") == [(1, 2)]
+    found = await store.open_message(first.mailbox_id, 2)
+    assert (found.message.flags, found.message.internal_date) == (("\\Seen",), 1000.0)
+    assert b"".join(found.rendering.chunks()) == answer
+    assert found.email.id != made.email_id
+    assert found.email.thread_id == (await store.open_message(first.mailbox_id, 1)).email.thread_id
+    bob = await store.account(BOB)
+    alice = await store.account(ALICE)
+    assert bob is not None
+    assert alice is not None
+    assert (bob.used_messages, alice.used_messages) == (2, 1 if name == "copy" else 0)
+    assert await uids(store, made.mailbox_id) == ([1] if name == "copy" else [])
+    await store.set_quota(BOB, quota_bytes=0, quota_messages=2)
+    if name == "copy":
+        with pytest.raises(OverQuota):
+            await store.copy(made.mailbox_id, [1], first.mailbox_id)
 
 
 async def test_renderings_stop_at_a_limit_and_at_a_gap(store: MailStore) -> None:

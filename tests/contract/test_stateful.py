@@ -35,7 +35,7 @@ class Stores(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.path = tempfile.mkdtemp(prefix="rusmes-stateful-")
         self.clock = FakeClock()
-        self.model: Any = MemoryMailStore(clock=self.clock, ids=CountedIds())  # type: ignore[arg-type]
+        self.model: Any = MemoryMailStore(clock=self.clock, ids=CountedIds(), change_retention=1e12)  # type: ignore[arg-type]
         self.ids = CountedIds()
         self.store: Any = None
         self.mailbox_ids: list[int] = [1]
@@ -43,7 +43,8 @@ class Stores(RuleBasedStateMachine):
 
     def _open(self) -> None:
         self.store = LmdbMailStore(
-            self.path, clock=self.clock, ids=self.ids, inline_limit=INLINE_LIMIT, map_size=MAP_BYTES  # type: ignore[arg-type]
+            self.path, clock=self.clock, ids=self.ids, inline_limit=INLINE_LIMIT, map_size=MAP_BYTES,  # type: ignore[arg-type]
+            change_retention=1e12,
         )  # fmt: skip
         self.runner.run(self.store.open())
 
@@ -127,9 +128,25 @@ class Stores(RuleBasedStateMachine):
     def expunge(self, data: Any, uids: list[int], only_deleted: bool) -> None:
         self.both("expunge", self._mailbox(data), uids, only_deleted=only_deleted)
 
-    @rule(data=st.data(), uids=UIDS, name=st.sampled_from(["copy", "move"]))
-    def copy_or_move(self, data: Any, uids: list[int], name: str) -> None:
-        self.both(name, self._mailbox(data), uids, self._mailbox(data))
+    @rule(data=st.data(), uids=UIDS, name=st.sampled_from(["copy", "move"]), keep=st.sampled_from(["stw", "s", ""]))
+    def copy_or_move(self, data: Any, uids: list[int], name: str, keep: str) -> None:
+        self.both(name, self._mailbox(data), uids, self._mailbox(data), keep=keep)
+
+    @rule(data=st.data(), identifier=st.sampled_from([BOB, "anyone", f"-{BOB}"]), rights=st.sampled_from(["", "lr", "lrs"]))
+    def set_rights(self, data: Any, identifier: str, rights: str) -> None:
+        self.both("set_rights", self._mailbox(data), identifier, rights)
+
+    @rule(
+        data=st.data(), account=ACCOUNTS, name=st.sampled_from(["/private/comment", "/shared/x"]),
+        value=st.sampled_from([None, b"", b"a\0"]), is_shared=st.booleans(), is_server=st.booleans(),
+    )  # fmt: skip
+    def set_metadata(
+        self, data: Any, account: str, name: str, value: bytes | None, is_shared: bool, is_server: bool
+    ) -> None:
+        account_id = self.account_id(account)
+        mailbox_id = 0 if is_server else self._mailbox(data)
+        if account_id != 77:
+            self.both("set_metadata", mailbox_id, 0 if is_shared else account_id, {name: value}, max_entries=1)
 
     @rule(data=st.data())
     def claim_recent(self, data: Any) -> None:
@@ -157,11 +174,15 @@ class Stores(RuleBasedStateMachine):
         for account in self.both("accounts"):
             for mailbox in self.both("mailboxes", account.id):
                 self.mailbox_ids.append(mailbox.id)
+                self.both("acl", mailbox.id)
+                for account_id in (0, self.account_id(ALICE), self.account_id(BOB)):
+                    self.both("metadata", mailbox.id, account_id)
                 for found in self.both("messages", mailbox.id):
                     self._compare_message(mailbox.id, found.uid)
             self.both("subscriptions", account.id)
             logs = [self.call(store, "changes", account.id, 0) for store in (self.model, self.store)]
             assert sorted(logs[0], key=repr) == sorted(logs[1], key=repr)
+        self.both("shared_mailboxes", [BOB, "anyone"])
         self.mailbox_ids = self.mailbox_ids or [1]
 
     def _compare_message(self, mailbox_id: int, uid: int) -> None:

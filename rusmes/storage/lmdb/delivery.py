@@ -10,7 +10,7 @@ from msgspec import structs
 from rusmes._core.batch import Batch
 from rusmes._core.delivery import add_new
 from rusmes._core.rows import EmailRow
-from rusmes.errors import NotAllowed
+from rusmes.errors import NotAllowed, OverQuota
 from rusmes.model.ids import IdSource
 from rusmes.model.mailbox import Appended
 from rusmes.model.plan import Append, Refusal
@@ -52,9 +52,15 @@ class Delivery:
             self.key_retention = seconds
 
     def append(
-        self, batch: Batch, items: Sequence[Append], descriptions: Sequence[Description], now: float
+        self, batch: Batch, items: Sequence[Append], descriptions: Sequence[Description], now: float, *, all_or_none: bool
     ) -> list[Appended | Refusal]:
-        return [self._append(batch, item, description, now) for item, description in zip(items, descriptions, strict=True)]
+        results = []
+        for item, description in zip(items, descriptions, strict=True):
+            result = self._append(batch, item, description, now)
+            if all_or_none and isinstance(result, Refusal):
+                raise (OverQuota if result.status == "5.2.2" else NotAllowed)(result.text, item.account)
+            results.append(result)
+        return results
 
     def _append(self, batch: Batch, item: Append, description: Description, now: float) -> Appended | Refusal:
         generation = int(now // GENERATION_SECONDS)

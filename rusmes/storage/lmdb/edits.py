@@ -141,8 +141,9 @@ def find_email(rows: Rows, account_id: int, email_id: bytes) -> EmailRecord | No
 
 
 def change_chain(rows: Rows, account: AccountRecord, since_modseq: int = 0) -> Iterator[tuple[int, ChangeRecord]]:
-    """The account's rows of the change log above `since_modseq`, the newest first, with their numbers. `log_reaches` says whether
-    these are all.
+    """The account's rows of the change log above `since_modseq`, the newest first, with their numbers.
+
+    `log_reaches` says whether these are all.
 
     Raises:
         StoreCorrupt: a row is missing, or another account's.

@@ -32,6 +32,9 @@ mail.mdb
 | keys          | generation 4, key                     | expiry 8, `_APPENDED`                                              |
 | blobs         | blob 16                               | `_BLOB`, checksum of key and head 4, body (if inline)              |
 | blob_refs     | blob 16                               | count 4; no row means one reference                                |
+| acl           | mailbox 8, identifier                 | rights                                                             |
+| shares        | identifier, NUL, mailbox 8            |                                                                    |
+| metadata      | mailbox 8, account 8, name            | value; mailbox 0 is the server, account 0 what all see             |
 
 queue-<slot>.mdb
 
@@ -43,11 +46,12 @@ queue-<slot>.mdb
 | blobs, blob_refs | as above                                                                                       |
 
 Flags and keywords are in the message's row, because a client that opens a mailbox reads those rows and nothing else; 16
-messages share one, since looks are what costs (`_core.blocks`). All messages of one email have the same ones but for `\\Deleted`. Counts are kept in the rows of mailbox and account, and `verify`
-counts again. Rows of emails and changes are in the order of time and not by account: what a batch writes for many accounts
-is then in few pages. So the changes of an account are a chain, from the row that the account names back. An idempotency key
-begins with its generation, a week: it is looked for in this one and as far back as keys are kept, and older ones are removed
-whole.
+messages share one, since looks are what costs (`_core.blocks`). All messages of one email have the same ones but for
+`\\Deleted`. Counts are kept in the rows of mailbox and account, and `verify` counts again. Rows of emails and changes are in the
+order of time and not by account: what a batch writes for many accounts is then in few pages. So the changes of an account are
+a chain, from the row that the account names back to the last one that was removed. An idempotency key begins with its
+generation, a week: it is looked for in this one and as far back as keys are kept, and older ones are removed whole. Mailboxes
+that others may use are found by identifier, in `shares`.
 """
 
 from __future__ import annotations
@@ -75,11 +79,11 @@ LAYOUT_VERSION: Final = 2
 
 MAIL_TABLES: Final = (
     b"meta", b"accounts", b"account_names", b"mailboxes", b"mailbox_names", b"subscriptions", b"messages", b"emails",
-    b"threads", b"message_ids", b"changes", b"keys", b"blobs", b"blob_refs",
+    b"threads", b"message_ids", b"changes", b"keys", b"blobs", b"blob_refs", b"acl", b"shares", b"metadata",
 )  # fmt: skip
 (
     META, ACCOUNTS, ACCOUNT_NAMES, MAILBOXES, MAILBOX_NAMES, SUBSCRIPTIONS, MESSAGES, EMAILS,
-    THREADS, MESSAGE_IDS, CHANGES, KEYS, BLOBS, BLOB_REFS,
+    THREADS, MESSAGE_IDS, CHANGES, KEYS, BLOBS, BLOB_REFS, ACL, SHARES, METADATA,
 ) = range(len(MAIL_TABLES))  # fmt: skip
 
 QUEUE_TABLES: Final = (b"meta", b"entries", b"states", b"blobs", b"blob_refs")
@@ -110,6 +114,22 @@ def name_key(account_id: int, name: str) -> bytes:
 
 def identifier_key(account_id: int, identifier: bytes) -> bytes:
     return _U64.pack(account_id) + hashlib.blake2b(identifier, digest_size=12).digest()
+
+
+def acl_key(mailbox_id: int, identifier: str) -> bytes:
+    return _U64.pack(mailbox_id) + identifier.encode()
+
+
+def share_prefix(identifier: str) -> bytes:
+    return identifier.encode() + b"\0"
+
+
+def share_key(identifier: str, mailbox_id: int) -> bytes:
+    return share_prefix(identifier) + _U64.pack(mailbox_id)
+
+
+def metadata_key(mailbox_id: int, account_id: int, name: str) -> bytes:
+    return _U64.pack(mailbox_id) + _U64.pack(account_id) + name.encode()
 
 
 MAX_PLAIN_KEY_BYTES: Final = 400

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from rusmes._core.batch import Batch
 from rusmes._core.blocks import block_key, messages_in
 from rusmes._core.rows import EmailFacts
+from rusmes._core.textscan import EmailReader
 from rusmes.clock import Clock, SystemClock
 from rusmes.errors import NotFound
 from rusmes.metrics import MESSAGES_APPENDED, STORE_BYTES, STORE_ERRORS, STORE_WRITABLE, Metrics
@@ -21,11 +22,11 @@ from rusmes.model.content import Content, Rendering
 from rusmes.model.ids import IdSource
 from rusmes.model.mailbox import Account, Appended, Change, Email, Mailbox, Message
 from rusmes.model.plan import Append, Refusal
-from rusmes.storage.api import ChangeListener, CompactResult, Finding, FlagChange, StoredMessage
+from rusmes.storage.api import ALL_FLAGS, ChangeListener, CompactResult, Finding, FlagChange, StoredMessage
 from rusmes.storage.changes import ChangeNotices
-from rusmes.storage.commit import Committer
+from rusmes.storage.commit import Committer, Operation
 from rusmes.storage.description import Description, describe
-from rusmes.storage.lmdb import listing
+from rusmes.storage.lmdb import listing, sharing
 from rusmes.storage.lmdb import mailboxes as boxes
 from rusmes.storage.lmdb import messages as mail
 from rusmes.storage.lmdb.blobs import LARGE_BYTES, LmdbBlobs, Tables, prepare_large
@@ -43,6 +44,7 @@ from rusmes.storage.lmdb.edits import (
     read_email,
     read_mailbox,
     read_message,
+    trim_changes,
 )
 from rusmes.storage.lmdb.environment import Environment
 from rusmes.storage.lmdb.layout import (
@@ -63,9 +65,10 @@ from rusmes.storage.lmdb.layout import (
     name_key,
     number_key,
 )
+from rusmes.storage.lmdb.scanning import scan_emails
 from rusmes.storage.lmdb.sending import renderings
 from rusmes.storage.lmdb.verify import verify_mail
-from rusmes.storage.memory import KEY_RETENTION_SECONDS
+from rusmes.storage.memory import CHANGE_RETENTION_SECONDS, KEY_RETENTION_SECONDS
 from rusmes.storage.names import normal_name
 from rusmes.storage.space import Space
 
@@ -78,6 +81,11 @@ MAP_BYTES: Final = 1 << 40
 LONG_LISTING: Final = 5000
 # What the rows of one message add beside its body, for the check of free space.
 ROW_BYTES: Final = 4096
+# How often old rows of the change log are looked for, and how many go with one change: little enough not to be felt.
+TRIM_SECONDS: Final = 60.0
+TRIMMED_AT_ONCE: Final = 200
+
+T = TypeVar("T")
 
 
 class LmdbMailStore:
@@ -97,6 +105,7 @@ class LmdbMailStore:
         metrics: Metrics | None = None,
         ids: IdSource | None = None,
         key_retention: float = KEY_RETENTION_SECONDS,
+        change_retention: float = CHANGE_RETENTION_SECONDS,
         read_only: bool = False,
     ) -> None:
         self._path = os.path.abspath(path)
@@ -117,6 +126,8 @@ class LmdbMailStore:
             space=self._space,
         )
         self._delivery = Delivery(self.blobs, self._ids, key_retention)
+        self._change_retention = change_retention
+        self._trimmed = 0.0
         self._committer = Committer(
             self._environment,
             name="mail",
@@ -159,7 +170,9 @@ class LmdbMailStore:
 
     # Delivery
 
-    async def append(self, appends: Sequence[Append]) -> list[Appended | Refusal]:
+    async def append(
+        self, appends: Sequence[Append], *, all_or_none: bool = False, expunge: tuple[int, int] | None = None
+    ) -> list[Appended | Refusal]:
         descriptions = await self._describe(appends)
         contents = list({id(item.rendering.content): item.rendering.content for item in appends}.values())
         preparations = self.blobs.preparations(contents)
@@ -169,7 +182,10 @@ class LmdbMailStore:
 
         def operation(batch: Batch) -> list[Appended | Refusal]:
             self._delivery.expire_keys(batch, now)
-            results = self._delivery.append(batch, appends, descriptions, now)
+            self._trim(batch)
+            if expunge is not None and not mail.expunge(batch, self.blobs, expunge[0], expunge[1:], only_deleted=False):
+                raise NotFound("no such message", f"mailbox {expunge[0]}, UID {expunge[1]}")
+            results = self._delivery.append(batch, appends, descriptions, now, all_or_none=all_or_none)
             for preparation in preparations:
                 preparation.check_referred(batch)
             return results
@@ -278,6 +294,9 @@ class LmdbMailStore:
             except NotFound:
                 return None
 
+    async def set_special_use(self, mailbox_id: int, special_use: str) -> None:
+        await self._committer.submit(lambda batch: boxes.set_special_use(batch, mailbox_id, special_use))
+
     async def create_mailbox(self, account_id: int, name: str, *, special_use: str = "") -> Mailbox:
         name = normal_name(name)
         now = self._clock.now()
@@ -307,6 +326,37 @@ class LmdbMailStore:
     async def claim_recent(self, mailbox_id: int) -> int:
         return await self._committer.submit(lambda batch: boxes.claim_recent(batch, mailbox_id))
 
+    # Sharing and annotations
+
+    async def acl(self, mailbox_id: int) -> dict[str, str]:
+        with self._environment.reading() as txn:
+            rows = Snapshot(self._environment, txn)
+            read_mailbox(rows, mailbox_id)
+            return sharing.acl(rows, mailbox_id)
+
+    async def set_rights(self, mailbox_id: int, identifier: str, rights: str) -> None:
+        await self._committer.submit(
+            lambda batch: sharing.set_rights(batch, mailbox_id, identifier, rights), growth=ROW_BYTES if rights else 0
+        )
+
+    async def shared_mailboxes(self, identifiers: Sequence[str]) -> list[tuple[Mailbox, dict[str, str]]]:
+        with self._environment.reading() as txn:
+            rows = Snapshot(self._environment, txn)
+            found = sharing.shared_mailboxes(rows, identifiers)
+            return [(_mailbox_value(rows, mailbox), sharing.acl(rows, mailbox.id)) for mailbox in found]
+
+    async def metadata(self, mailbox_id: int, account_id: int) -> dict[str, bytes]:
+        with self._environment.reading() as txn:
+            return sharing.metadata(Snapshot(self._environment, txn), mailbox_id, account_id)
+
+    async def set_metadata(
+        self, mailbox_id: int, account_id: int, entries: Mapping[str, bytes | None], *, max_entries: int = 0
+    ) -> None:
+        await self._committer.submit(
+            lambda batch: sharing.set_metadata(batch, mailbox_id, account_id, entries, max_entries),
+            growth=sum(ROW_BYTES + len(value) for value in entries.values() if value is not None),
+        )
+
     # Messages
 
     async def load_messages(self, mailbox_id: int, into: MailboxRows, *, first_uid: int = 1) -> Mailbox:
@@ -331,6 +381,9 @@ class LmdbMailStore:
 
     def email_bodies(self, account_id: int, email_ids: Sequence[bytes], *, limit_bytes: int = 0) -> list[Rendering | None]:
         return listing.email_bodies(self._environment, self.blobs, account_id, email_ids, limit_bytes)
+
+    def scan_emails(self, account_id: int, email_ids: Sequence[bytes], reader: EmailReader, *, first: int = 0) -> None:
+        scan_emails(self._environment, self.blobs, account_id, email_ids, reader, first)
 
     async def messages(self, mailbox_id: int, *, first_uid: int = 1, last_uid: int = 0) -> list[Message]:
         with self._environment.reading() as txn:
@@ -397,21 +450,43 @@ class LmdbMailStore:
             return [thread_id] if email is not None and email.thread_id == thread_id else []
 
     async def change_flags(self, mailbox_id: int, change: FlagChange) -> list[Message]:
-        return await self._committer.submit(lambda batch: mail.change_flags(batch, mailbox_id, change))
+        return await self._submit(lambda batch: mail.change_flags(batch, mailbox_id, change))
 
     async def expunge(self, mailbox_id: int, uids: Sequence[int], *, only_deleted: bool = False) -> list[int]:
-        return await self._committer.submit(
+        return await self._submit(
             lambda batch: mail.expunge(batch, self.blobs, mailbox_id, uids, only_deleted=only_deleted)
         )
 
-    async def copy(self, mailbox_id: int, uids: Sequence[int], target_id: int) -> list[tuple[int, int]]:
-        return await self._committer.submit(
-            lambda batch: mail.copy(batch, self.blobs, self._ids, mailbox_id, uids, target_id),
+    async def copy(
+        self, mailbox_id: int, uids: Sequence[int], target_id: int, *, keep: str = ALL_FLAGS
+    ) -> list[tuple[int, int]]:
+        return await self._submit(
+            lambda batch: mail.copy(batch, self.blobs, self._ids, mailbox_id, uids, target_id, keep),
             growth=ROW_BYTES * len(uids),
         )
 
-    async def move(self, mailbox_id: int, uids: Sequence[int], target_id: int) -> list[tuple[int, int]]:
-        return await self._committer.submit(lambda batch: mail.move(batch, mailbox_id, uids, target_id))
+    async def move(
+        self, mailbox_id: int, uids: Sequence[int], target_id: int, *, keep: str = ALL_FLAGS
+    ) -> list[tuple[int, int]]:
+        return await self._submit(
+            lambda batch: mail.move(batch, self.blobs, self._ids, mailbox_id, uids, target_id, keep)
+        )
+
+    async def _submit(self, operation: Operation[T], *, growth: int = 0) -> T:
+        """An operation that adds to the change log, and removes what is old there."""
+
+        def run(batch: Batch) -> T:
+            self._trim(batch)
+            return operation(batch)
+
+        return await self._committer.submit(run, growth=growth)
+
+    def _trim(self, batch: Batch) -> None:
+        """Once in a while, or again at once while there is much to remove."""
+        if batch.now - self._trimmed >= TRIM_SECONDS or batch.now < self._trimmed:
+            removed = trim_changes(batch, batch.now - self._change_retention, TRIMMED_AT_ONCE)
+            if removed < TRIMMED_AT_ONCE:
+                self._trimmed = batch.now
 
     # Changes
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from rusmes._core.batch import Batch
 from rusmes._core.rows import seal
-from rusmes.errors import AlreadyExists, NotAllowed
+from rusmes.errors import AlreadyExists, LimitReached, NotAllowed
 from rusmes.storage.lmdb.blobs import LmdbBlobs
 from rusmes.storage.lmdb.edits import (
     Edit,
@@ -45,7 +45,17 @@ from rusmes.storage.lmdb.layout import (
     number_key,
 )
 from rusmes.storage.lmdb.messages import all_messages, move_messages, remove_messages
-from rusmes.storage.names import INBOX, SPECIAL_USE_BY_NAME, check_account_name, is_below, normal_name, parents
+from rusmes.storage.lmdb.sharing import forget_account, forget_mailbox, inherit, touch
+from rusmes.storage.names import (
+    INBOX,
+    MAX_MAILBOXES,
+    MAX_SUBSCRIPTIONS,
+    SPECIAL_USE_BY_NAME,
+    check_account_name,
+    is_below,
+    normal_name,
+    parents,
+)
 
 # More than an account can have had between a backup and the loss of what came after it.
 LOST_MODSEQS: Final = 1 << 32
@@ -101,7 +111,9 @@ def delete_account(batch: Batch, blobs: LmdbBlobs, name: str) -> None:
         for key, _ in batch.scan(MESSAGES, number_key(mailbox.id)):
             batch.delete(MESSAGES, key)
             batch.spill_if_large()
+        forget_mailbox(batch, mailbox.id)
         batch.delete(MAILBOXES, number_key(mailbox.id))
+    forget_account(batch, account.id, name)
     last = batch.next_number(CHANGES) - 1
     for number, _ in change_chain(batch, account):
         if number == last:  # it holds the number, so that none is given twice; `trim_changes` removes it one day
@@ -142,8 +154,14 @@ def new_mailbox(batch: Batch, edit: Edit, name: str, now: float) -> MailboxRecor
     """Makes the superior names too (RFC 9051 §6.3.4); "Sent" and its like get their special use if it is free."""
     account_id = edit.account.id
     taken: set[str] | None = None
+    above = 0
+    missing = sum(not find_mailbox_id(batch, account_id, level) for level in (*parents(name), name))
+    if len(batch.scan(MAILBOX_NAMES, number_key(account_id), limit=MAX_MAILBOXES)) + missing > MAX_MAILBOXES:
+        raise LimitReached("too many mailboxes", f"at most {MAX_MAILBOXES}")
     for level in (*parents(name), name):
-        if find_mailbox_id(batch, account_id, level):
+        known = find_mailbox_id(batch, account_id, level)
+        if known:
+            above = known
             continue
         use = SPECIAL_USE_BY_NAME.get(level, "")
         if use and taken is None:
@@ -171,7 +189,18 @@ def new_mailbox(batch: Batch, edit: Edit, name: str, now: float) -> MailboxRecor
         _put_name(batch, account_id, level, mailbox.id)
         _subscribe(batch, account_id, level, True)
         edit.log(MAILBOX | CREATED, number_key(mailbox.id))
+        if above:
+            inherit(batch, above, mailbox.id)
+        above = mailbox.id
     return mailbox
+
+
+def set_special_use(batch: Batch, mailbox_id: int, special_use: str) -> None:
+    mailbox = read_mailbox(batch, mailbox_id)
+    if mailbox.special_use != special_use:
+        mailbox.special_use = special_use
+        batch.put(MAILBOXES, number_key(mailbox_id), mailbox.pack())
+        touch(batch, mailbox)
 
 
 def next_uid_validity(last: int, now: float) -> int:
@@ -254,6 +283,7 @@ def delete_mailbox(batch: Batch, blobs: LmdbBlobs, account_id: int, name: str) -
     mailbox = mailbox_named(batch, account_id, name)
     edit = Edit(batch, account)
     remove_messages(batch, edit, blobs, mailbox, all_messages(batch, mailbox.id))
+    forget_mailbox(batch, mailbox.id)
     batch.delete(MAILBOXES, number_key(mailbox.id))
     batch.delete(MAILBOX_NAMES, name_key(account_id, name))
     edit.log(MAILBOX | DESTROYED, number_key(mailbox.id))
@@ -262,6 +292,9 @@ def delete_mailbox(batch: Batch, blobs: LmdbBlobs, account_id: int, name: str) -
 
 def subscribe(batch: Batch, account_id: int, name: str, subscribed: bool) -> None:
     account = read_account(batch, account_id)
+    is_new = subscribed and not batch.has(SUBSCRIPTIONS, name_key(account_id, name))
+    if is_new and len(batch.scan(SUBSCRIPTIONS, number_key(account_id), limit=MAX_SUBSCRIPTIONS)) >= MAX_SUBSCRIPTIONS:
+        raise LimitReached("too many subscriptions", f"at most {MAX_SUBSCRIPTIONS}")
     _subscribe(batch, account_id, name, subscribed)
     mailbox_id = find_mailbox_id(batch, account_id, name)
     if mailbox_id:

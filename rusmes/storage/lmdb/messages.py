@@ -7,12 +7,15 @@ from itertools import groupby
 
 from rusmes._core.batch import Batch
 from rusmes._core.blocks import UID_BITS, Flagging, block_key, messages_in
+from rusmes._core.delivery import add_new
 from rusmes._core.rows import MessageRow, seal
 from rusmes.errors import NotAllowed, OverQuota
+from rusmes.mime.fields import parse_fields
+from rusmes.mime.identifiers import message_ids
 from rusmes.model.ids import IdSource
 from rusmes.model.mailbox import Message
-from rusmes.storage.api import FlagChange
-from rusmes.storage.flags import DELETED, SEEN, change, join_flags, split_flags
+from rusmes.storage.api import ALL_FLAGS, FlagChange
+from rusmes.storage.flags import DELETED, SEEN, change, join_flags, kept_flags, split_flags
 from rusmes.storage.lmdb.blobs import LmdbBlobs
 from rusmes.storage.lmdb.edits import Edit, Rows, read_account, read_email, read_mailbox, read_message
 from rusmes.storage.lmdb.layout import (
@@ -27,6 +30,7 @@ from rusmes.storage.lmdb.layout import (
     THREAD,
     THREADS,
     UPDATED,
+    AccountRecord,
     EmailRecord,
     MailboxRecord,
     message_id,
@@ -230,22 +234,21 @@ def _remove_email(batch: Batch, edit: Edit, blobs: LmdbBlobs, id: bytes, email: 
 def _pair(batch: Batch, mailbox_id: int, target_id: int) -> tuple[MailboxRecord, MailboxRecord]:
     """Source and target, one object when they are the same mailbox."""
     source = read_mailbox(batch, mailbox_id)
-    target = source if target_id == mailbox_id else read_mailbox(batch, target_id)
-    if target.account_id != source.account_id:
-        raise NotAllowed("the target is in another account")
-    return source, target
+    return source, source if target_id == mailbox_id else read_mailbox(batch, target_id)
 
 
 def copy(
-    batch: Batch, blobs: LmdbBlobs, ids: IdSource, mailbox_id: int, uids: Sequence[int], target_id: int
+    batch: Batch, blobs: LmdbBlobs, ids: IdSource, mailbox_id: int, uids: Sequence[int], target_id: int, keep: str
 ) -> list[tuple[int, int]]:
     source, target = _pair(batch, mailbox_id, target_id)
     messages = _present(batch, mailbox_id, uids)
     if not messages:
         return []
-    account = read_account(batch, source.account_id)
+    account = read_account(batch, target.account_id)
     if not account.has_room(sum(message.size for _, message in messages), len(messages)):
         raise OverQuota("over quota", account.name)
+    if source.account_id != target.account_id:
+        return _copy_across(batch, blobs, ids, source.account_id, account, target, messages, keep)
     edit = Edit(batch, account)
     pairs = []
     for uid, message in messages:
@@ -255,7 +258,8 @@ def copy(
         email.identifiers = b""  # they are with the original, or its heir
         blobs.refer_again(batch, email.blob_id)
         count_email(batch, edit, id, email, is_first=False)
-        copied = MessageRow(0, id, message.internal_date, message.size, message.bits, message.keywords, batch.now)
+        flags = kept_flags(keep, message.bits, message.keywords)
+        copied = MessageRow(0, id, message.internal_date, message.size, *flags, batch.now)
         pairs.append((uid, add_message(edit, target, email, copied)))
         edit.put_email(id, email)
         batch.spill_if_large()
@@ -265,20 +269,48 @@ def copy(
     return pairs
 
 
-def move(batch: Batch, mailbox_id: int, uids: Sequence[int], target_id: int) -> list[tuple[int, int]]:
+def _copy_across(
+    batch: Batch, blobs: LmdbBlobs, ids: IdSource, source_account_id: int, account: AccountRecord, target: MailboxRecord,
+    messages: Sequence[tuple[int, MessageRow]], keep: str,
+) -> list[tuple[int, int]]:  # fmt: skip
+    """Into another account: the emails are new there, and find their threads as if they had just come."""
+    pairs = []
+    for uid, message in messages:
+        email = read_email(batch, source_account_id, message.email_id)
+        email.account_id, email.memberships = account.id, []
+        blobs.refer_again(batch, email.blob_id)
+        account.modseq += 1
+        flags = kept_flags(keep, message.bits, message.keywords)
+        identifiers = message_ids(parse_fields(email.headers))
+        new = add_new(
+            batch, account, target, email, ids.next_id(), identifiers, *flags, internal_date=message.internal_date
+        )  # fmt: skip
+        pairs.append((uid, new))
+        batch.spill_if_large()
+    return pairs
+
+
+def move(
+    batch: Batch, blobs: LmdbBlobs, ids: IdSource, mailbox_id: int, uids: Sequence[int], target_id: int, keep: str
+) -> list[tuple[int, int]]:
     source, target = _pair(batch, mailbox_id, target_id)
     messages = _present(batch, mailbox_id, uids)
     if not messages:
         return []
+    if source.account_id != target.account_id:
+        pairs = copy(batch, blobs, ids, mailbox_id, uids, target_id, keep)
+        expunge(batch, blobs, mailbox_id, uids, only_deleted=False)
+        return pairs
     edit = Edit(batch, read_account(batch, source.account_id))
-    pairs = move_messages(batch, edit, source, target, messages)
+    pairs = move_messages(batch, edit, source, target, messages, keep)
     edit.finish()
     return pairs
 
 
 def move_messages(
-    batch: Batch, edit: Edit, source: MailboxRecord, target: MailboxRecord, messages: Sequence[tuple[int, MessageRow]]
-) -> list[tuple[int, int]]:
+    batch: Batch, edit: Edit, source: MailboxRecord, target: MailboxRecord, messages: Sequence[tuple[int, MessageRow]],
+    keep: str = ALL_FLAGS,
+) -> list[tuple[int, int]]:  # fmt: skip
     """The email stays the same one (RFC 8474 §4.2): only where it is a member changes. Writes both mailboxes."""
     pairs = []
     for uid, message in messages:
@@ -288,6 +320,7 @@ def move_messages(
         source.count(message, uid, -1)
         edit.log(MESSAGE | DESTROYED, message_id(source.id, uid))
         message.saved = batch.now
+        message.bits, message.keywords = kept_flags(keep, message.bits, message.keywords)
         pairs.append((uid, add_message(edit, target, email, message)))
         edit.put_email(message.email_id, email)
         edit.log(EMAIL | UPDATED, message.email_id)

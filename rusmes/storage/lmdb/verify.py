@@ -23,6 +23,7 @@ from rusmes.storage.lmdb.environment import Environment
 from rusmes.storage.lmdb.layout import (
     ACCOUNT_NAMES,
     ACCOUNTS,
+    ACL,
     BLOB_HEAD_BYTES,
     BLOB_REFS,
     BLOBS,
@@ -37,10 +38,12 @@ from rusmes.storage.lmdb.layout import (
     MESSAGE_IDS,
     MESSAGES,
     META,
+    METADATA,
     Q_BLOB_REFS,
     Q_BLOBS,
     Q_ENTRIES,
     Q_STATES,
+    SHARES,
     SUBSCRIPTIONS,
     THREADS,
     AccountRecord,
@@ -49,6 +52,7 @@ from rusmes.storage.lmdb.layout import (
     EmailRecord,
     LastGiven,
     MailboxRecord,
+    key_number,
     name_key,
     number_key,
     unpack_appended,
@@ -267,7 +271,8 @@ class _MailCheck:
                 yield Finding(f"mailboxes {box.id}", f"holds {self.counts[box.id]}, not {said}")
 
     def _small_tables(self) -> Iterator[Finding]:
-        for table in (META, ACCOUNT_NAMES, MAILBOX_NAMES, SUBSCRIPTIONS, THREADS, MESSAGE_IDS, CHANGES, KEYS):
+        small = (META, ACCOUNT_NAMES, MAILBOX_NAMES, SUBSCRIPTIONS, THREADS, MESSAGE_IDS, CHANGES, KEYS, ACL, SHARES, METADATA)
+        for table in small:
             name = MAIL_TABLES[table].decode()
             for key, row in self._table(table):
                 try:
@@ -280,8 +285,25 @@ class _MailCheck:
                 except BROKEN as error:
                     yield Finding(f"{name} {key.hex()}", str(error))
                     continue
-                if table == THREADS and not self.rows.has(EMAILS, key[24:]):
-                    yield Finding(f"threads {key.hex()}", "its email is missing")
+                reason = self._dangling(table, key)
+                if reason:
+                    yield Finding(f"{name} {key.hex()}", reason)
+
+    def _dangling(self, table: int, key: bytes) -> str:
+        """Why a row of a small table is of no use, "" when it is."""
+        if table == THREADS and not self.rows.has(EMAILS, key[24:]):
+            return "its email is missing"
+        if table == ACL:
+            if key_number(key) not in self.mailboxes:
+                return "its mailbox is missing"
+            return "" if self.rows.has(SHARES, key[8:] + b"\0" + key[:8]) else "it cannot be found by its identifier"
+        if table == SHARES and not self.rows.has(ACL, key[-8:] + key[:-9]):
+            return "the mailbox does not know of it"
+        if table == METADATA and key_number(key) not in (0, *self.mailboxes):
+            return "its mailbox is missing"
+        if table == METADATA and key_number(key[8:]) not in (0, *self.accounts):
+            return "its account is missing"
+        return ""
 
 
 def _queue_findings(environment: Environment, snapshot: Snapshot, txn: Any, blobs: LmdbBlobs) -> Iterator[Finding]:
