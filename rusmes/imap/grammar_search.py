@@ -55,6 +55,9 @@ def _decoder(name: str) -> Callable[[bytes], str]:
     return decode
 
 
+_UTF8: Final = _decoder("utf-8")
+
+
 # Commands
 
 
@@ -184,7 +187,7 @@ def _program(lexer: Lexer) -> tuple[str, q.Query]:
             raise GrammarError("no CHARSET after ENABLE UTF8=ACCEPT")
         lexer.space()
         return _charset_and_keys(lexer)
-    return "US-ASCII", _Keys(_decoder("us-ascii")).program(lexer)
+    return "US-ASCII", _Keys(_UTF8).program(lexer)
 
 
 def _charset_and_keys(lexer: Lexer) -> tuple[str, q.Query]:
