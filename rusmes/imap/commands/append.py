@@ -14,7 +14,7 @@ from rusmes import metrics as m
 from rusmes.errors import NotAllowed, NotFound, OverQuota, RusmesError, StoreFull
 from rusmes.imap.command import Append, AppendMessage, Command, Literal, Replace, UrlPart
 from rusmes.imap.commands.context import Context, Handler, No, NotPermitted, Ok, Outcome, Refused, outcome_of
-from rusmes.imap.commands.selection import Located, locate
+from rusmes.imap.commands.rights import Located, locate
 from rusmes.imap.response import number_set, untagged_ok
 from rusmes.model.address import Address
 from rusmes.model.content import Content, Rendering

@@ -241,6 +241,7 @@ _CODES: Final[tuple[tuple[type[RusmesError], bytes], ...]] = (
     (OverQuota, b"OVERQUOTA"),
     (NotFound, b"NONEXISTENT"),
     (AlreadyExists, b"ALREADYEXISTS"),
+    (LimitReached, b"LIMIT"),
     (NotAllowed, b"CANNOT"),
     (NotPermitted, b"NOPERM"),
     (ReadOnly, b"NOPERM"),

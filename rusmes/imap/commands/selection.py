@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from msgspec import Struct
-
-from rusmes.errors import NotFound
 from rusmes.imap.command import Check, Close, Command, Fetch, FetchItem, QResync, Select
-from rusmes.imap.commands.context import ALL_RIGHTS, Context, Handler, NotPermitted, Ok, Outcome, Selected
+from rusmes.imap.commands.context import Context, Handler, NotPermitted, Ok, Outcome, Selected
+from rusmes.imap.commands.rights import Located, locate
 from rusmes.imap.names import encode_name
 from rusmes.imap.response import exists, flags_line, list_line, permanent_flags, recent, untagged_ok
 from rusmes.imap.view import View
-from rusmes.model.mailbox import Mailbox
 from rusmes.model.query import STAR, SequenceSet
 
 CHANGING_RIGHTS: Final = "swtei"
@@ -22,22 +19,6 @@ CHANGING_RIGHTS: Final = "swtei"
 
 DELETED: Final = 8
 """The bit of \\Deleted, by its place in `storage.flags.SYSTEM_FLAGS`."""
-
-
-class Located(Struct, frozen=True):
-    """A mailbox by the name the client gives it. `rights` are the user's (RFC 4314)."""
-
-    mailbox: Mailbox
-    owner: str
-    rights: str
-
-
-async def locate(context: Context, name: str) -> Located:
-    """Raises NotFound, StoreError."""
-    mailbox = await context.store.mailbox(context.account_id, name)
-    if mailbox is None:
-        raise NotFound("there is no such mailbox")
-    return Located(mailbox, context.account, ALL_RIGHTS)
 
 
 async def select(context: Context, command: Select) -> Outcome:
