@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from rusmes.errors import (
     AlreadyExists,
+    LimitReached,
     NotAllowed,
     NotFound,
     OverQuota,

@@ -4,8 +4,8 @@ An account's own mailboxes have the names it gave them. Those of others, as far 
 are "Other Users/<account>/<mailbox>" (RFC 2342). The owner of a mailbox has every right, whatever its list says. What a user
 may not look up does not exist for him (RFC 4314 §6).
 
-Rights are independent of each other. The old ones "c" and "d" stand for "kx" and "te" when they are given, and are told when one
-of theirs is there (RFC 4314 §2.1.1).
+Rights are independent of each other. The old ones "c" and "d" stand for "kx" and "te" when they are given, and are told when
+one of theirs is there (RFC 4314 §2.1.1).
 """
 
 from __future__ import annotations
