@@ -16,6 +16,23 @@ AFTER_LOGIN: Final[tuple[str, ...]] = (
     "IDLE",
     "UNSELECT",
     "UNAUTHENTICATE",
+    "CHILDREN",
+    "NAMESPACE",
+    "LIST-EXTENDED",
+    "LIST-STATUS",
+    "LIST-MYRIGHTS",
+    "LIST-METADATA",
+    "SPECIAL-USE",
+    "CREATE-SPECIAL-USE",
+    "STATUS=SIZE",
+    "ACL",
+    "RIGHTS=texk",
+    "QUOTA",
+    "QUOTA=RES-STORAGE",
+    "QUOTA=RES-MESSAGE",
+    "QUOTA=RES-MAILBOX",
+    "QUOTASET",
+    "METADATA",
 )
 """Listed once somebody is logged in; before, a client learns nothing it could use."""
 

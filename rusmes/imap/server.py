@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rusmes import metrics as m
 from rusmes._core.lines import EndlessLine
-from rusmes.auth.api import Attempt, Authenticator, Denied
+from rusmes.auth.api import AccountAdmin, Attempt, Authenticator, Denied
 from rusmes.auth.negotiation import negotiate, offered
 from rusmes.clock import Clock
 from rusmes.errors import NotFound, RusmesError, StoreError
@@ -94,6 +94,7 @@ class ImapService:
         metrics: Metrics,
         clock: Clock,
         searcher: Any = None,
+        accounts: AccountAdmin | None = None,
         implicit_tls: bool = False,
     ) -> None:
         self.store = store
@@ -104,6 +105,7 @@ class ImapService:
         self.metrics = metrics
         self.clock = clock
         self.searcher = searcher
+        self.accounts = accounts
         self.implicit_tls = implicit_tls
         self.apply(config)
 
@@ -125,6 +127,7 @@ class ImapService:
             clock=self.clock,
             config=config,
             searcher=self.searcher,
+            accounts=self.accounts,
         )
 
     def refusal(self, reason: str) -> bytes:

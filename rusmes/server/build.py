@@ -415,6 +415,7 @@ def _imap(house: House, binding: Binding, context: Context) -> Service:
         limits=house.limits,
         metrics=house.metrics,
         clock=house.clock,
+        accounts=house.accounts,
         implicit_tls=binding.implicit_tls,
     )
 

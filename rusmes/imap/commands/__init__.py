@@ -7,8 +7,10 @@
 | `selection.py` | SELECT EXAMINE CLOSE UNSELECT CHECK |
 | `append.py` | APPEND (several, CATENATE) and REPLACE |
 | `idle.py` | IDLE and NOTIFY |
-| `mailboxes.py` | CREATE DELETE RENAME SUBSCRIBE LIST LSUB STATUS NAMESPACE |
-| `rights.py` | ACL, QUOTA, METADATA |
+| `mailboxes.py` | CREATE DELETE RENAME SUBSCRIBE STATUS NAMESPACE |
+| `listing.py` | LIST LSUB |
+| `rights.py` | ACL, and the way from a name to a mailbox |
+| `quota.py`, `metadata.py` | QUOTA; METADATA |
 | `messages.py` | FETCH STORE EXPUNGE COPY MOVE |
 | `search.py` | SEARCH SORT THREAD |
 """
@@ -19,7 +21,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from rusmes.imap.command import Command
-from rusmes.imap.commands import append, idle, notify, selection, session
+from rusmes.imap.commands import append, idle, listing, mailboxes, metadata, notify, quota, rights, selection, session
 from rusmes.imap.commands.context import Handler
 
 HANDLERS: Final[Mapping[type[Command], Handler]] = {
@@ -28,4 +30,9 @@ HANDLERS: Final[Mapping[type[Command], Handler]] = {
     **append.HANDLERS,
     **idle.HANDLERS,
     **notify.HANDLERS,
+    **mailboxes.HANDLERS,
+    **listing.HANDLERS,
+    **rights.HANDLERS,
+    **quota.HANDLERS,
+    **metadata.HANDLERS,
 }

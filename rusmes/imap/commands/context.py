@@ -28,7 +28,7 @@ from rusmes.errors import (
 
 if TYPE_CHECKING:
     from rusmes._core.counters import SharedCounters
-    from rusmes.auth.api import Attempt, Authenticator
+    from rusmes.auth.api import AccountAdmin, Attempt, Authenticator
     from rusmes.clock import Clock
     from rusmes.config.schema import Config
     from rusmes.imap.hub import Hub, Rows
@@ -97,6 +97,8 @@ class Resources(Struct, frozen=True):
     config: Config
     searcher: Any = None
     """search.api.Searcher."""
+    accounts: AccountAdmin | None = None
+    """Where quotas are kept, for SETQUOTA."""
 
 
 class Selected:
