@@ -32,6 +32,12 @@ MAX_DEAD_SECONDS: Final = 1800.0
 """A server that cannot be reached is left alone for 5 s, then twice as long, up to half an hour; then one try decides."""
 MAX_DEAD: Final = 10_000
 
+MAX_STRIKES: Final = 3
+STRIKE_SECONDS: Final = 3600.0
+MAX_STRUCK: Final = 10_000
+"""Servers with which a mail that was begun behind another one had to be begun again: after three times in a row none is begun
+so for an hour."""
+
 YIELD_AFTER: Final = 20
 """Messages of a connection after which it is given up when another worker waits for the site."""
 YIELD_SECONDS: Final = 0.5
@@ -116,6 +122,8 @@ class Pool:
         self._places: defaultdict[str, int] = defaultdict(int)
         """Our places of each site."""
         self._dead = DeadHosts(clock)
+        self._strikes: dict[tuple[str, int], tuple[int, float]] = {}
+        """How often, and until when it counts."""
         self._sweep: asyncio.TimerHandle | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._turn = count()
@@ -225,20 +233,54 @@ class Pool:
         sources = [source for source in plan.source_addresses if (":" in source) == family]
         return sources[next(self._turn) % len(sources)] if sources else ""
 
-    def give_back(self, lane: Lane, session: Session, plan: RoutePlan) -> None:
-        """The transaction is over and the connection is in step; keep it unless it has served enough mail."""
+    def _is_used_up(self, session: Session, plan: RoutePlan) -> bool:
         most = plan.messages_per_connection
         if session.offered.max_messages:
             most = min(most, session.offered.max_messages)
-        if session.sent >= most or session.connection.is_lost or plan.idle_timeout <= 0:
+        return session.sent >= most or session.connection.is_lost or session.is_aside or plan.idle_timeout <= 0
+
+    def _must_yield(self, lane: Lane, session: Session, plan: RoutePlan) -> bool:
+        """Whether the place is borrowed, and another worker waits for it."""
+        if session.sent % YIELD_AFTER or self._places[lane[0]] <= plan.limits.share:
+            return False
+        return self._is_wanted(lane[0], self._clock.monotonic())
+
+    def may_begin_another(self, lane: Lane, session: Session, plan: RoutePlan) -> bool:
+        """Whether the next mail may be begun behind the one that is being sent (RFC 2920 §3.1)."""
+        if not session.is_quick or plan.limits.messages_per_second:
+            return False
+        if self._strikes and self._struck(session)[0] >= MAX_STRIKES:
+            return False
+        return not self._is_used_up(session, plan) and not self._must_yield(lane, session, plan)
+
+    def _struck(self, session: Session) -> tuple[int, float]:
+        strikes = self._strikes.get((session.endpoint.address, session.endpoint.port), (0, 0.0))
+        return strikes if strikes[1] > self._clock.monotonic() else (0, 0.0)
+
+    def strike(self, session: Session) -> None:
+        """A mail that was begun on this session behind another one had to be begun again."""
+        strikes = self._struck(session)[0] + 1
+        key = (session.endpoint.address, session.endpoint.port)
+        self._strikes.pop(key, None)
+        while len(self._strikes) >= MAX_STRUCK:
+            del self._strikes[next(iter(self._strikes))]
+        self._strikes[key] = (strikes, self._clock.monotonic() + STRIKE_SECONDS)
+
+    def forgive(self, session: Session) -> None:
+        """It went well this time."""
+        if self._strikes and self._struck(session)[0] < MAX_STRIKES:
+            self._strikes.pop((session.endpoint.address, session.endpoint.port), None)
+
+    def give_back(self, lane: Lane, session: Session, plan: RoutePlan) -> None:
+        """The transaction is over and the connection is in step; keep it unless it has served enough mail."""
+        if self._is_used_up(session, plan):
             self.close(lane, session)
             return
-        session.idle_since = now = self._clock.monotonic()
-        is_borrowed = self._places[lane[0]] > plan.limits.share
-        if is_borrowed and session.sent % YIELD_AFTER == 0 and self._is_wanted(lane[0], now):
-            self._yielded[lane[0]] = now + YIELD_SECONDS
+        if self._must_yield(lane, session, plan):
+            self._yielded[lane[0]] = self._clock.monotonic() + YIELD_SECONDS
             self.close(lane, session)
             return
+        session.idle_since = self._clock.monotonic()
         self._idle.setdefault(lane, deque()).append(session)
         self._idle_timeouts[lane] = plan.idle_timeout
         if self._sweep is None:
@@ -267,16 +309,33 @@ class Pool:
             self._in_use[key] = left
         else:
             self._in_use.pop(key, None)
-        self._leave(lane[0])
+        if session.is_aside:
+            self._limits.release(b"out-aside:" + lane[0].encode())
+            self._limits.release(b"out")
+        else:
+            self._leave(lane[0])
         self._metrics.add(DELIVERY_ACTIVE, -1)
+
+    def set_aside(self, lane: Lane, session: Session, plan: RoutePlan) -> bool:
+        """L6s: the session does nothing but wait for the server's last word about a message, and its place at the site is for
+        others from now on. As many may be aside as the site may have connections; False: there are that many."""
+        site = lane[0].encode()
+        if session.is_aside or not self._limits.acquire(b"out-aside:" + site, plan.limits.connections):
+            return False
+        session.is_aside = True
+        self._give_up_place(lane[0])
+        return True
 
     def _leave(self, site: str) -> None:
         """Give back a place."""
+        self._give_up_place(site)
+        self._limits.release(b"out")
+
+    def _give_up_place(self, site: str) -> None:
         self._places[site] -= 1
         if not self._places[site]:
             del self._places[site]
         self._limits.release(b"out:" + site.encode())
-        self._limits.release(b"out")
 
     def _close_an_idle(self) -> bool:
         for lane, idle in self._idle.items():

@@ -75,9 +75,26 @@ class BrokenTls(Gone):
 
 
 class Session:
-    """A greeted connection. `offered` is what EHLO told; `sent` counts transactions; `is_secure` = TLS with a verified peer."""
+    """A greeted connection. `offered` is what EHLO told; `sent` counts transactions; `is_secure` = TLS with a verified peer.
 
-    __slots__ = ("_is_traced", "_reader", "connection", "endpoint", "idle_since", "is_secure", "name", "offered", "sent")
+    `is_quick`: it answered the last message at once. `is_spoiled`: something was begun on it that nobody will end, so it must
+    be cut. `is_aside`: its place at the site was given to others (`Pool.set_aside`).
+    """
+
+    __slots__ = (
+        "_is_traced",
+        "_reader",
+        "connection",
+        "endpoint",
+        "idle_since",
+        "is_aside",
+        "is_quick",
+        "is_secure",
+        "is_spoiled",
+        "name",
+        "offered",
+        "sent",
+    )
 
     def __init__(self, connection: Connection, endpoint: Endpoint) -> None:
         self.connection = connection
@@ -85,6 +102,9 @@ class Session:
         self.offered = Extensions()
         self.sent = 0
         self.is_secure = False
+        self.is_quick = False
+        self.is_spoiled = False
+        self.is_aside = False
         self.idle_since = 0.0
         self.name = f"{endpoint.host}[{endpoint.address}]" if endpoint.host != endpoint.address else f"[{endpoint.address}]"
         self._reader = ReplyReader()
@@ -125,6 +145,17 @@ class Session:
         Raises:
             Gone: no reply came, or none that is one.
         """
+        reply = await self.reply_within(seconds)
+        if reply is None:
+            raise Gone(f"no reply within {seconds:g} s")
+        return reply
+
+    async def reply_within(self, seconds: float) -> Reply | None:
+        """The next reply; None when it has not come by then, and may yet.
+
+        Raises:
+            Gone: there will be none.
+        """
         reader = self._reader
         try:
             reply = reader.next_reply()
@@ -140,7 +171,7 @@ class Session:
                 if reply is not None:
                     return self._received(reply)
         except DeadlineExceeded:
-            raise Gone(f"no reply within {seconds:g} s") from None
+            return None
         except MalformedReply as error:
             raise Gone(f"{error.public}: {error.detail}" if error.detail else error.public) from None
         except RusmesError as error:

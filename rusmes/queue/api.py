@@ -146,6 +146,39 @@ class Busy(Exception):
         self.retry_after = retry_after
 
 
+class Following(Struct, frozen=True):
+    """The mail that a worker delivers next, with the arguments of `Deliverer.deliver`."""
+
+    item: Queued
+    recipients: Sequence[Recipient]
+    destination: str
+
+
+class Begun(Protocol):
+    """What a deliverer has sent of a mail whose turn has not come."""
+
+    def abandon(self) -> None:
+        """Its turn will not come; it was not attempted."""
+
+
+class SiteWorker(Protocol):
+    """Delivers one mail after the other to a site; a site has so many of them at once.
+
+    `begun` is the deliverer's. As long as it is set, what `following` gave is what this worker delivers next.
+    """
+
+    begun: Begun | None
+
+    def following(self) -> Following | None:
+        """Take the mail that is next, to begin it before the present one has ended; None: there is none, or not in memory."""
+
+    def return_following(self) -> None:
+        """It need not wait here: whoever of the site is free first may have it."""
+
+    def step_aside(self) -> None:
+        """The present delivery only waits, and has for long: it holds up no others of the site any more, and is our last."""
+
+
 class Deliverer(Protocol):
     """Sends mail to other servers."""
 
@@ -158,7 +191,9 @@ class Deliverer(Protocol):
     async def find_target(self, destination: str) -> Target | Refusal:
         """Where a destination leads; a refusal is for all its recipients: permanent (556 5.1.10, 550 5.1.2) or not."""
 
-    async def deliver(self, item: Queued, recipients: Sequence[Recipient], destination: str) -> Sequence[Report]:
+    async def deliver(
+        self, item: Queued, recipients: Sequence[Recipient], destination: str, worker: SiteWorker | None = None
+    ) -> Sequence[Report]:
         """Send one mail to recipients of one site; a report for each, in their order. Never raises for what a peer does.
 
         Raises:

@@ -66,6 +66,10 @@ class Job:
         self.destination = destination
         self.is_ended = False
 
+    def recipients_of(self, item: Queued) -> Sequence[Recipient]:
+        indexes = self.indexes
+        return item.recipients if len(indexes) == len(item.recipients) else [item.recipients[i] for i in indexes]
+
     def end(self) -> None:
         """It counts no more for its entry."""
         if not self.is_ended:

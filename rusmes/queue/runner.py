@@ -43,7 +43,7 @@ from rusmes.queue.entry import OPEN, UNFINISHED, Active, Job, appends_of, cost, 
 from rusmes.queue.lookups import Lookups
 from rusmes.queue.outcomes import Outcomes
 from rusmes.queue.schedule import Schedule, SteadyClock
-from rusmes.queue.sites import Sites
+from rusmes.queue.sites import Sites, Worker
 from rusmes.storage.api import MailStore, QueueChange, QueueEntry, QueueStore, RecipientState
 
 MAX_JOBS: Final = 100_000
@@ -256,19 +256,19 @@ class Runner:
 
     # Work
 
-    async def _run(self, job: Job) -> None:
+    async def _run(self, job: Job, worker: Worker) -> None:
         """Carry out one job. Raises Busy, with nothing done."""
         try:
-            await self._carry_out(job)
+            await self._carry_out(job, worker)
         except Busy:
             raise
         except Exception:
             _log.exception("a job failed; its recipients are tried again later", queue_id=id_text(job.active.id))
             self._postpone(job)
 
-    async def _carry_out(self, job: Job) -> None:
+    async def _carry_out(self, job: Job, worker: Worker) -> None:
         active = job.active
-        if active.wish:
+        if active.wish and worker.begun is None:
             await self._give_up(job)
             return
         try:
@@ -283,14 +283,12 @@ class Runner:
         if item.action == "resume":
             await self._resume(job, item)
             return
-        indexes = job.indexes
-        is_all = len(indexes) == len(item.recipients)
-        recipients: Sequence[Recipient] = item.recipients if is_all else [item.recipients[i] for i in indexes]
+        recipients = job.recipients_of(item)
         try:
             if item.action == "local":
-                reports = await self._append(item, indexes, recipients)
+                reports = await self._append(item, job.indexes, recipients)
             else:
-                reports = await self._deliverer.deliver(item, recipients, job.destination)
+                reports = await self._deliverer.deliver(item, recipients, job.destination, worker)
         except Busy:
             raise
         except Exception as error:

@@ -5,6 +5,9 @@ mail waits: the first few at once, more when they do not keep up, up to this pro
 that one after the other, up to the limit. It ends when nothing waits. Every change is an event; a timer runs only while mail
 waits for a site that may have more workers than it has.
 
+A worker may take the mail after the present one early, so that both go out in one piece. And when mail moves fast, few workers
+do more with less: then more are started only for mail that would wait for longer than `SOON_SECONDS`.
+
 When the deliverer says Busy (the site, or its other users on this machine, have all the connections there may be), the
 mail goes back to the front, and the site works with one worker less; with every ten deliveries it may have one more again.
 """
@@ -17,13 +20,19 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from rusmes.log import get_logger
-from rusmes.queue.api import Busy, SiteLimits
+from rusmes.queue.api import Begun, Busy, Following, SiteLimits
 from rusmes.queue.entry import Job
 
 EAGER_WORKERS: Final = 4
 """Started without waiting. Postfix default_destination_concurrency: initial 5."""
 JOBS_PER_WORKER: Final = 2
 """More than this many waiting jobs for each worker start another one at once."""
+SOON_SECONDS: Final = 0.01
+"""Mail that waits no longer than this for a worker needs no other one."""
+PACE_WEIGHT: Final = 0.2
+"""Of the latest job in the average of what a site's jobs take."""
+MAX_PACES: Final = 10_000
+"""Sites whose pace is remembered while they have no mail."""
 GROWTH_SECONDS: Final = 0.2
 """While mail waits, one more worker each time: slow servers must not hold up what the limit allows."""
 BUSY_SECONDS: Final = 0.25
@@ -36,7 +45,7 @@ _log = get_logger("queue")
 class Site:
     """A site with its mail. `window` is how many workers it may have now, at most its limit."""
 
-    __slots__ = ("done", "growth", "key", "limits", "pause", "ready", "window", "workers")
+    __slots__ = ("done", "growth", "key", "limits", "pace", "pause", "ready", "window", "workers")
 
     def __init__(self, key: str, limits: SiteLimits) -> None:
         self.key = key
@@ -45,16 +54,55 @@ class Site:
         self.workers = 0
         self.window = limits.connections
         self.done = 0
+        self.pace = float("inf")
+        """Seconds that a job takes, on average."""
         self.growth: asyncio.TimerHandle | None = None
         self.pause: asyncio.TimerHandle | None = None
+
+
+class Worker:
+    """Implements `queue.api.SiteWorker`. `next` is the job taken early; `is_aside`: counts no more, and ends with its job."""
+
+    __slots__ = ("_sites", "begun", "is_aside", "next", "site")
+
+    def __init__(self, sites: Sites, site: Site) -> None:
+        self._sites = sites
+        self.site = site
+        self.next: Job | None = None
+        self.begun: Begun | None = None
+        self.is_aside = False
+
+    def following(self) -> Following | None:
+        site = self.site
+        if self.next is not None or not site.ready or self._sites.stopping or site.workers > site.window:
+            return None
+        job = site.ready[0]
+        item = job.active.item
+        if item is None or job.active.wish:
+            return None
+        site.ready.popleft()
+        self._sites.jobs -= 1
+        self.next = job
+        return Following(item, job.recipients_of(item), job.destination)
+
+    def return_following(self) -> None:
+        job, self.next, self.begun = self.next, None, None
+        if job is not None:
+            self._sites.put_back(self.site, job)
+
+    def step_aside(self) -> None:
+        if not self.is_aside:
+            self.is_aside = True
+            self._sites.leave(self.site)
 
 
 class Sites:
     """All sites that have mail. `run` carries out one job; it raises Busy or nothing."""
 
-    def __init__(self, run: Callable[[Job], Awaitable[None]]) -> None:
+    def __init__(self, run: Callable[[Job, Worker], Awaitable[None]]) -> None:
         self._run = run
         self._sites: dict[str, Site] = {}
+        self._paces: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.jobs = 0
         """Jobs that wait, over all sites."""
@@ -65,18 +113,34 @@ class Sites:
         site = self._sites.get(key)
         if site is None:
             site = self._sites[key] = Site(key, limits)
+            site.pace = self._paces.get(key, site.pace)
         elif site.limits is not limits:
             site.window = min(site.window, limits.connections) if site.window < site.limits.connections else limits.connections
             site.limits = limits
         site.ready.append(job)
         self.jobs += 1
         waiting = len(site.ready)
-        is_behind = site.workers < EAGER_WORKERS or waiting > JOBS_PER_WORKER * site.workers
-        if is_behind and site.workers < max(limits.share, 1):
+        workers = site.workers
+        is_behind = workers < EAGER_WORKERS or waiting > JOBS_PER_WORKER * workers
+        if is_behind and workers < max(limits.share, 1) and (not workers or waiting * site.pace > SOON_SECONDS * workers):
             self._hire(site)
         elif site.growth is None:
             self._grow_later(site)
         return waiting
+
+    def put_back(self, site: Site, job: Job) -> None:
+        """A job that was taken and is not carried out is the first again."""
+        site.ready.appendleft(job)
+        self.jobs += 1
+        self._sites.setdefault(site.key, site)
+        if not self.stopping:
+            self._hire(site)
+
+    def leave(self, site: Site) -> None:
+        """One of its workers counts no more."""
+        site.workers -= 1
+        if site.ready and not self.stopping:
+            self._hire(site)
 
     def _hire(self, site: Site) -> None:
         if site.workers >= site.window or site.pause is not None or self.stopping:
@@ -97,27 +161,59 @@ class Sites:
             self._grow_later(site)
 
     async def _work(self, site: Site) -> None:
-        ready = site.ready
+        worker = Worker(self, site)
+        time = asyncio.get_running_loop().time
+        ended = time()
         try:
-            while ready and not self.stopping and site.workers <= site.window:
-                job = ready.popleft()
-                self.jobs -= 1
+            while (job := self._take(worker)) is not None:
                 try:
-                    await self._run(job)
+                    await self._run(job, worker)
                 except Busy as busy:
-                    ready.appendleft(job)
-                    self.jobs += 1
+                    self._keep(site, job)
                     self._slow_down(site, busy.retry_after)
                     return
                 except Exception:
                     _log.exception("a delivery job failed")  # the runner has put its recipients back
+                if worker.is_aside:
+                    return
+                began, ended = ended, time()
+                pace = site.pace
+                site.pace = ended - began if pace == float("inf") else pace + PACE_WEIGHT * (ended - began - pace)
                 site.done += 1
                 if site.done >= JOBS_PER_GROWTH and site.window < site.limits.connections:
                     site.window += 1
                     site.done = 0
         finally:
+            self._end(worker)
+
+    def _take(self, worker: Worker) -> Job | None:
+        """The worker's next job; None: it ends. What it has begun it carries out in any case."""
+        job, worker.next = worker.next, None
+        if job is not None and worker.begun is not None:
+            return job
+        site = worker.site
+        if self.stopping or site.workers > site.window:
+            if job is not None:
+                self._keep(site, job)
+            return None
+        if job is None and site.ready:
+            self.jobs -= 1
+            return site.ready.popleft()
+        return job
+
+    def _keep(self, site: Site, job: Job) -> None:
+        site.ready.appendleft(job)
+        self.jobs += 1
+
+    def _end(self, worker: Worker) -> None:
+        site = worker.site
+        if worker.begun is not None:
+            worker.begun.abandon()
+        if worker.next is not None:
+            self._keep(site, worker.next)
+        if not worker.is_aside:
             site.workers -= 1
-            self._after_work(site)
+        self._after_work(site)
 
     def _slow_down(self, site: Site, retry_after: float) -> None:
         site.window = max(1, site.workers - 1)
@@ -140,7 +236,12 @@ class Sites:
             if site.growth is not None:
                 site.growth.cancel()
                 site.growth = None
-            self._sites.pop(site.key, None)
+            if self._sites.get(site.key) is site:
+                del self._sites[site.key]
+                self._paces.pop(site.key, None)
+                while len(self._paces) >= MAX_PACES:
+                    del self._paces[next(iter(self._paces))]
+                self._paces[site.key] = site.pace
 
     async def stop(self, grace_seconds: float) -> None:
         """Start nothing new; wait for what is under way, then cut it off."""

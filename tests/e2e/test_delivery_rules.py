@@ -20,7 +20,7 @@ from rusmes._core.counters import Metrics
 from rusmes.clock import SystemClock
 from rusmes.config.schema import Relay
 from rusmes.config.units import Duration, Secret
-from rusmes.delivery import remote, session
+from rusmes.delivery import session, transaction
 from rusmes.delivery.remote import RemoteDeliverer
 from rusmes.delivery.tlspolicy import TlsPolicy
 from rusmes.dns import Resolver
@@ -507,7 +507,7 @@ def test_l5s_slow_greeting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_l6s_server_that_hangs_after_the_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "FINAL_SECONDS", 0.2)
+    monkeypatch.setattr(transaction, "FINAL_SECONDS", 0.2)
 
     async def test(sink: Sink, out: Out) -> None:
         sink.delays["final"] = 1.0

@@ -91,6 +91,12 @@ class Sink:
         """Say 220 to STARTTLS and then send no TLS (T13)."""
         self.stops_reading_in_body = False
         """Never read again once the body begins (L4s)."""
+        self.fragment_bytes = 0
+        """Replies are sent in pieces of so many bytes."""
+        self.keeps_refused = False
+        """After a refused message the transaction is not over (against RFC 5321 §4.1.1.4)."""
+        self.forgets_pipelined = False
+        """What came in one piece with the end of a message is lost (against RFC 2920 §3.2)."""
         self.open = 0
         self.most_open = 0
         self._server: asyncio.Server | None = None
@@ -184,11 +190,18 @@ class Sink:
             if planned:
                 reply = planned.pop(0)
                 break
-        writer.write(reply.encode("utf-8", "surrogateescape") + b"\r\n" + self.surplus.get(base, b""))
-        await writer.drain()
+        await self._send(writer, reply.encode("utf-8", "surrogateescape") + b"\r\n" + self.surplus.get(base, b""))
         if reply.startswith("421"):
             raise Dropped
         return reply
+
+    async def _send(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+        size = self.fragment_bytes or len(data)
+        for start in range(0, len(data), size):
+            writer.write(data[start : start + size])
+            await writer.drain()
+            if self.fragment_bytes:
+                await asyncio.sleep(0)
 
     async def _command(self, peer: Peer, line: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         verb = line.partition(" ")[0].upper()
@@ -269,13 +282,17 @@ class Sink:
 
     async def _end(self, peer: Peer, writer: asyncio.StreamWriter, wire: bytes, by: str) -> None:
         message = Message(peer.mail, list(peer.rcpts), wire, by, peer.tls, peer.number)
-        peer.mail, peer.rcpts, peer.chunks = "", [], []
+        mail, peer.mail, peer.rcpts, peer.chunks = peer.mail, "", [], []
+        if self.forgets_pipelined:
+            peer.buffer = b""
         try:
             reply = await self._answer(writer, "final", f"250 2.0.0 ok, message {len(self.messages)}")
         except Dropped:
             self.refused.append(message)
             raise
         (self.messages if reply.startswith("2") else self.refused).append(message)
+        if self.keeps_refused and not reply.startswith("2"):
+            peer.mail = mail
         self._new_message.set()
 
     async def _starttls(self, peer: Peer, writer: asyncio.StreamWriter) -> bool:

@@ -60,7 +60,9 @@ class Deliveries:
         await asyncio.sleep(0)
         return self.targets[destination]
 
-    async def deliver(self, item: Queued, recipients: Sequence[Recipient], destination: str) -> Sequence[Report]:
+    async def deliver(
+        self, item: Queued, recipients: Sequence[Recipient], destination: str, worker: Any = None
+    ) -> Sequence[Report]:
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:

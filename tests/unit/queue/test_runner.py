@@ -360,7 +360,7 @@ def test_busy_keeps_the_mail_in_place() -> None:
         calls = 0
         original = b.deliveries.deliver
 
-        async def deliver(item: Any, recipients: Any, destination: str) -> Any:
+        async def deliver(item: Any, recipients: Any, destination: str, worker: Any) -> Any:
             nonlocal calls
             calls += 1
             if calls in (1, 2, 3):
