@@ -544,6 +544,21 @@ cdef class EmailFacts:
         return cut(octets(self.row) + self.headers_at, <Py_ssize_t>(self.end - self.headers_at))
 
 
+def facts_of(object get, object table, uint64_t account_id, object ids not None) -> list:
+    cdef EmailFacts facts
+    cdef list found = []
+    cdef bytes id
+    for id in ids:
+        row = get(id, None, table) if PyBytes_GET_SIZE(id) == ID_OCTETS else None
+        facts = None
+        if row is not None:
+            facts = EmailFacts.unpack(id, row)
+            if facts.account_id != account_id:
+                facts = None
+        found.append(facts)
+    return found
+
+
 def email_to_send(bytes key not None, bytes row not None) -> tuple:
     cdef Py_ssize_t n = check("emails", key, row, EMAIL_OCTETS)
     cdef const unsigned char* p = octets(row)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from rusmes._core.blocks import add_to, block_key, load_blocks
-from rusmes._core.rows import EmailFacts
+from rusmes._core.rows import EmailFacts, facts_of
 from rusmes.errors import NotFound
 from rusmes.model.content import Rendering
 from rusmes.storage.lmdb.blobs import LmdbBlobs
@@ -107,17 +107,7 @@ def _message_marks(record: ChangeRecord, prefix: bytes) -> list[tuple[int, int]]
 
 def email_facts(environment: Environment, account_id: int, ids: Sequence[bytes]) -> list[EmailFacts | None]:
     with environment.reading() as txn:
-        return _facts(environment, txn, account_id, ids)
-
-
-def _facts(environment: Environment, txn: object, account_id: int, ids: Sequence[bytes]) -> list[EmailFacts | None]:
-    rows = Snapshot(environment, txn)
-    found: list[EmailFacts | None] = []
-    for id in ids:
-        row = rows.get(EMAILS, id)
-        facts = EmailFacts.unpack(id, row) if row is not None else None
-        found.append(facts if facts is not None and facts.account_id == account_id else None)
-    return found
+        return facts_of(txn.get, environment.handles[EMAILS], account_id, ids)
 
 
 def email_bodies(
@@ -128,7 +118,7 @@ def email_bodies(
     with environment.reading() as txn:
         rows = Snapshot(environment, txn)
         for id in ids:
-            [facts] = _facts(environment, txn, account_id, (id,))
+            [facts] = facts_of(txn.get, environment.handles[EMAILS], account_id, (id,))
             if facts is None:
                 found.append(None)
                 continue
