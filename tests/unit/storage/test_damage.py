@@ -13,11 +13,15 @@ import pytest
 
 from rusmes._core.batch import Batch
 from rusmes._core.blocks import block_key
+from rusmes._core.rows import MessageRow
+from rusmes._core.view import MailboxRows
 from rusmes.errors import StoreCorrupt, StoreError
 from rusmes.model.mailbox import Appended
-from rusmes.storage.api import Finding
+from rusmes.storage.api import Finding, FlagChange
 from rusmes.storage.lmdb import layout
+from rusmes.storage.lmdb.edits import Edit, read_account, read_email, read_mailbox
 from rusmes.storage.lmdb.mail_store import LmdbMailStore
+from rusmes.storage.lmdb.messages import add_message
 from rusmes.storage.lmdb.queue_store import LmdbQueueStore
 from tests.contract.mails import ALICE, BOB, INLINE_LIMIT, append_of, large_message, message, queued_of
 
@@ -219,6 +223,83 @@ async def test_wrong_counts_and_references_are_found(mail_at: MailAt) -> None:
     reasons = [found.reason for found in await damage(store, lose_name)]
     assert any("its name does not lead to it" in reason for reason in reasons)
     assert any("would be given again" in reason for reason in reasons)
+
+
+async def test_rights_and_annotations_that_dangle_are_found(mail_at: MailAt) -> None:
+    store = mail_at()
+    [first, *_] = await filled(store)
+    await store.set_rights(first.mailbox_id, BOB, "lr")
+    await store.set_rights(first.mailbox_id, "anyone", "l")
+    await store.set_metadata(first.mailbox_id, first.account_id, {"/private/comment": b"x"})
+    assert list(store.verify()) == []
+
+    def lose(batch: Batch) -> None:
+        batch.delete(layout.SHARES, layout.share_key("anyone", first.mailbox_id))
+        batch.delete(layout.ACL, layout.acl_key(first.mailbox_id, BOB))
+        for key in (layout.metadata_key(99, 0, "/shared/x"), layout.metadata_key(0, 99, "/private/x")):
+            batch.put(layout.METADATA, key, layout.seal(key, b""))
+        key = layout.acl_key(99, "x")
+        batch.put(layout.ACL, key, layout.seal(key, b"l"))
+
+    reasons = {found.place.split()[0]: [] for found in await damage(store, lose)}  # type: ignore[var-annotated]
+    for found in store.verify():
+        reasons[found.place.split()[0]].append(found.reason)
+    assert {table: sorted(found) for table, found in reasons.items()} == {
+        "acl": ["it cannot be found by its identifier", "its mailbox is missing"],
+        "shares": ["the mailbox does not know of it"],
+        "metadata": ["its account is missing", "its mailbox is missing"],
+    }
+
+
+async def test_a_block_of_messages_that_rots_is_named(mail_at: MailAt) -> None:
+    store = mail_at()
+    [first, *_] = await filled(store)
+
+    def rot(batch: Batch) -> None:
+        key = block_key(first.mailbox_id, 1)
+        row = batch.get(layout.MESSAGES, key)
+        assert row is not None
+        batch.put(layout.MESSAGES, key, row[:-1] + bytes((row[-1] ^ 1,)))
+
+    findings = await damage(store, rot)
+    assert f"messages {block_key(first.mailbox_id, 1).hex()}" in [found.place for found in findings]
+    with pytest.raises(StoreCorrupt):
+        await store.messages(first.mailbox_id)
+    with pytest.raises(StoreCorrupt):
+        await store.load_messages(first.mailbox_id, MailboxRows(first.mailbox_id))
+
+
+async def test_an_email_in_two_mailboxes_has_the_same_flags_in_both(mail_at: MailAt) -> None:
+    """What JMAP will do (RFC 8621 §4.6); `\\Deleted` stays each message's own."""
+    store = mail_at()
+    [first, second, *_] = await filled(store)
+    target = await store.create_mailbox(first.account_id, "also")
+
+    def share(batch: Batch) -> None:
+        edit = Edit(batch, read_account(batch, first.account_id))
+        mailbox, email = read_mailbox(batch, target.id), read_email(batch, first.account_id, first.email_id)
+        message = MessageRow(0, first.email_id, 0.0, email.size, 0, (), batch.now)
+        add_message(edit, mailbox, email, message)
+        edit.put_email(first.email_id, email)
+        edit.put_mailbox(mailbox)
+        edit.finish()
+
+    assert await damage(store, share) == []
+    change = FlagChange((1, second.uid), "add", ("\\Seen", "\\Deleted", "k"))
+    changed = await store.change_flags(first.mailbox_id, change)
+    assert [found.flags for found in changed] == [("\\Seen", "\\Deleted", "k")] * 2
+    [there] = await store.messages(target.id)
+    assert (there.flags, there.modseq) == (("\\Seen", "k"), changed[0].modseq)
+    assert list(store.verify()) == []
+    found = await store.mailbox(first.account_id, "also")
+    assert found is not None
+    assert (found.unseen, found.deleted, found.highest_modseq) == (0, 0, there.modseq)
+    await store.change_flags(target.id, FlagChange((1,), "set", ()))
+    assert (await store.messages(first.mailbox_id))[0].flags == ("\\Deleted",)
+    await store.expunge(first.mailbox_id, [1])
+    assert list(store.verify()) == []
+    body = b"".join((await store.open_message(target.id, 1)).rendering.chunks())
+    assert body == message("one", body=b"unmistakable body\r\n")
 
 
 async def test_a_queue_that_does_not_add_up_is_found(queue_at: QueueAt) -> None:
