@@ -2,6 +2,7 @@
 
 from rusmes._core.counters cimport Metrics
 from rusmes._core.session cimport SessionCore
+from rusmes._core.smtp cimport BodyEnd
 
 
 cdef class TurnRules:
@@ -10,6 +11,8 @@ cdef class TurnRules:
     cdef tuple classes       # of replies, by their first digit
     cdef object reply_type
     cdef object take_chunk
+    cdef object end_of_body
+    cdef object settle
     cdef double bytes_per_second
 
 
@@ -25,6 +28,8 @@ cdef class Turns:
     cdef readonly int unsent
     cdef readonly object last_reply
     cdef readonly object rest    # what take_input has left to be done
+    cdef bint is_fed             # the loop's callback runs the turns, not the coroutine
+    cdef object outcome          # of the message that was waited for
     # Clocks
     cdef readonly bint in_body
     cdef bint line_begun
@@ -32,6 +37,8 @@ cdef class Turns:
     cdef double waiting_since
 
     cdef object run_turns(self)
+    cdef object take_fed_turns(self)
+    cdef object hand_over(self, BodyEnd event)
     cdef int say(self, reply) except -1
     cdef bytes take_replies(self)
     cdef int wait_for_input(self) except -1

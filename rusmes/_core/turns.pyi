@@ -24,6 +24,9 @@ class TurnRules:
         commands: for each verb its counter.
         classes: counters of replies by the first digit of their code.
         take_chunk: called with conversation and bytes of a body.
+        end_of_body: called with conversation, the event and `Turns.take_outcome`, it answers a list of replies, something that
+            gives such a list when it is awaited, or None when `take_outcome` will be called, later.
+        settle: makes replies of conversation and an outcome.
         bytes_per_second: how fast a body has to come.
     """
 
@@ -34,6 +37,8 @@ class TurnRules:
         classes: tuple[Any, ...],
         reply_type: type,
         take_chunk: Callable[[Any, bytes], object],
+        end_of_body: Callable[[Any, Any, Callable[[Any], None]], Any],
+        settle: Callable[[Any, Any], Any],
         bytes_per_second: float,
     ) -> None: ...
 
@@ -47,8 +52,9 @@ class Turns:
     A subclass
     1. calls `set_up` in its constructor;
     2. has `answer_command(reply)`: a reply to a command that is no plain success, which calls `answer`;
-    3. has `note_reply(reply)`: for the log, when it is not quiet;
-    4. has `end_of_input()`, which raises.
+    3. has `answer_message(replies)`: the replies to a message;
+    4. has `note_reply(reply)`: for the log, when it is not quiet;
+    5. has `end_of_input()`, which raises.
     """
 
     def set_up(
@@ -69,6 +75,12 @@ class Turns:
 
     def take_input(self, data: bytes) -> bytes | None:
         """What to send in answer to input; None when that takes longer, and is left in `rest`."""
+
+    def take_outcome(self, outcome: Any) -> None:
+        """The message that was waited for has an outcome: its replies are sent, and the turns go on."""
+
+    def take_up_again(self) -> bytes | None:
+        """What to send then; for the connection to call."""
 
     @property
     def rest(self) -> Any: ...

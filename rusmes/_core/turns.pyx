@@ -7,7 +7,7 @@ cimport cython
 
 from rusmes._core.counters cimport Metrics
 from rusmes._core.session cimport SessionCore
-from rusmes._core.smtp cimport BodyChunk, Command, Signal
+from rusmes._core.smtp cimport BodyChunk, BodyEnd, Command, Signal
 
 cdef enum:
     MAX_UNSENT_REPLIES = 256
@@ -16,16 +16,20 @@ cdef enum:
 
 MAX_UNSENT = MAX_UNSENT_REPLIES
 
+cdef object HELD = object()    # the turns go on when the message that ended has an outcome
+
 
 @cython.final
 cdef class TurnRules:
     def __init__(self, dict handlers not None, dict commands not None, tuple classes not None, reply_type, take_chunk,
-                 double bytes_per_second):
+                 end_of_body, settle, double bytes_per_second):
         self.handlers = handlers
         self.commands = commands
         self.classes = classes
         self.reply_type = reply_type
         self.take_chunk = take_chunk
+        self.end_of_body = end_of_body
+        self.settle = settle
         self.bytes_per_second = bytes_per_second
 
 
@@ -63,9 +67,32 @@ cdef class Turns:
                 self.answer_command(reply) if reply.code >= 300 else self.say(reply)
             elif type(event) is BodyChunk:
                 rules.take_chunk(self.conversation, (<BodyChunk>event).data)
+            elif type(event) is BodyEnd and self.is_fed:
+                rest = self.hand_over(<BodyEnd>event)
+                if rest is not None:
+                    return rest
             else:
                 return event
         return None
+
+    cdef object hand_over(self, BodyEnd event):
+        """The end of a body; None when it is answered, else what `run_turns` stops at."""
+        self.in_body = self.line_begun = False
+        replies = self.rules.end_of_body(self.conversation, event, self.take_outcome)
+        if type(replies) is list:
+            self.answer_message(replies)
+            return None
+        return HELD if replies is None else replies
+
+    def take_outcome(self, outcome) -> None:
+        self.outcome = outcome
+        self.connection.release(self.take_up_again)
+
+    def take_up_again(self):
+        """What to send when the message that was waited for has an outcome; as `take_input`."""
+        outcome, self.outcome = self.outcome, None
+        self.answer_message(self.rules.settle(self.conversation, outcome))
+        return self.take_fed_turns()
 
     def take_input(self, bytes data not None):
         cdef double most
@@ -77,7 +104,20 @@ cdef class Turns:
             if self.body_seconds > most:
                 self.body_seconds = most
         self.session.receive(data)
-        rest = self.run_turns()
+        return self.take_fed_turns()
+
+    cdef object take_fed_turns(self):
+        self.is_fed = True
+        try:
+            rest = self.run_turns()
+        finally:
+            self.is_fed = False
+        if rest is HELD:
+            self.rest = None
+            self.connection.set_deadline(None)
+            self.connection.interruptible = False
+            self.connection.hold()
+            return self.take_replies()
         if type(rest) is Signal and (<Signal>rest).kind == NEED_DATA:
             self.rest = None
             self.wait_for_input()

@@ -176,3 +176,6 @@ class PipelineRunner(Protocol):
         Raises:
             StoreError: a notice could not be written; nothing was decided.
         """
+
+    def start(self, mail: Mail, *, deadline: float | None = None) -> Plan | Awaitable[Plan]:
+        """Like `run`; the plan at once when no mailet has to be waited for, else what has to be awaited."""

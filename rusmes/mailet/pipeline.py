@@ -77,6 +77,11 @@ class Pipeline:
         Raises:
             StoreError: a notice could not be written; nothing was decided.
         """
+        plan = self.start(mail, deadline=deadline)
+        return plan if isinstance(plan, Plan) else await plan
+
+    def start(self, mail: Mail, *, deadline: float | None = None) -> Plan | Awaitable[Plan]:
+        """Like `run`; the plan at once when no mailet has to be waited for. Most pipelines wait for nobody."""
         started = time.perf_counter()
         in_session = deadline is not None
         settlement = Settlement(self._toolbox, self._chains, in_session, len(mail.recipients), self._metrics)
@@ -86,16 +91,27 @@ class Pipeline:
             unpack(mail, self._chains)
         if len(mail.recipients) > 1:
             mail.recipients = merged(mail.recipients)
-        current: Mail | None = mail
-        while current is not None:
-            if current.recipients:
-                journey.enter(current)
-            while (waiting := journey.advance()) is not None:
-                await self._wait(journey, waiting, deadline)
-            current = settlement.next_mail()
+        waiting = _advance(journey, settlement, mail)
+        if waiting is not None:
+            return self._go_on(journey, settlement, waiting, deadline, started)
+        return self._concluded(settlement.plan, started)
+
+    async def _go_on(
+        self, journey: Journey, settlement: Settlement, waiting: Awaitable[Decision], deadline: float | None, started: float
+    ) -> Plan:
+        while True:
+            await self._wait(journey, waiting, deadline)
+            next_one = journey.advance()
+            if next_one is None:
+                next_one = _advance(journey, settlement, settlement.next_mail())
+            if next_one is None:
+                return self._concluded(settlement.plan, started)
+            waiting = next_one
+
+    def _concluded(self, plan: Plan, started: float) -> Plan:
         if self._metrics is not None:
-            self._count(self._metrics, settlement.plan, time.perf_counter() - started)
-        return settlement.plan
+            self._count(self._metrics, plan, time.perf_counter() - started)
+        return plan
 
     async def _wait(self, journey: Journey, waiting: Awaitable[Decision], deadline: float | None) -> None:
         """Wait for a mailet as long as its step and the session allow; in time or not, the journey then goes on."""
@@ -137,6 +153,18 @@ class Pipeline:
             metrics.inc(MAIL_OUTCOMES["rejected"], len(plan.refused))
         for _, reason in plan.dropped:
             metrics.inc(MAIL_OUTCOMES["bounced" if reason.startswith("bounced: ") else "dropped"])
+
+
+def _advance(journey: Journey, settlement: Settlement, mail: Mail | None) -> Awaitable[Decision] | None:
+    """Run a mail, and those made on the way, until a mailet has to be waited for; None at the end."""
+    while mail is not None:
+        if mail.recipients:
+            journey.enter(mail)
+        waiting = journey.advance()
+        if waiting is not None:
+            return waiting
+        mail = settlement.next_mail()
+    return None
 
 
 _OUTCOMES: Final = {"relay": "relay", "hold": "held", "local": "local"}

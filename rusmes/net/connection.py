@@ -123,12 +123,14 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_closed_waiter",
+        "_continue",
         "_cut_when",
         "_deadline",
         "_drain_waiter",
         "_eof",
         "_expired",
         "_handshakes",
+        "_held",
         "_inbox",
         "_inbox_bytes",
         "_loop",
@@ -191,6 +193,10 @@ class Connection(asyncio.Protocol):
         self._take: Callable[[bytes], bytes | None] | None = None
         self._stopped = False
         """`_take` said that it cannot go on."""
+        self._held = False
+        """`_take` waits for something else than input."""
+        self._continue: Callable[[], bytes | None] | None = None
+        """What goes on after that; for whoever waits in `feed`, when it is on its way already."""
         self.interruptible = False
         """Whether the session may end where it is."""
         self._reading_paused = False
@@ -233,8 +239,8 @@ class Connection(asyncio.Protocol):
             self._cut_when = ()
         inbox, waiter = self._inbox, self._waiter
         if not inbox:
-            if self._take is not None and waiter is not None and not waiter.done():
-                self._answer(self._take, data, waiter)
+            if self._take is not None and waiter is not None and not self._held and not waiter.done():
+                self._answer(waiter, self._take, data)
                 return
             self._inbox = data
         elif type(inbox) is list:
@@ -242,17 +248,17 @@ class Connection(asyncio.Protocol):
         else:
             self._inbox = [inbox, data]  # type: ignore[list-item]
         self._inbox_bytes += size
-        if waiter is not None and not waiter.done():
+        if waiter is not None and not self._held and not waiter.done():
             waiter.set_result(None)
         # Also while a receive is about to go on: libuv reads up to 32 times before the loop runs anything else.
         if self._inbox_bytes >= INBOX_BYTES and not self._reading_paused:
             self._reading_paused = True
             self._transport.pause_reading()
 
-    def _answer(self, take: Callable[[bytes], bytes | None], data: bytes, waiter: asyncio.Future[None]) -> None:
-        """Input for somebody who answers at once; whoever waits in `feed` is only woken when there is more to it."""
+    def _answer(self, waiter: asyncio.Future[None], ask: Callable[..., bytes | None], *data: bytes) -> None:
+        """Send what somebody answers at once; whoever waits in `feed` is only woken when there is more to it."""
         try:
-            answer = take(data)
+            answer = ask(*data)
         except Exception as error:
             self._take = None
             waiter.set_exception(error)
@@ -317,25 +323,29 @@ class Connection(asyncio.Protocol):
             self._hand_over()
         if self._writing_paused:
             await self._drained()
-        while not self._inbox:
+        while self._stopped or self._held or not self._inbox:
             if self._writing_paused and not self._lost:  # by an answer of `feed`
                 await self._drained()
                 continue
-            if self._stopped:
+            if self._continue is not None:
+                self._go_on(self._continue)
+                continue
+            if self._stopped:  # what has come meanwhile is for the next `receive`
                 return b""
-            if self._expired:
-                raise DeadlineExceeded("timeout", "no complete input before the deadline")
-            if self._eof:
-                return b""
-            if self._lost:
-                raise ConnectionLost(self._lost_reason or "connection closed")
-            if self.interruptible and self.draining:
-                raise Draining("server is shutting down")
-            if self.interruptible and self._nudged:
-                self._nudged = False
-                raise Nudged("nudged")
-            if self._reading_paused:
-                self._resume_reading()
+            if not self._held:
+                if self._expired:
+                    raise DeadlineExceeded("timeout", "no complete input before the deadline")
+                if self._eof:
+                    return b""
+                if self._lost:
+                    raise ConnectionLost(self._lost_reason or "connection closed")
+                if self.interruptible and self.draining:
+                    raise Draining("server is shutting down")
+                if self.interruptible and self._nudged:
+                    self._nudged = False
+                    raise Nudged("nudged")
+                if self._reading_paused:
+                    self._resume_reading()
             waiter = self._waiter = self._loop.create_future()
             try:
                 await waiter
@@ -372,6 +382,38 @@ class Connection(asyncio.Protocol):
         finally:
             self._take = None
             self._stopped = False
+            self._held = False
+            self._continue = None
+
+    def hold(self) -> None:
+        """For `take`, before it answers: until `release` no input is handed over, and `feed` notices nothing."""
+        self._held = True
+
+    def release(self, go_on: Callable[[], bytes | None]) -> None:
+        """The end of `hold`: `go_on` answers as `take` does. Nothing happens when nobody waits in `feed` any more."""
+        take, waiter = self._take, self._waiter
+        if take is None:
+            return
+        if waiter is None or waiter.done():
+            self._continue = go_on
+            return
+        self._held = False
+        self._answer(waiter, go_on)
+        if self._held or waiter.done():
+            return
+        if self._inbox or self._eof or self._lost:
+            # Only a client that sends without waiting for replies has input here.
+            waiter.set_result(None)
+
+    def _go_on(self, go_on: Callable[[], bytes | None]) -> None:
+        self._continue = None
+        self._held = False
+        answer = go_on()
+        if answer is None:
+            self._stopped = True
+        elif answer:
+            self.write(answer)
+            self._hand_over()
 
     def unread(self, data: bytes) -> None:
         """Put bytes back in front of everything that is not yet received."""

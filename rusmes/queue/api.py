@@ -6,7 +6,7 @@ Towards other servers the work is divided like this: the queue decides *when* an
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -51,6 +51,10 @@ class Intake(Protocol):
             StoreFull: 452 4.3.1; nothing was stored.
             StoreError: 451 4.3.0; nothing was stored.
         """
+
+    def hand_over(self, mail: Mail, answer: Callable[[Outcome | Exception], None]) -> Awaitable[Outcome] | None:
+        """Like `accept`, for whoever has no task: None when `answer` will be called, later, with the outcome or the error; else
+        what has to be awaited. Raises like `accept`."""
 
 
 class QueueFilter(Struct, frozen=True):

@@ -10,12 +10,13 @@ New transactions are admitted while there is space, the stores take writes, and 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from rusmes.auth.api import Directory
 from rusmes.clock import Clock
 from rusmes.config.schema import Config
+from rusmes.errors import StoreError
 from rusmes.log import get_logger, log_message
 from rusmes.mailet.api import PipelineRunner
 from rusmes.metrics import Metrics
@@ -116,6 +117,7 @@ class QueueIntake:
         self._rooms: dict[str, int] = {}
         """For how many bytes there was room, at least."""
         self._rooms_until = 0.0
+        self._tasks: set[asyncio.Future[Outcome]] = set()
 
     def apply(self, config: Config, pipeline: PipelineRunner | None = None) -> None:
         """A reload."""
@@ -165,9 +167,41 @@ class QueueIntake:
 
     async def accept(self, mail: Mail) -> Outcome:
         envelope = list(mail.recipients)  # the pipeline may change the mail's own list
-        clock = self._clock
+        return await self._carry_out(mail, envelope, self._decide(mail))
+
+    def hand_over(self, mail: Mail, answer: Callable[[Outcome | Exception], None]) -> Awaitable[Outcome] | None:
+        envelope = list(mail.recipients)
+        plan = self._decide(mail)
+        if not isinstance(plan, Plan) or plan.refused:
+            return self._carry_out(mail, envelope, plan)
+        started = self._clock.monotonic()
         try:
-            plan = await self._pipeline.run(mail, deadline=clock.monotonic() + self._budget_seconds)
+            if plan.queued or _wants_success_notices(plan.appends):
+                rows = rows_of(plan, mail, self._ids)
+                self._runner.join()
+                begun = self._queue_store.begin_put(rows, _Committing(self, mail, envelope, plan, rows, answer, started))
+            else:
+                committing = _Committing(self, mail, envelope, plan, None, answer, started)
+                begun = bool(plan.appends) and self._mail_store.begin_append(plan.appends, committing)
+        except Exception:
+            self._blobs.discard(mail.content)
+            raise
+        if not begun:
+            return self._carry_out(mail, envelope, plan)
+        self._overload.begin()
+        return None
+
+    def _decide(self, mail: Mail) -> Plan | Awaitable[Plan]:
+        try:
+            return self._pipeline.start(mail, deadline=self._clock.monotonic() + self._budget_seconds)
+        except Exception:
+            self._blobs.discard(mail.content)
+            raise
+
+    async def _carry_out(self, mail: Mail, envelope: Sequence[Recipient], plan: Plan | Awaitable[Plan]) -> Outcome:
+        try:
+            if not isinstance(plan, Plan):
+                plan = await plan
             if plan.queued or _wants_success_notices(plan.appends):
                 return await self._accept_to_queue(mail, envelope, plan)
             if plan.appends:
@@ -179,6 +213,32 @@ class QueueIntake:
         refusals = _refusals(envelope, plan.refused)
         self._tell(mail, refusals, envelope, plan, "message refused" if any(refusals) else "message dropped")
         return Outcome(refusals, [])
+
+    # A commit that nobody awaits
+
+    def _committed(self, commit: _Committing, results: Sequence[Appended | Refusal] | None) -> None:
+        self._overload.end(self._clock.monotonic() - commit.started)
+        mail, rows = commit.mail, commit.rows
+        if rows is not None:
+            self._runner.kick(rows)
+            ids = [id_text(row.id) for row in rows]
+        elif results and Refusal in map(type, results):
+            task = asyncio.ensure_future(self._partly_stored(mail, commit.envelope, commit.plan, results))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(commit.finish)
+            return
+        else:
+            ids = [id_text(mail.id)]
+        self._tell(mail, (), commit.envelope, commit.plan, "message accepted")
+        commit.answer(Outcome([None] * len(commit.envelope), ids))
+
+    def _not_committed(self, commit: _Committing, error: Exception) -> None:
+        self._overload.end(self._clock.monotonic() - commit.started)
+        self._blobs.discard(commit.mail.content)
+        commit.answer(error)
+
+    # One that somebody awaits
 
     async def _accept_to_mailboxes(self, mail: Mail, envelope: Sequence[Recipient], plan: Plan) -> Outcome:
         """Local mail alone: one transaction in the mail store."""
@@ -279,6 +339,55 @@ class QueueIntake:
             fields["dropped"] = len(plan.dropped)
             fields["reason"] = plan.dropped[0][1]
         log_message("queue", event, fields)
+
+
+class _Committing:
+    """A mail whose commit was begun by `hand_over`: the store's `Answer`. Nobody can cancel it."""
+
+    __slots__ = ("_intake", "_loop", "answer", "envelope", "mail", "plan", "rows", "started")
+
+    def __init__(
+        self,
+        intake: QueueIntake,
+        mail: Mail,
+        envelope: Sequence[Recipient],
+        plan: Plan,
+        rows: Sequence[Queued] | None,
+        answer: Callable[[Outcome | Exception], None],
+        started: float,
+    ) -> None:
+        self._intake = intake
+        self._loop = asyncio.get_running_loop()
+        self.mail = mail
+        self.envelope = envelope
+        self.plan = plan
+        self.rows = rows
+        """Those of the queue; None when the plan goes to mailboxes."""
+        self.answer = answer
+        self.started = started
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
+
+    def cancelled(self) -> bool:
+        return False
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, result: Sequence[Appended | Refusal] | None) -> None:
+        self._intake._committed(self, result)
+
+    def set_exception(self, error: BaseException) -> None:
+        self._intake._not_committed(self, error if isinstance(error, Exception) else StoreError("storage failure", repr(error)))
+
+    def finish(self, task: asyncio.Future[Outcome]) -> None:
+        """The task that has to be waited for after all has ended."""
+        error = None if task.cancelled() else task.exception()
+        if task.cancelled() or error is not None:
+            self.answer(error if isinstance(error, Exception) else StoreError("storage failure", "cancelled"))
+        else:
+            self.answer(task.result())
 
 
 def _wants_success_notices(appends: Sequence[Append]) -> bool:

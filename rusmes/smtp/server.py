@@ -85,11 +85,13 @@ _RULES: Final = TurnRules(
     tuple(SMTP_REPLIES.get(f"{digit}xx", 0) for digit in range(6)),
     Reply,
     message.take_chunk,
+    message.end_of_body,
+    message.settle,
     MIN_BYTES_PER_SECOND,
 )
 
 
-Rest = Command | BodyEnd | Malformed | Signal | Awaitable[Reply] | None
+Rest = Command | BodyEnd | Malformed | Signal | Awaitable[Reply | list[Reply]] | None
 """What is left when everything that needs no waiting is done: see `Turns.take_turns`."""
 
 
@@ -242,7 +244,11 @@ class _Dialogue(Turns):
                 self.begin_line()
                 self._malformed(rest)
             elif rest is not None and not isinstance(rest, Signal):
-                self.answer_command(await rest)
+                answer = await rest
+                if isinstance(answer, list):
+                    self.answer_message(answer)
+                else:
+                    self.answer_command(answer)
             if self.unsent >= MAX_UNSENT:
                 self._connection.write(self.replies())
                 await self._connection.flush()
@@ -346,10 +352,13 @@ class _Dialogue(Turns):
 
     async def _end_of_body(self, event: BodyEnd) -> None:
         self.end_body()
-        self._conversation.junk = 0
         replies = message.end_of_body(self._conversation, event)
-        if not isinstance(replies, list):
+        if replies is not None and not isinstance(replies, list):
             replies = await replies
+        self.answer_message(replies or [])
+
+    def answer_message(self, replies: list[Reply]) -> None:
+        """A reply for the message, or one for each recipient."""
         if replies[0].code >= 500:
             self._conversation.errors += 1
             self._metrics.inc(SMTP_ERRORS)

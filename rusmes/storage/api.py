@@ -13,7 +13,7 @@ Rules for every backend:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from msgspec import Struct
 
@@ -25,7 +25,23 @@ from rusmes.model.mailbox import Account, Appended, Change, Email, Mailbox, Mess
 from rusmes.model.plan import Append, Queued, Refusal
 
 if TYPE_CHECKING:
+    import asyncio
+
     from rusmes._core.view import MailboxRows
+
+T_contra = TypeVar("T_contra", contravariant=True)
+
+
+class Answer(Protocol[T_contra]):
+    """Who is told of the end of a commit, by the loop that `get_loop` names: a future, or what does without a task's switch."""
+
+    def get_loop(self) -> asyncio.AbstractEventLoop: ...
+    def cancelled(self) -> bool:
+        """Whether nobody wants it any more; what has not begun by then is left undone."""
+
+    def done(self) -> bool: ...
+    def set_result(self, result: T_contra, /) -> None: ...
+    def set_exception(self, error: BaseException, /) -> None: ...
 
 
 ALL_FLAGS: Final = "stw"
@@ -127,6 +143,10 @@ class MailStore(Protocol):
             OverQuota, NotAllowed: with `all_or_none`, for what would be a Refusal.
             NotFound: the message to be expunged is not there.
         """
+
+    def begin_append(self, appends: Sequence[Append], answer: Answer[list[Appended | Refusal]]) -> bool:
+        """Like `append`, for whoever has no task: `answer` is told, later. False when that is more than a matter of a commit;
+        then nothing was begun. Raises like `append`."""
 
     # Accounts
 
@@ -351,6 +371,10 @@ class QueueStore(Protocol):
 
     async def put(self, items: Sequence[Queued]) -> None:
         """Make entries durable; one transaction."""
+
+    def begin_put(self, items: Sequence[Queued], answer: Answer[None]) -> bool:
+        """Like `put`, for whoever has no task: `answer` is told, later. False when that is more than a matter of a commit; then
+        nothing was begun. Raises like `put`."""
 
     async def change(self, changes: Sequence[QueueChange], new: Sequence[Queued] = ()) -> None:
         """Commit outcomes and the entries they cause (DSNs) in one transaction."""

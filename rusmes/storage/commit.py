@@ -37,6 +37,7 @@ from rusmes._core.batch import Batch, NotNew
 from rusmes.clock import Clock
 from rusmes.errors import StoreCorrupt, StoreError, StoreFull
 from rusmes.metrics import COMMIT_BATCH, COMMIT_SECONDS, COMMIT_WAIT_SECONDS, COMMITS, STORE_ERRORS, Metrics
+from rusmes.storage.api import Answer
 from rusmes.storage.lmdb.environment import Environment, Transaction, translate
 from rusmes.storage.space import Space
 
@@ -74,7 +75,7 @@ class _Waiting(Generic[T]):
 
     __slots__ = ("asked", "error", "future", "operation", "prepared", "result")
 
-    def __init__(self, operation: Operation[T], prepared: Sequence[Prepared], future: asyncio.Future[T], asked: float) -> None:
+    def __init__(self, operation: Operation[T], prepared: Sequence[Prepared], future: Answer[T], asked: float) -> None:
         self.operation = operation
         self.prepared = prepared
         self.future = future
@@ -144,7 +145,15 @@ class Committer:
     async def submit(
         self, operation: Operation[T], *, prepared: Sequence[Prepared] = (), growth: int = 0
     ) -> T:
-        """Run an operation in the next batch; returns its result once it is durable.
+        """Run an operation in the next batch; returns its result once it is durable. Arguments and errors as of `enqueue`."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self.enqueue(operation, future, prepared=prepared, growth=growth)
+        return await future
+
+    def enqueue(
+        self, operation: Operation[T], answer: Answer[T], *, prepared: Sequence[Prepared] = (), growth: int = 0
+    ) -> None:
+        """Run an operation in the next batch, and give its result or error to `answer` once that is durable.
 
         Args:
             growth: bytes the operation adds; 0 for what may use the reserve because it makes space.
@@ -159,13 +168,10 @@ class Committer:
             raise type(self._failure)(self._failure.public, self._failure.detail)
         if growth and not self._space.take(growth):
             raise StoreFull("no space left", f"{self._environment.path}: only the reserve is left")
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-        self._waiting.append(_Waiting(operation, prepared, future, time.perf_counter()))
+        self._waiting.append(_Waiting(operation, prepared, answer, time.perf_counter()))
         if not self._is_wake_up_due:
             self._is_wake_up_due = True
-            loop.call_soon(self._wake_up)
-        return await future
+            answer.get_loop().call_soon(self._wake_up)
 
     def _wake_up(self) -> None:
         """Once a turn of the loop, however many came in it: one switch of threads, and a fuller batch."""

@@ -22,10 +22,11 @@ from rusmes.model.content import Rendering
 from rusmes.model.ids import IdSource
 from rusmes.model.mailbox import Account, Appended, Change, Email, Mailbox, Message
 from rusmes.model.plan import Append, Refusal
-from rusmes.storage.api import ALL_FLAGS, ChangeListener, CompactResult, Finding, FlagChange, StoredMessage
+from rusmes.storage.api import ALL_FLAGS, Answer, ChangeListener, CompactResult, Finding, FlagChange, StoredMessage
 from rusmes.storage.changes import ChangeNotices
 from rusmes.storage.description import Description, describe
 from rusmes.storage.flags import DELETED, SEEN, change, jmap_keywords, kept_flags, split_flags
+from rusmes.storage.memory_answers import Telling
 from rusmes.storage.memory_blobs import MemoryBlobs
 from rusmes.storage.memory_queue import MemoryQueueStore
 from rusmes.storage.memory_records import (
@@ -78,6 +79,7 @@ class MemoryMailStore(MemorySharing):
         key_retention: float = KEY_RETENTION_SECONDS,
         change_retention: float = CHANGE_RETENTION_SECONDS,
     ) -> None:
+        self._telling = Telling()
         super().__init__()
         self._clock = clock or SystemClock()
         self._change_retention = change_retention
@@ -116,6 +118,10 @@ class MemoryMailStore(MemorySharing):
         if expunge is not None:
             await self.expunge(expunge[0], [expunge[1]])
         return [self._append(item) for item in appends]
+
+    def begin_append(self, appends: Sequence[Append], answer: Answer[list[Appended | Refusal]]) -> bool:
+        self._telling.begin(self.append(appends), answer)
+        return True
 
     def _check_appends(self, appends: Sequence[Append], expunge: tuple[int, int] | None) -> None:
         """Raises what one of them would be refused with; what goes at the same time makes room."""

@@ -12,7 +12,8 @@ from rusmes.metrics import Metrics
 from rusmes.model.content import Rendering
 from rusmes.model.ids import IdSource
 from rusmes.model.plan import Queued
-from rusmes.storage.api import Finding, QueueChange, QueueEntry, RecipientState
+from rusmes.storage.api import Answer, Finding, QueueChange, QueueEntry, RecipientState
+from rusmes.storage.memory_answers import Telling
 from rusmes.storage.memory_blobs import MemoryBlobs
 
 
@@ -29,6 +30,7 @@ class MemoryQueueStore:
         metrics: Metrics | None = None,
         ids: IdSource | None = None,
     ) -> None:
+        self._telling = Telling()
         self.slot = slot
         self.blobs = MemoryBlobs(ids or IdSource(), inline_limit)
         self._entries: dict[bytes, QueueEntry] = {}
@@ -46,6 +48,10 @@ class MemoryQueueStore:
         self._check_new(items)
         for item in items:
             self._put(item)
+
+    def begin_put(self, items: Sequence[Queued], answer: Answer[None]) -> bool:
+        self._telling.begin(self.put(items), answer)
+        return True
 
     def _check_new(self, items: Sequence[Queued]) -> None:
         ids = [item.id for item in items]

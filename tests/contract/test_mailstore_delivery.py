@@ -175,3 +175,23 @@ async def test_listeners_hear_of_commits(store: MailStore) -> None:
     heard.clear()
     await store.change_flags(result.mailbox_id, FlagChange((1,), "add", ("\\Seen",)))
     assert heard == []
+
+
+async def test_an_append_that_is_told(store: MailStore) -> None:
+    loop = asyncio.get_running_loop()
+    answers: list[asyncio.Future[list[Appended | Refusal]]] = [loop.create_future() for _ in range(3)]
+    await store.create_account(BOB, quota_messages=1)
+    assert store.begin_append([append_of(store.blobs), append_of(store.blobs, account=BOB)], answers[0])
+    assert store.begin_append([append_of(store.blobs, account=BOB)], answers[1])
+    assert not answers[0].done()
+    [first, second] = await answers[0]
+    assert isinstance(first, Appended)
+    assert await read(store, first) == message()
+    assert isinstance(second, Appended)
+    [refused] = await answers[1]
+    assert isinstance(refused, Refusal)
+    # What is in a file may be more than a matter of a commit.
+    large = append_of(store.blobs, large_message())
+    [stored] = await answers[2] if store.begin_append([large], answers[2]) else await store.append([large])
+    assert isinstance(stored, Appended)
+    assert await read(store, stored) == large_message()

@@ -150,3 +150,21 @@ async def test_an_entry_removed_twice_in_one_call_is_gone(queue: QueueStore) -> 
     change = QueueChange((1).to_bytes(16, "big"), {}, remove=True)
     await queue.change([change, change])
     assert list(queue.entries()) == []
+
+
+async def test_a_put_that_is_told(queue: QueueStore) -> None:
+    loop = asyncio.get_running_loop()
+    answers: list[asyncio.Future[None]] = [loop.create_future() for _ in range(3)]
+    for answer in answers[:2]:
+        assert queue.begin_put([queued_of(queue.blobs, 1)], answer)
+    assert not answers[0].done()
+    await answers[0]
+    with pytest.raises(AlreadyExists):
+        await answers[1]
+    # What is in a file may be more than a matter of a commit.
+    large = queued_of(queue.blobs, 2)
+    large.rendering = Rendering(content_of(queue.blobs, large_message()))
+    await (answers[2] if queue.begin_put([large], answers[2]) else queue.put([large]))
+    entry = await queue.get(large.id)
+    assert entry is not None
+    assert entry.item.rendering.content.read() == large_message()

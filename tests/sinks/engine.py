@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -66,6 +67,8 @@ class Engine:
         limits: SharedCounters | None = None,
     ) -> None:
         self.config = config
+        self.hands_over = False
+        """Whether `send` uses `hand_over`, as a session does, or `accept`."""
         self.clock = clock or SystemClock()
         self.ids = IdSource()
         self.metrics = Metrics()
@@ -126,7 +129,20 @@ class Engine:
         )
 
     async def send(self, *recipients: str | Recipient, **more: Any) -> Outcome:
-        return await self.intake.accept(self.mail(*recipients, **more))
+        mail = self.mail(*recipients, **more)
+        if not self.hands_over:
+            return await self.intake.accept(mail)
+        told: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+        def answer(outcome: Outcome | Exception) -> None:
+            if told.cancelled():
+                return
+            if isinstance(outcome, Exception):
+                told.set_exception(outcome)
+            else:
+                told.set_result(outcome)
+
+        return await (self.intake.hand_over(mail, answer) or told)
 
     async def inbox(self, account: str, mailbox: str = "INBOX") -> list[bytes]:
         """The messages of a mailbox."""

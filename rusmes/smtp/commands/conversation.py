@@ -58,6 +58,7 @@ class Transaction:
     """One mail from MAIL to the reply to its last byte (RFC 5321 §3.3)."""
 
     __slots__ = (
+        "handed_over",
         "id",
         "order",
         "parameters",
@@ -66,6 +67,7 @@ class Transaction:
         "recipients",
         "refusal",
         "sender",
+        "size",
         "started",
         "writer",
     )
@@ -82,6 +84,10 @@ class Transaction:
         """Where in `recipients` an address is."""
         self.order: list[int] = []
         """For each accepted RCPT its recipient's place."""
+        self.handed_over = 0.0
+        """When the intake got the mail; monotonic seconds."""
+        self.size = 0
+        """Octets that it got."""
         self.writer: ContentWriter | None = None
         """From the first byte of the body on."""
         self.refusal: Reply | None = None

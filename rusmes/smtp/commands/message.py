@@ -6,7 +6,7 @@ RFC 6409 §8 (what a submission server adds); RFC 8601 §5 (results that claim t
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -118,10 +118,16 @@ def _received(conversation: Conversation, transaction: Transaction) -> bytes:
     return received_tail(head, transaction.queue_id, conversation.ports.clock.now(), tls=origin.tls, recipient=recipient)
 
 
-def end_of_body(conversation: Conversation, event: BodyEnd) -> list[Reply] | Awaitable[list[Reply]]:
-    """What to answer to the end of DATA or of a BDAT chunk: a reply, or one for each recipient; to be awaited for a message."""
+def end_of_body(
+    conversation: Conversation, event: BodyEnd, answer: Callable[[Outcome | Exception], None] | None = None
+) -> list[Reply] | Awaitable[list[Reply]] | None:
+    """What to answer to the end of DATA or of a BDAT chunk: a reply, or one for each recipient; to be awaited for a message.
+
+    None: `answer` will be called with what `settle` makes replies of.
+    """
     transaction = conversation.transaction
     assert transaction is not None
+    conversation.junk = 0
     refusal = transaction.refusal
     if event.faults:
         refusal = refusal_of_body(event.faults)
@@ -131,7 +137,7 @@ def end_of_body(conversation: Conversation, event: BodyEnd) -> list[Reply] | Awa
         return _refused(conversation, transaction, refusal)
     if not event.last:
         return [Reply(250, "2.0.0", f"{event.size} octets received")]
-    return _hand_over(conversation, transaction, eight_bit=event.eight_bit)
+    return _hand_over(conversation, transaction, event.eight_bit, answer)
 
 
 def _refused(conversation: Conversation, transaction: Transaction, refusal: Reply) -> list[Reply]:
@@ -156,8 +162,10 @@ def _end_refused(conversation: Conversation, refusal: Reply) -> list[Reply]:
     return [refusal] * due
 
 
-async def _hand_over(conversation: Conversation, transaction: Transaction, *, eight_bit: bool) -> list[Reply]:
-    """Give the mail to the intake; its bytes are durable when that returns, and only then is it acknowledged."""
+def _hand_over(
+    conversation: Conversation, transaction: Transaction, eight_bit: bool, answer: Callable[[Outcome | Exception], None] | None
+) -> list[Reply] | Awaitable[list[Reply]] | None:
+    """Give the mail to the intake; its bytes are durable when that has an outcome, and only then is it acknowledged."""
     ports, writer = conversation.ports, transaction.writer
     assert writer is not None
     transaction.writer = None  # a cancelled session must not pull a file from under a commit
@@ -170,17 +178,38 @@ async def _hand_over(conversation: Conversation, transaction: Transaction, *, ei
     if eight_bit and mail.body_type == "7BIT":
         mail.body_type = "8BITMIME"  # what it is, not what it was said to be: the next server must be able to take it
     _mend_header(conversation, transaction, mail)
-    started = ports.clock.monotonic()
+    transaction.size = content.size
+    transaction.handed_over = ports.clock.monotonic()
+    if answer is None:
+        return _wait(conversation, ports.intake.accept(mail))
     try:
-        outcome = await ports.intake.accept(mail)
+        waiting = ports.intake.hand_over(mail, answer)
     except Exception as error:
-        if not isinstance(error, StoreError):
-            conversation.log.error("intake failed", queue_id=transaction.queue_id, error=f"{type(error).__name__}: {error}")
-        return _refused(conversation, transaction, _store_refusal(error))
-    ports.metrics.observe(MESSAGE_SECONDS, ports.clock.monotonic() - started)
+        return settle(conversation, error)
+    return None if waiting is None else _wait(conversation, waiting)
+
+
+async def _wait(conversation: Conversation, waiting: Awaitable[Outcome]) -> list[Reply]:
+    try:
+        outcome = await waiting
+    except Exception as error:
+        return settle(conversation, error)
+    return settle(conversation, outcome)
+
+
+def settle(conversation: Conversation, outcome: Outcome | Exception) -> list[Reply]:
+    """The replies to a message that the intake has an outcome for, or could not take. The transaction is over."""
+    transaction, ports = conversation.transaction, conversation.ports
+    assert transaction is not None
+    if isinstance(outcome, Exception):
+        if not isinstance(outcome, StoreError):
+            error = f"{type(outcome).__name__}: {outcome}"
+            conversation.log.error("intake failed", queue_id=transaction.queue_id, error=error)
+        return _refused(conversation, transaction, _store_refusal(outcome))
+    ports.metrics.observe(MESSAGE_SECONDS, ports.clock.monotonic() - transaction.handed_over)
     if None in outcome.refusals:
         conversation.transaction = None
-        return _accepted(conversation, transaction, outcome, content.size)
+        return _accepted(conversation, transaction, outcome)
     return _all_refused(conversation, transaction, outcome)
 
 
@@ -223,12 +252,12 @@ def _mend_header(conversation: Conversation, transaction: Transaction, mail: Mai
             mail.prepended.insert(0, f"Message-ID: <{transaction.queue_id}@{policy.hostname}>\r\n".encode())
 
 
-def _accepted(conversation: Conversation, transaction: Transaction, outcome: Outcome, size: int) -> list[Reply]:
+def _accepted(conversation: Conversation, transaction: Transaction, outcome: Outcome) -> list[Reply]:
     """At least one recipient's mail is durable."""
     metrics = conversation.ports.metrics
     metrics.inc(SMTP_MESSAGES["accepted"])
     metrics.inc(SMTP_MESSAGES_RECEIVED)
-    metrics.observe(SMTP_MESSAGE_BYTES, size)
+    metrics.observe(SMTP_MESSAGE_BYTES, transaction.size)
     conversation.messages += 1
     conversation.errors = 0
     if conversation.is_trusted:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from rusmes._core.batch import Batch
@@ -22,14 +23,14 @@ from rusmes.model.content import Content, Rendering
 from rusmes.model.ids import IdSource
 from rusmes.model.mailbox import Account, Appended, Change, Email, Mailbox, Message
 from rusmes.model.plan import Append, Refusal
-from rusmes.storage.api import ALL_FLAGS, ChangeListener, CompactResult, Finding, FlagChange, StoredMessage
+from rusmes.storage.api import ALL_FLAGS, Answer, ChangeListener, CompactResult, Finding, FlagChange, StoredMessage
 from rusmes.storage.changes import ChangeNotices
 from rusmes.storage.commit import Committer, Operation
 from rusmes.storage.description import Description, describe
 from rusmes.storage.lmdb import listing, sharing
 from rusmes.storage.lmdb import mailboxes as boxes
 from rusmes.storage.lmdb import messages as mail
-from rusmes.storage.lmdb.blobs import LARGE_BYTES, LmdbBlobs, Tables, prepare_large
+from rusmes.storage.lmdb.blobs import LARGE_BYTES, FilePreparation, LmdbBlobs, Tables, prepare_large
 from rusmes.storage.lmdb.compact import compact_environment
 from rusmes.storage.lmdb.delivery import Delivery
 from rusmes.storage.lmdb.edits import (
@@ -173,11 +174,37 @@ class LmdbMailStore:
     async def append(
         self, appends: Sequence[Append], *, all_or_none: bool = False, expunge: tuple[int, int] | None = None
     ) -> list[Appended | Refusal]:
-        descriptions = await self._describe(appends)
         contents = list({id(item.rendering.content): item.rendering.content for item in appends}.values())
+        if any(content.size > LARGE_BYTES for content in contents):
+            descriptions = await asyncio.get_running_loop().run_in_executor(None, _describe, appends)
+        else:
+            descriptions = _describe(appends)
         preparations = self.blobs.preparations(contents)
         if any(content.path and content.size > LARGE_BYTES for content in contents):
             await prepare_large(preparations)
+        operation = self._delivering(appends, descriptions, preparations, all_or_none, expunge)
+        growth = sum(0 if content.path else content.size for content in contents) + ROW_BYTES * len(appends)
+        return await self._committer.submit(operation, prepared=preparations, growth=growth)
+
+    def begin_append(self, appends: Sequence[Append], answer: Answer[list[Appended | Refusal]]) -> bool:
+        growth = 0
+        for item in appends:
+            content = item.rendering.content
+            if content.path or content.size > LARGE_BYTES:
+                return False
+            growth += content.size + ROW_BYTES
+        self._committer.enqueue(self._delivering(appends, _describe(appends), ()), answer, growth=growth)
+        return True
+
+    def _delivering(
+        self,
+        appends: Sequence[Append],
+        descriptions: Sequence[Description],
+        preparations: Sequence[FilePreparation],
+        all_or_none: bool = False,
+        expunge: tuple[int, int] | None = None,
+    ) -> Callable[[Batch], list[Appended | Refusal]]:
+        """What the commit thread does."""
         now = self._clock.now()
 
         def operation(batch: Batch) -> list[Appended | Refusal]:
@@ -188,33 +215,17 @@ class LmdbMailStore:
             results = self._delivery.append(batch, appends, descriptions, now, all_or_none=all_or_none)
             for preparation in preparations:
                 preparation.check_referred(batch)
+            batch.after_commit.append(partial(self._count, results))
             return results
 
-        growth = sum(0 if content.path else content.size for content in contents) + ROW_BYTES * len(appends)
-        results = await self._committer.submit(operation, prepared=preparations, growth=growth)
-        stored = sum(isinstance(result, Appended) for result in results)
+        return operation
+
+    def _count(self, results: Sequence[Appended | Refusal]) -> None:
+        stored = sum([type(result) is Appended for result in results])
         self._metrics.inc(MESSAGES_APPENDED, stored)
         if stored < len(results):
-            full = sum(isinstance(result, Refusal) and result.status == "5.2.2" for result in results)
+            full = sum([isinstance(result, Refusal) and result.status == "5.2.2" for result in results])
             self._metrics.inc(STORE_ERRORS["quota"], full)
-        return results
-
-    async def _describe(self, appends: Sequence[Append]) -> list[Description]:
-        """One description for each different rendering; most plans have one."""
-        known: dict[tuple[int, bytes, int], Description] = {}
-        descriptions = []
-        for item in appends:
-            rendering = item.rendering
-            key = (id(rendering.content), rendering.prefix, rendering.skip)
-            description = known.get(key)
-            if description is None:
-                if rendering.content.size > LARGE_BYTES:
-                    description = await asyncio.get_running_loop().run_in_executor(None, describe, rendering)
-                else:
-                    description = describe(rendering)
-                known[key] = description
-            descriptions.append(description)
-        return descriptions
 
     def retain_keys(self, seconds: float) -> None:
         """A reload: mail may wait for longer now, and keys have to be remembered for longer than it."""
@@ -534,6 +545,22 @@ class LmdbMailStore:
 
 def _mailbox_value(rows: Snapshot | Batch, mailbox: MailboxRecord) -> Mailbox:
     return mailbox.value(rows.has(SUBSCRIPTIONS, name_key(mailbox.account_id, mailbox.name)))
+
+
+def _describe(appends: Sequence[Append]) -> list[Description]:
+    """One description for each different rendering; most plans have one."""
+    if len(appends) == 1:
+        return [describe(appends[0].rendering)]
+    known: dict[tuple[int, bytes, int], Description] = {}
+    descriptions = []
+    for item in appends:
+        rendering = item.rendering
+        key = (id(rendering.content), rendering.prefix, rendering.skip)
+        description = known.get(key)
+        if description is None:
+            description = known[key] = describe(rendering)
+        descriptions.append(description)
+    return descriptions
 
 
 def _email_value(rows: Snapshot, account_id: int, id: bytes) -> Email | None:

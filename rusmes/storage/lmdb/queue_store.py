@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from rusmes._core.batch import Batch
 from rusmes.clock import Clock, SystemClock
@@ -17,7 +17,7 @@ from rusmes.metrics import STORE_BYTES, STORE_WRITABLE, Metrics
 from rusmes.model.content import Content
 from rusmes.model.ids import IdSource
 from rusmes.model.plan import Queued
-from rusmes.storage.api import CompactResult, Finding, QueueChange, QueueEntry, RecipientState
+from rusmes.storage.api import Answer, CompactResult, Finding, QueueChange, QueueEntry, RecipientState
 from rusmes.storage.commit import Committer
 from rusmes.storage.lmdb.blobs import LARGE_BYTES, LmdbBlobs, Tables, prepare_large
 from rusmes.storage.lmdb.compact import compact_environment
@@ -121,10 +121,28 @@ class LmdbQueueStore:
         preparations = self.blobs.preparations(contents) if any(content.path for content in contents) else []
         if preparations and any(content.path and content.size > LARGE_BYTES for content in contents):
             await prepare_large(preparations)
-        # Encoded here and not in the commit thread, where the others would wait for it.
-        rows = [(item.id, pack_entry(item), item.rendering.content) for item in items]
-        growth = ROW_BYTES + sum(0 if content.path else content.size for content in contents)
-        await self._committer.submit(lambda batch: self._put(batch, rows), prepared=preparations, growth=growth)
+        operation, growth = self._insertion(items)
+        await self._committer.submit(operation, prepared=preparations, growth=growth)
+
+    def begin_put(self, items: Sequence[Queued], answer: Answer[None]) -> bool:
+        for item in items:
+            if item.rendering.content.path:
+                return False
+        operation, growth = self._insertion(items)
+        self._committer.enqueue(operation, answer, growth=growth)
+        return True
+
+    def _insertion(self, items: Sequence[Queued]) -> tuple[Callable[[Batch], None], int]:
+        """What the commit thread does, and by how much the store grows."""
+        growth = ROW_BYTES
+        rows = []
+        for item in items:
+            content = item.rendering.content
+            # Encoded here and not in the commit thread, where the others would wait for it.
+            rows.append((item.id, pack_entry(item), content))
+            if not content.path:
+                growth += content.size
+        return lambda batch: self._put(batch, rows), growth
 
     def _put(self, batch: Batch, rows: Sequence[tuple[bytes, bytes, Content]]) -> None:
         for id, row, content in rows:

@@ -385,6 +385,78 @@ def test_client_that_leaves_before_the_reply_still_has_its_mail() -> None:
     run(scenario())
 
 
+def test_what_happens_while_a_message_is_committed() -> None:
+    async def scenario() -> None:
+        async with Bench(level="info") as bench:
+            bench.intake.delay_seconds = 0.05
+            async with bench.greeted() as client:  # the next mail comes before the reply
+                await client.transaction()
+                await client.command("DATA", 354)
+                client.send(BODY + b".\r\n")
+                await asyncio.sleep(0.01)
+                client.send("MAIL FROM:<a@b.example>\r\nRCPT TO:<alice@example.com>\r\nDATA\r\n")
+                for code in (250, 250, 250, 354):
+                    await client.expect(code)
+                client.send(BODY + b".\r\nQUIT\r\n")
+                await client.expect(250)
+                await client.expect(221)
+            async with bench.greeted() as client:  # all is said, but not all was heard
+                await client.transaction()
+                await client.command("DATA", 354)
+                client.send(BODY + b".\r\n")
+                client.writer.write_eof()
+                await client.expect(250)
+                assert await client.is_closed()
+            async with bench.greeted() as client:  # the server stops
+                await client.transaction()
+                await client.command("DATA", 354)
+                client.send(BODY + b".\r\n")
+                await asyncio.sleep(0.01)
+                bench.connections[-1].drain()
+                await client.expect(250)
+                await client.expect(421, "4.3.2")
+            assert len(bench.intake.mails) == 4
+
+    run(scenario())
+
+
+def test_a_session_that_is_cut_while_a_message_is_committed() -> None:
+    async def scenario() -> None:
+        async with Bench(level="info") as bench:
+            bench.intake.delay_seconds = 0.05
+            async with bench.greeted() as client:
+                await client.transaction()
+                await client.command("DATA", 354)
+                client.send(BODY + b".\r\n")
+                await asyncio.sleep(0.01)
+                for task in tuple(bench._tasks):
+                    task.cancel()
+                assert await client.is_closed()
+            await asyncio.sleep(0.06)
+            assert bench.bodies == [BODY]
+
+    run(scenario())
+
+
+def test_a_store_that_fails_at_the_commit() -> None:
+    async def scenario() -> None:
+        async with Bench(level="info") as bench, bench.greeted() as client:
+            for error, code, status in (
+                (StoreFull("no space left"), 452, "4.3.1"),
+                (StoreError("storage failure"), 451, "4.3.0"),
+                (LookupError("a defect"), 451, "4.3.0"),
+            ):
+                bench.intake.error = error
+                await client.transaction()
+                await client.data(BODY, code)
+                assert status in bench.logged("message refused")[-1]
+            bench.intake.error = None
+            await client.transaction()
+            await client.data(BODY, 250)
+
+    run(scenario())
+
+
 def test_large_bodies_are_streamed() -> None:
     async def scenario() -> None:
         async with Bench() as bench, bench.greeted() as client:

@@ -133,6 +133,126 @@ def test_feed_hands_over_the_end_of_input_and_what_take_raises(run: Run) -> None
     run(body)
 
 
+def test_input_behind_what_stopped_feed_is_for_the_next_receive(run: Run) -> None:
+    async def body() -> None:
+        async with connected() as (connection, _):
+            feeding = asyncio.ensure_future(connection.feed(lambda data: None))
+            await asyncio.sleep(0)
+            connection.data_received(b"stop")
+            connection.data_received(b"more")  # libuv reads on before the loop runs anything else
+            await feeding
+            assert await connection.receive() == b"more"
+
+    run(body)
+
+
+class Holding:
+    """A `take` that waits for something else than input after each "hold"."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.seen: list[bytes] = []
+
+    def __call__(self, data: bytes) -> bytes | None:
+        self.seen.append(data)
+        if data == b"hold":
+            self.connection.hold()
+            return b"wait "
+        return b"re:" + data if data and data != b"stop" else None
+
+
+def test_a_held_feed_gets_no_input_until_its_release(run: Run) -> None:
+    async def body() -> None:
+        async with connected() as (connection, peer):
+            take = Holding(connection)
+            feeding = asyncio.ensure_future(connection.feed(take))
+            await peer.send(b"hold")
+            assert await peer.read_exactly(5) == b"wait "
+            for piece, sum_of_bytes in ((b"two ", 8), (b"three", 13)):
+                await peer.send(piece)
+                while connection.bytes_in < sum_of_bytes:
+                    await asyncio.sleep(0.001)
+            assert take.seen == [b"hold"]
+            connection.release(lambda: b"done ")
+            assert await peer.read_exactly(17) == b"done re:two three"
+            await peer.send(b"hold")
+            assert await peer.read_exactly(5) == b"wait "
+            connection.release(lambda: None)
+            await feeding
+            assert connection.bytes_out == 27
+
+    run(body)
+
+
+def test_a_held_feed_answers_a_peer_that_has_said_all(run: Run) -> None:
+    async def body() -> None:
+        async with connected() as (connection, peer):
+            take = Holding(connection)
+            feeding = asyncio.ensure_future(connection.feed(take))
+            await peer.send(b"hold")
+            assert await peer.read_exactly(5) == b"wait "
+            peer.sock.shutdown(socket.SHUT_WR)
+            while not connection._eof:
+                await asyncio.sleep(0.001)
+            assert not feeding.done()
+            connection.release(lambda: b"done")
+            assert await peer.read_exactly(4) == b"done"
+            await feeding
+            assert take.seen == [b"hold", b""]
+
+    run(body)
+
+
+def test_a_release_that_fails_or_comes_late(run: Run) -> None:
+    async def body() -> None:
+        async with connected() as (connection, peer):
+
+            def fail() -> bytes:
+                raise LookupError("release")
+
+            feeding = asyncio.ensure_future(connection.feed(Holding(connection)))
+            await peer.send(b"hold")
+            assert await peer.read_exactly(5) == b"wait "
+            connection.release(fail)
+            with pytest.raises(LookupError):
+                await feeding
+            feeding = asyncio.ensure_future(connection.feed(Holding(connection)))
+            await peer.send(b"hold")
+            assert await peer.read_exactly(5) == b"wait "
+            feeding.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await feeding
+            connection.release(fail)  # nobody is there any more
+            await peer.send(b"rest")
+            assert await connection.receive() == b"rest"
+
+    run(body)
+
+
+def test_a_release_while_the_peer_does_not_read(run: Run) -> None:
+    async def body() -> None:
+        async with connected() as (connection, peer):
+            take = Holding(connection)
+            feeding = asyncio.ensure_future(connection.feed(take))
+            await peer.send(b"hold")
+            assert await peer.read_exactly(5) == b"wait "
+            connection.pause_writing()
+            connection._wake()
+            await asyncio.sleep(0)
+            connection.release(lambda: b"done")
+            await peer.send(b"next")
+            while connection.bytes_in < 8:
+                await asyncio.sleep(0.001)
+            assert take.seen == [b"hold"]
+            connection.resume_writing()
+            assert await peer.read_exactly(11) == b"donere:next"
+            feeding.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await feeding
+
+    run(body)
+
+
 def test_feed_gives_no_more_input_to_whom_the_peer_does_not_listen(run: Run) -> None:
     async def body() -> None:
         async with connected() as (connection, peer):
