@@ -166,12 +166,16 @@ def log_reaches(account: AccountRecord, since_modseq: int) -> bool:
     return account.floor_modseq <= since_modseq <= account.modseq
 
 
-def trim_changes(batch: Batch, older_than: float, limit: int) -> int:
-    """Remove the oldest rows of the change log, at most `limit`; how many. The very last row stays: it holds the number."""
+def trim_changes(batch: Batch, older_than: float, max_rows: int, limit: int) -> int:
+    """Remove the oldest rows of the change log, at most `limit`; how many.
+
+    What is older than that time goes, and what there is more than `max_rows`. The very last row stays: it holds the number.
+    """
     removed = 0
+    too_many = batch.next_number(CHANGES) - 1 - max_rows
     for key, row in batch.scan(CHANGES, b"", limit=limit + 1)[:-1]:
         record = ChangeRecord.unpack(key, row)
-        if record.seconds >= older_than:
+        if record.seconds >= older_than and int.from_bytes(key, "big") > too_many:
             break
         account_row = batch.get(ACCOUNTS, number_key(record.account_id))
         if account_row is not None:

@@ -48,8 +48,8 @@ queue-<slot>.mdb
 Flags and keywords are in the message's row, because a client that opens a mailbox reads those rows and nothing else; 16
 messages share one, since looks are what costs (`_core.blocks`). All messages of one email have the same ones but for
 `\\Deleted`. Counts are kept in the rows of mailbox and account, and `verify` counts again. Rows of emails and changes are in
-the order of time and not by account: what a batch writes for many accounts is then in few pages. So the changes of an account are
-a chain, from the row that the account names back to the last one that was removed. An idempotency key begins with its
+the order of time and not by account: what a batch writes for many accounts is then in few pages. So the changes of an account
+are a chain, from the row that the account names back to the last one that was removed. An idempotency key begins with its
 generation, a week: it is looked for in this one and as far back as keys are kept, and older ones are removed whole. Mailboxes
 that others may use are found by identifier, in `shares`.
 """

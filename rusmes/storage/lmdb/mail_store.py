@@ -85,6 +85,8 @@ ROW_BYTES: Final = 4096
 # How often old rows of the change log are looked for, and how many go with one change: little enough not to be felt.
 TRIM_SECONDS: Final = 60.0
 TRIMMED_AT_ONCE: Final = 200
+# Rows of the change log, some 150 bytes each, of all accounts together: 1.5 GB at most.
+MAX_CHANGES: Final = 10_000_000
 
 T = TypeVar("T")
 
@@ -495,7 +497,7 @@ class LmdbMailStore:
     def _trim(self, batch: Batch) -> None:
         """Once in a while, or again at once while there is much to remove."""
         if batch.now - self._trimmed >= TRIM_SECONDS or batch.now < self._trimmed:
-            removed = trim_changes(batch, batch.now - self._change_retention, TRIMMED_AT_ONCE)
+            removed = trim_changes(batch, batch.now - self._change_retention, MAX_CHANGES, TRIMMED_AT_ONCE)
             if removed < TRIMMED_AT_ONCE:
                 self._trimmed = batch.now
 

@@ -216,6 +216,8 @@ def renew_uid_validity(batch: Batch, now: float) -> int:
         account = AccountRecord.unpack(key, row)
         account.modseq += LOST_MODSEQS
         edit = Edit(batch, account)
+        # What happened between the copy and the loss is in no log.
+        account.floor_modseq, account.floor_change = account.modseq - 1, account.last_change
         for mailbox in mailboxes_of(batch, account.id):
             last = read_last(batch)
             last.uid_validity = mailbox.uid_validity = next_uid_validity(last.uid_validity, now)
