@@ -319,7 +319,7 @@ async def _mailboxes(config: Config, account: str) -> list[dict[str, Any]]:
             "messages": box.exists,
             "unseen": box.unseen,
             "size_bytes": box.size,
-            "special_use": box.special_use.lstrip("\\"),
+            "special_use": box.special_use.replace("\\", ""),
             "uid_validity": box.uid_validity,
             "uid_next": box.uid_next,
             "highest_modseq": box.highest_modseq,
