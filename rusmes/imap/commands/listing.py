@@ -88,7 +88,7 @@ async def _others(context: Context) -> list[Node]:
 class _Chosen(Struct):
     node: Node
     childinfo: tuple[str, ...] = ()
-    """What is met only by names below it (RFC 9051 §6.3.9.6)."""
+    """What is met by names below it (RFC 9051 §6.3.9.6)."""
 
 
 def _select(command: List, tree: Mapping[str, Node], matches: Callable[[str], bool]) -> Iterator[_Chosen]:
@@ -102,14 +102,17 @@ def _select(command: List, tree: Mapping[str, Node], matches: Callable[[str], bo
         # A subscription to what is not there is no reason to list it.
         yield from (_Chosen(node) for node in tree.values() if (node.mailbox or node.has_children) and matches(node.name))
         return
-    meeting = [node for node in tree.values() if all(meets(node) for meets in criteria.values())]
-    hidden = {above for node in meeting if not matches(node.name) for above in parents(node.name)}
-    names = {node.name for node in meeting}
-    wanted = names | hidden if command.recursive_match else names
-    for name in sorted(wanted, key=lambda name: (name != "INBOX", name)):
+    names = {node.name for node in tree.values() if all(meets(node) for meets in criteria.values())}
+    if not command.recursive_match:
+        yield from (_Chosen(node) for node in tree.values() if node.name in names and matches(node.name))
+        return
+    # RFC 5258 §3.5: what does not meet them itself is told for the sake of names below it that are not told themselves; what
+    # does is told of all below it.
+    hidden = {above for name in names if not matches(name) for above in parents(name)}
+    superior = {above for name in names for above in parents(name)}
+    for name in sorted(names | hidden, key=lambda name: (name != "INBOX", name)):
         if matches(name):
-            is_above = command.recursive_match and name in hidden
-            yield _Chosen(tree.get(name) or Node(name, has_children=True), tuple(criteria) if is_above else ())
+            yield _Chosen(tree.get(name) or Node(name), tuple(criteria) if name in superior else ())
 
 
 def _attributes(command: List, node: Node) -> list[bytes]:

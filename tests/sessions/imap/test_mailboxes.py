@@ -241,6 +241,37 @@ def test_list_of_subscriptions(play: Callable[[Scenario], None]) -> None:
     play(scenario)
 
 
+def test_recursive_match_as_in_the_example_of_the_rfc(play: Callable[[Scenario], None]) -> None:
+    """RFC 5258 §5, example 9."""
+
+    async def scenario(house: ImapHouse, client: ImapClient) -> None:
+        for name in ("foo2/bar1", "foo2/bar2", "baz2/bar2", "baz2/bar22", "baz2/bar222", "eps2/mamba", "qux2/bar2"):
+            await client.ok(f"CREATE {name}")
+        for name in ("foo2", "baz2", "qux2", "INBOX", "Drafts", "Sent", "Trash"):
+            await client.ok(f"UNSUBSCRIBE {name}")
+        await client.ok("DELETE qux2")
+        assert await client.ok('LIST (RECURSIVEMATCH SUBSCRIBED) "" *2') == [
+            r'* LIST (\Subscribed) "/" baz2/bar2',
+            r'* LIST (\Subscribed) "/" baz2/bar22',
+            r'* LIST (\Subscribed) "/" baz2/bar222',
+            r'* LIST (\Subscribed) "/" eps2 ("CHILDINFO" ("SUBSCRIBED"))',
+            r'* LIST () "/" foo2 ("CHILDINFO" ("SUBSCRIBED"))',
+            r'* LIST (\Subscribed) "/" foo2/bar2',
+            r'* LIST (\Subscribed) "/" qux2/bar2',
+        ]
+        assert await client.ok('LIST (RECURSIVEMATCH SUBSCRIBED) "" %') == [
+            r'* LIST () "/" baz2 ("CHILDINFO" ("SUBSCRIBED"))',
+            r'* LIST (\Subscribed) "/" eps2 ("CHILDINFO" ("SUBSCRIBED"))',
+            r'* LIST () "/" foo2 ("CHILDINFO" ("SUBSCRIBED"))',
+            r'* LIST (\NonExistent \Noselect) "/" qux2 ("CHILDINFO" ("SUBSCRIBED"))',
+        ]
+        # All below it are told themselves, and it is subscribed too.
+        [line] = [line for line in await client.ok('LIST (RECURSIVEMATCH SUBSCRIBED) "" *') if " eps2 " in line]
+        assert line == r'* LIST (\Subscribed) "/" eps2 ("CHILDINFO" ("SUBSCRIBED"))'
+
+    play(scenario)
+
+
 def test_list_with_status_rights_and_annotations(play: Callable[[Scenario], None]) -> None:
     async def scenario(house: ImapHouse, client: ImapClient) -> None:
         await house.deliver("alice", MESSAGE, MESSAGE)
