@@ -9,7 +9,7 @@ cdef class Batch:
     cdef readonly list held
     cdef dict by_prefix
     cdef dict inserted
-    cdef Py_ssize_t spilled_rows
+    cdef readonly Py_ssize_t spilled_rows
     cdef bint is_careful
     # The operation that runs.
     cdef list undo

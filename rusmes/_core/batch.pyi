@@ -21,6 +21,8 @@ class Batch:
     now: float
     """When the batch began, seconds since the epoch."""
     held: list[dict[bytes, bytes | None]]
+    spilled_rows: int
+    """Rows that went to the transaction already: what is held is not all that was written."""
     after_commit: list[Callable[[], None]]
     notes: list[tuple[int, int]]
 

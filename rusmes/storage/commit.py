@@ -34,12 +34,14 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import lmdb
 
 from rusmes._core.batch import Batch, NotNew
+from rusmes._core.redo import encode
 from rusmes.clock import Clock
 from rusmes.errors import StoreCorrupt, StoreError, StoreFull
 from rusmes.metrics import COMMIT_BATCH, COMMIT_SECONDS, COMMIT_WAIT_SECONDS, COMMITS, STORE_ERRORS, Metrics
 from rusmes.storage.api import Answer
 from rusmes.storage.lmdb.environment import Environment, Transaction, translate
 from rusmes.storage.space import Space
+from rusmes.storage.spool import store_failure
 
 SWITCH_INTERVAL_SECONDS: Final = 0.0005
 RECOVERY_SECONDS: Final = 1.0
@@ -124,6 +126,8 @@ class Committer:
         self._failed_at = 0.0
         self._is_dead = False
         environment.on_damage = lambda: metrics.inc(STORE_ERRORS["corrupt"])
+        environment.has_room = space.has_room
+        environment.on_checkpoint_failure = lambda: metrics.inc(STORE_ERRORS["io"])
 
     def start(self) -> None:
         self._forget_cache()  # the file may have been replaced
@@ -230,6 +234,8 @@ class Committer:
                 notes, after = self._transact_until_done(ready, items)
         except StoreError as error:
             self._fail(items, error)
+        except OSError as error:
+            self._fail(items, store_failure(error, f"committing to {self._environment.path}"))
         except lmdb.Error as error:
             self._is_dead = self._is_dead or isinstance(error, lmdb.PanicError)
             self._fail(items, translate(error, f"committing to {self._environment.path}"))
@@ -305,9 +311,9 @@ class Committer:
                 if not batch.has_writes:
                     self._expected_id = id  # an aborted transaction gives its id back
                     return [], batch.after_commit
+                record = encode(batch.held, self._environment.epoch, id) if not batch.spilled_rows else None
                 batch.flush()
-                self._environment.extend(self._space.has_room)
-                txn.commit()
+                self._environment.commit(txn, record)
                 self._expected_id = id + 1
                 self._failure = None
                 return batch.notes, batch.after_commit

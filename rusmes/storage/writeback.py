@@ -1,4 +1,4 @@
-"""Asking the kernel to begin writing a file, without waiting for it.
+"""Asking the kernel to write: to begin with a file without waiting for it, and to have written a directory.
 
 A batch of bodies in files is first started, then synced one by one: the syncs then find most of the work done. Measured
 with 100 files of 100 KiB: 31 ms for the syncs alone, 14 ms when all were started before (2 cores, ext4, virtio).
@@ -7,6 +7,7 @@ with 100 files of 100 KiB: 31 ms for the syncs alone, 14 ms when all were starte
 from __future__ import annotations
 
 import ctypes
+import os
 from typing import Final
 
 _SYNC_FILE_RANGE_WRITE: Final = 2
@@ -28,3 +29,12 @@ def start_writeback(descriptor: int) -> None:
     """Begin writing all dirty pages of a file. Says nothing of durability."""
     if callable(_sync_file_range):
         _sync_file_range(descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE)
+
+
+def sync_directory(path: str) -> None:
+    """Names in it that were made or changed are durable on return. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

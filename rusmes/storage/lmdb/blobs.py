@@ -22,11 +22,11 @@ from rusmes._core.rows import crc32
 from rusmes.errors import NotFound, StoreCorrupt, StoreError
 from rusmes.model.content import CHUNK_BYTES, Content
 from rusmes.model.ids import IdSource, id_text, parse_id
-from rusmes.storage.lmdb.environment import Environment, sync_directory
+from rusmes.storage.lmdb.environment import Environment
 from rusmes.storage.lmdb.layout import BLOB_HEAD_BYTES, FILE, INLINE, BlobHead, pack_count, unpack_count
 from rusmes.storage.space import Space
 from rusmes.storage.spool import SpoolWriter, store_failure
-from rusmes.storage.writeback import start_writeback
+from rusmes.storage.writeback import start_writeback, sync_directory
 
 PERIOD_LETTERS: Final = 6
 """Letters of the id's text that name its directory: 28 bits of 48, so a directory holds 2^20 ms."""

@@ -8,8 +8,9 @@ import lmdb
 
 from rusmes.errors import StoreError
 from rusmes.storage.api import CompactResult
-from rusmes.storage.lmdb.environment import Environment, sync_directory, translate
+from rusmes.storage.lmdb.environment import Environment, translate
 from rusmes.storage.spool import store_failure
+from rusmes.storage.writeback import sync_directory
 
 
 def compact_environment(environment: Environment) -> CompactResult:

@@ -1,12 +1,18 @@
-"""One LMDB environment: opening and locking, named tables, reading, growing.
+"""One LMDB environment: opening and locking, named tables, reading, committing, growing.
 
-Sync is on and stays on: NOSYNC, NOMETASYNC and WRITEMAP lose or tear what was acknowledged. Readers are short and belong
-to one call; a reader is never held across an `await`, because its pages cannot be reused while it lives.
+LMDB itself syncs nothing (NOSYNC). A commit is durable by its record in the journal, which is synced under the writer mutex
+and before LMDB commits: so records are durable in order, nobody ever reads what a power loss could take back, and a sync
+that fails leaves no trace. `journal` has the records, `checkpoint` what makes the data file whole again, `recovery` what
+puts both together. WRITEMAP would write pages before they are committed, and stays off.
 
-Locks, in this order: `<file>.writer` (exclusive, by the one writer of a queue) and `<file>.users` (shared, by everybody who has
-the file open, readers included; exclusive, by who has to be alone: clean-up at the start, compaction), both for as long as
-the environment is open; LMDB's writer mutex (by the commit thread, for one batch); the gate (for moments; it keeps readers out
-while the map moves).
+Readers are short and belong to one call; a reader is never held across an `await`, because its pages cannot be reused while
+it lives.
+
+Locks, in this order: `<file>.writer` (exclusive, by the one writer of a queue) and `<file>.users` (shared, by everybody who
+has the file open, readers included; exclusive, by who has to be alone: recovery, clean-up at the start, compaction), both
+for as long as the environment is open, and taken while holding the journal's lock, which nobody has who waits for `.users`;
+those of `checkpoint`; LMDB's writer mutex (by the commit thread, for one batch); the gate (for moments; it keeps readers
+out while the map moves).
 """
 
 from __future__ import annotations
@@ -23,6 +29,11 @@ import lmdb
 import lmdb.verify
 
 from rusmes.errors import NotFound, StoreCorrupt, StoreError, StoreFull
+from rusmes.storage.lmdb.checkpoint import COMMIT_BYTES, Checkpointer, Shared
+from rusmes.storage.lmdb.journal import Journal
+from rusmes.storage.lmdb.recovery import recover
+from rusmes.storage.spool import store_failure
+from rusmes.storage.writeback import sync_directory
 
 # Workers, the CLI, and short-lived readers of executors; a slot is 64 bytes.
 MAX_READERS: Final = 1024
@@ -31,14 +42,11 @@ GATE_SECONDS: Final = 30.0
 MAX_KEY_BYTES: Final = 511
 # How long a process that opens a store waits for another one that cleans up.
 USERS_SECONDS: Final = 10.0
-# The file grows in steps of an eighth of what is used, zeros and all, ahead of need: a commit into blocks that were written
-# before syncs data only, one that appends to the file waits for the file system's journal too. Measured (ext4, 2 busy cores,
-# 300 commits each in turns, rows of 1.4 KB): with 1 row a commit a median of 0.90 ms before and 0.58 after (CPU 178 us and
-# 150), with 20 rows 1.74 and 1.01 (419 and 430), with 60 rows 4.31 and 4.00 (829 and 908).
+# The file grows in steps of an eighth of what is used, ahead of need, so that a full disk is met before a commit and not
+# inside LMDB, which takes a short write for a broken disk.
 MIN_STEP_BYTES: Final = 256 * 1024
 MAX_STEP_BYTES: Final = 4 * 1024 * 1024
 STEP_SHARE: Final = 8
-_ZEROS: Final = bytes(256 * 1024)
 _LOCK_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 
 Transaction = Any
@@ -80,8 +88,17 @@ class Environment:
         self._env: Any = None
         self._writer_lock = -1
         self._users_lock = -1
+        self._journal = Journal(path)
+        self._checkpointer: Checkpointer | None = None
+        self.recovered = 0
+        """Transactions that were done again when it was opened."""
+        self.on_checkpoint_failure: Callable[[], None] = _nothing
+        self.has_room: Callable[[int], bool] = lambda size: True
+        """Whether the files may grow by so many bytes."""
         self._file = -1
         self._file_bytes = 0
+        self._page_bytes = 0
+        self._is_tight = False
         self._gate = threading.Condition()
         self._readers = 0
         self._is_moving = False
@@ -95,11 +112,14 @@ class Environment:
         try:
             if not self.read_only:
                 os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
-            self._take_locks()
-            self._open_environment()
+            self._journal.open()
+            with self._take_locks():
+                if self.is_alone:
+                    self.recovered = recover(self.path, self.tables, self._journal, self._map_size)
+                self._open_environment()
         except OSError as error:
             self.close()
-            raise StoreError("storage failure", f"opening {self.path}: {error}") from None
+            raise store_failure(error, f"opening {self.path}") from None
         except lmdb.Error as error:
             self.close()
             raise translate(error, f"opening {self.path}") from None
@@ -108,8 +128,36 @@ class Environment:
             raise
 
     def _open_environment(self) -> None:
-        is_new = not os.path.exists(self.path)
-        self._env = lmdb.open(
+        if not self.read_only and not (os.path.exists(self.path) and os.path.getsize(self.path)):
+            self._create()
+        self._env = self._mapped(is_synced=False)
+        self._check_length()
+        self._env.reader_check()  # slots of processes that were killed keep old pages alive
+        if self.read_only:
+            self.handles = [self._env.open_db(name, create=False) for name in self.tables]
+            return
+        self._checkpointer = Checkpointer(self.path, self._journal, Shared(self._users_lock), self._begin_any)
+        self._checkpointer.on_failure = lambda: self.on_checkpoint_failure()
+        self._checkpointer.start(self._env)
+        # A transaction that makes a table is in no record; the next one waits for a checkpoint then.
+        with self._begin_any() as txn:
+            self.handles = [self._env.open_db(name, txn=txn) for name in self.tables]
+        self._page_bytes = self._env.stat()["psize"]
+        self._file = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
+
+    def _create(self) -> None:
+        """A new file, synced, as if it had been closed."""
+        env = self._mapped(is_synced=True)
+        try:
+            with env.begin(write=True) as txn:
+                for name in self.tables:
+                    env.open_db(name, txn=txn)
+        finally:
+            env.close()
+        sync_directory(os.path.dirname(self.path))
+
+    def _mapped(self, *, is_synced: bool) -> Any:
+        return lmdb.open(
             self.path,
             subdir=False,
             map_size=self._map_size,
@@ -118,17 +166,8 @@ class Environment:
             mode=0o600,
             readonly=self.read_only,
             readahead=False,
+            sync=is_synced,
         )
-        self._check_length()
-        self._env.reader_check()  # slots of processes that were killed keep old pages alive
-        if self.read_only:
-            self.handles = [self._env.open_db(name, create=False) for name in self.tables]
-            return
-        with self._env.begin(write=True) as txn:
-            self.handles = [self._env.open_db(name, txn=txn) for name in self.tables]
-        self._file = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
-        if is_new:
-            sync_directory(os.path.dirname(self.path))
 
     def _check_length(self) -> None:
         """Reading a page behind the end of a file that was cut would kill the process (SIGBUS).
@@ -139,15 +178,24 @@ class Environment:
             for reason in structure_errors(self.path):
                 raise StoreCorrupt("the store is damaged", f"{self.path} is too short: {reason}")
 
-    def _take_locks(self) -> None:
+    @contextmanager
+    def _take_locks(self) -> Iterator[None]:
+        """All locks; within the context also the journal's: whoever is a user of the file has found or made it whole."""
         if self._is_exclusive and not self.read_only:
             self._writer_lock = os.open(f"{self.path}.writer", _LOCK_FLAGS, 0o600)
             if not _lock(self._writer_lock, fcntl.LOCK_EX, 0.0):
                 raise StoreError("the store is in use", f"another process writes {self.path}")
         self._users_lock = os.open(f"{self.path}.users", _LOCK_FLAGS, 0o600)
-        self.is_alone = _lock(self._users_lock, fcntl.LOCK_EX, 0.0)
-        if not self.is_alone and not _lock(self._users_lock, fcntl.LOCK_SH, USERS_SECONDS):
-            raise StoreError("the store is in use", f"another process cleans up or compacts {self.path}")
+        end = time.monotonic() + USERS_SECONDS
+        while True:
+            with self._journal.locked():
+                self.is_alone = _lock(self._users_lock, fcntl.LOCK_EX, 0.0)
+                if self.is_alone or _lock(self._users_lock, fcntl.LOCK_SH, 0.0):
+                    yield
+                    return
+            if time.monotonic() >= end:
+                raise StoreError("the store is in use", f"another process cleans up or compacts {self.path}")
+            time.sleep(0.05)
 
     def share(self) -> None:
         """Let others in, once what had to be done alone is done."""
@@ -165,8 +213,11 @@ class Environment:
         return False
 
     def close(self) -> None:
-        if self._env is not None and self._file >= 0 and self.claim():
-            self._give_back()
+        """A failing disk may leave the store as a crash would: the next one to open it recovers it."""
+        try:
+            self._end_checkpoints()
+        except (OSError, lmdb.Error, StoreError):
+            self.on_checkpoint_failure()
         env, self._env = self._env, None
         self.handles = []
         if env is not None:
@@ -176,6 +227,21 @@ class Environment:
             if descriptor >= 0:
                 os.close(descriptor)
         self._users_lock = self._writer_lock = -1
+        self._journal.close()
+
+    def _end_checkpoints(self) -> None:
+        """Raises StoreError, OSError, lmdb.Error: the store is not clean then."""
+        checkpointer, self._checkpointer = self._checkpointer, None
+        if checkpointer is None:
+            return
+        checkpointer.stop()
+        is_last = self.claim()
+        if is_last and self._file >= 0:
+            self._give_back()
+        try:
+            checkpointer.finish(is_last=is_last)
+        finally:
+            checkpointer.shared.close()
 
     @property
     def is_open(self) -> bool:
@@ -210,9 +276,29 @@ class Environment:
                     self._gate.notify_all()
 
     def begin_write(self) -> Transaction:
-        """Waits for LMDB's writer mutex."""
-        if self._env is None:
+        """Waits for LMDB's writer mutex, and for a checkpoint if one has to come first.
+
+        Raises:
+            StoreError: it is closed, or closed for writing.
+            OSError, lmdb.Error
+        """
+        checkpointer = self._checkpointer
+        if self._env is None or checkpointer is None:
             raise StoreError("the store is closed", self.path)
+        is_checked = False
+        while True:
+            txn = self._begin_any()
+            try:
+                if checkpointer.may_write(txn.id()) and (self._extend(0) or is_checked or not checkpointer.can_relieve):
+                    return txn
+            except BaseException:
+                txn.abort()
+                raise
+            txn.abort()
+            checkpointer.checkpoint()  # also when the file cannot grow: pages that came free have to do, and may be used then
+            is_checked = True
+
+    def _begin_any(self) -> Transaction:
         try:
             return self._env.begin(write=True, buffers=True)
         except lmdb.MapResizedError:
@@ -220,27 +306,83 @@ class Environment:
                 self._env.set_mapsize(0)
             return self._env.begin(write=True, buffers=True)
 
-    def extend(self, has_room: Callable[[int], bool]) -> None:
-        """Write zeros behind the end of the file when it is nearly used up. The caller holds the writer mutex.
+    @property
+    def epoch(self) -> int:
+        """What records of the journal have to name."""
+        return self._checkpointer.epoch if self._checkpointer is not None else 0
 
-        A failure changes nothing: LMDB meets it when it needs the space.
+    def commit(self, txn: Transaction, record: bytearray | None) -> None:
+        """Make a transaction of `begin_write` durable, then visible.
+
+        Args:
+            record: what it wrote; None when that is too much for a record, and a checkpoint has to make it durable.
+
+        Raises:
+            lmdb.Error, OSError, StoreError: it is not committed; without a record, the store may be closed until recovery.
         """
-        used = self.used_bytes()
-        step = min(max(used // STEP_SHARE, MIN_STEP_BYTES), MAX_STEP_BYTES)
-        if used + step // 2 <= self._file_bytes:
+        checkpointer, journal = self._checkpointer, self._journal
+        assert checkpointer is not None  # `begin_write` was asked
+        shared, id = checkpointer.shared, txn.id()
+        head = shared.head_after(id - 1)
+        at = journal.find_place(len(record), head, shared.tail, self.has_room) if record is not None else -1
+        if record is None or at < 0:
+            shared.describe(id, head, in_no_record=True)
+            self._commit_unsynced(txn)
+            checkpointer.wrote()
+            try:
+                checkpointer.checkpoint()
+            except BaseException:
+                shared.mark_failed()  # its callers are refused, so it has to go: recovery begins before it
+                raise
             return
+        self._extend(2 * len(record))
+        journal.append(record, at)
+        shared.describe(id, at + len(record), in_no_record=False, size=len(record) + COMMIT_BYTES)
         try:
-            at = os.fstat(self._file).st_size  # another process may have done it
-            end = -(-(used + step) // len(_ZEROS)) * len(_ZEROS)
-            if used + step // 2 > at and has_room(end - at):
-                while at < end:
-                    at += os.pwrite(self._file, _ZEROS[: end - at], at)
-            self._file_bytes = at
-        except OSError:
-            self._file_bytes = 0
+            self._commit_unsynced(txn)
+        except BaseException:
+            journal.void(at)
+            raise
+        checkpointer.wrote()
+
+    def _commit_unsynced(self, txn: Transaction) -> None:
+        try:
+            txn.commit()
+        except lmdb.DiskError:
+            raise
+        except lmdb.Error as error:
+            if self._is_tight and not isinstance(error, lmdb.MapFullError):  # a short write is EIO to LMDB
+                raise StoreFull("no space left", f"{self.path}: {error}") from None
+            raise
+
+    def _extend(self, more: int) -> bool:
+        """Make the file longer when it is nearly used up, with `more` bytes to come; False when it cannot be.
+
+        The caller holds the writer mutex.
+        """
+        used = (self._env.info()["last_pgno"] + 1) * self._page_bytes
+        step = min(max(used // STEP_SHARE, MIN_STEP_BYTES), MAX_STEP_BYTES)
+        needed = used + max(more, step // 2)
+        if needed <= self._file_bytes:
+            return True
+        at = os.fstat(self._file).st_size  # another process may have done it
+        if needed > at:
+            end = max(used + step, needed)
+            self._is_tight = not self.has_room(end - at)
+            try:
+                if self._is_tight:
+                    return False
+                os.posix_fallocate(self._file, at, end - at)
+                at = end
+            except OSError:
+                self._is_tight = True
+                return False
+        self._is_tight = False
+        self._file_bytes = at
+        return True
 
     def _give_back(self) -> None:
-        """Cut what was written ahead. The caller has the store alone."""
+        """Cut what was allocated ahead. The caller has the store alone."""
         try:
             if os.fstat(self._file).st_size > self.used_bytes():
                 os.ftruncate(self._file, self.used_bytes())
@@ -287,7 +429,11 @@ class Environment:
                 self._gate.notify_all()
                 raise StoreFull("no space left", f"{self.path}: a reader kept the map from growing")
         try:
-            yield
+            if self._checkpointer is None:
+                yield
+            else:
+                with self._checkpointer.paused():
+                    yield
         finally:
             with self._gate:
                 self._is_moving = False
@@ -311,13 +457,18 @@ class Environment:
             os.close(descriptor)
 
     def replace(self, copy: str) -> None:
-        """Let a copy take the file's place and open it. The caller has the store alone; readers of this process wait."""
+        """Let a copy take the file's place and open it. The caller has the store alone; readers of this process wait.
+
+        The store is clean while the files change places, so that the journal says nothing of either.
+        """
+        self._end_checkpoints()
         with self._moving():
             self._env.close()
             self._env = None
             self._close_file()
             os.replace(copy, self.path)
-            self._open_environment()
+            with self._journal.locked():
+                self._open_environment()
 
     def used_bytes(self) -> int:
         """Pages in use or free inside the file, in bytes."""
@@ -346,11 +497,3 @@ def structure_errors(path: str) -> list[str]:
         return [str(reason) for reason in lmdb.verify.verify(path, subdir=False)]  # type: ignore[no-untyped-call]
     except lmdb.verify.VerifyError as error:
         return [str(error)]
-
-
-def sync_directory(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

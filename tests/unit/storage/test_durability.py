@@ -229,12 +229,11 @@ async def test_a_failed_commit_is_no_acknowledgement(
 
 
 class Broken:
-    """While it lasts, a descriptor of LMDB is a pipe: whatever the kernel is asked to do with it fails."""
+    """While it lasts, the descriptor LMDB writes with is a pipe: whatever the kernel is asked to do with it fails."""
 
-    def __init__(self, path: Path, *, synchronous: bool) -> None:
+    def __init__(self, path: Path) -> None:
         of_file = [int(fd) for fd in os.listdir("/proc/self/fd") if _target(fd) == str(path)]
-        kind = os.O_WRONLY | os.O_DSYNC if synchronous else os.O_RDWR
-        [self.descriptor] = [fd for fd in of_file if fcntl.fcntl(fd, fcntl.F_GETFL) & (os.O_DSYNC | os.O_ACCMODE) == kind]
+        [self.descriptor] = [fd for fd in of_file if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR]
 
     def __enter__(self) -> None:
         self.kept = os.dup(self.descriptor)
@@ -259,35 +258,13 @@ async def test_a_commit_that_cannot_write_leaves_no_trace(queue_at: QueueAt, clo
     queue = queue_at()
     await queue.open()
     await queue.put([queued_of(queue.blobs, 1)])
-    with Broken(tmp_path / "queue-0.mdb", synchronous=False), pytest.raises(StoreError):
+    with Broken(tmp_path / "queue-0.mdb"), pytest.raises(StoreError):
         await queue.put([queued_of(queue.blobs, 2)])
     assert not queue.is_writable()
     clock.advance(RECOVERY_SECONDS)
     await queue.put([queued_of(queue.blobs, 3)])
     assert queue.is_writable()
     assert [entry.item.id[-1] for entry in queue.entries()] == [1, 3]
-    assert list(queue.verify()) == []
-
-
-async def test_a_root_that_cannot_be_written_closes_the_store_until_the_next_start(
-    queue_at: QueueAt, clock: FakeClock, tmp_path: Path
-) -> None:
-    """Nobody knows then what is on the disk, so LMDB refuses to go on; what was acknowledged is there after a restart."""
-    queue = queue_at()
-    await queue.open()
-    await queue.put([queued_of(queue.blobs, 1)])
-    with Broken(tmp_path / "queue-0.mdb", synchronous=True), pytest.raises(StoreError):
-        await queue.put([queued_of(queue.blobs, 2)])
-    for _ in range(3):
-        clock.advance(RECOVERY_SECONDS)
-        with pytest.raises(StoreError):
-            await queue.put([queued_of(queue.blobs, 3)])
-        assert not queue.is_writable()
-    await queue.close()
-    queue = queue_at()
-    await queue.open()
-    await queue.put([queued_of(queue.blobs, 4)])
-    assert [entry.item.id[-1] for entry in queue.entries() if entry.item.id[-1] != 2] == [1, 4]
     assert list(queue.verify()) == []
 
 

@@ -103,3 +103,76 @@ def test_what_was_acknowledged_survives_kills(
         runner.run(store.close())
         runner.run(queue.close())
     assert len(said) > 10 * rounds
+
+
+SHARING_WRITER = """
+    import asyncio, sys
+    from rusmes.storage.lmdb import checkpoint
+    from rusmes.storage.lmdb.mail_store import LmdbMailStore
+    from tests.contract.mails import append_of, message
+    checkpoint.PRESSURE_BYTES = 256 * 1024  # many checkpoints, by either process
+    path, seed = sys.argv[1], int(sys.argv[2])
+
+    async def main():
+        store = LmdbMailStore(path, inline_limit=4096)
+        await store.open()
+        async def session(n):
+            for turn in range(1000000):
+                number = seed * 10**12 + n * 10**9 + turn
+                data = message(str(number), body=b"x" * (number * 7919 % 3000))
+                [made] = await store.append([append_of(store.blobs, data, key=number.to_bytes(16, "big"))])
+                print("append", number, flush=True)
+                if turn % 3 == 2:
+                    await store.expunge(made.mailbox_id, [made.uid - 5])
+        await asyncio.gather(*(session(n) for n in range(4)))
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("rounds", [6, pytest.param(60, marks=pytest.mark.slow)])
+def test_two_writers_of_one_store_may_be_killed_at_any_time(
+    runner: asyncio.Runner, mail_at: MailAt, tmp_path: Path, rounds: int
+) -> None:
+    """One of two is killed, and another takes its place; now and then all are, and the store is recovered."""
+    dice = random.Random(rounds)
+    processes: list[subprocess.Popen[bytes]] = []
+    said: set[int] = set()
+    lengths = []
+
+    def start(seed: int) -> None:
+        argv = [sys.executable, "-c", textwrap.dedent(SHARING_WRITER), str(tmp_path), str(seed)]
+        processes.append(subprocess.Popen(argv, stdout=subprocess.PIPE))
+        stdout = processes[-1].stdout
+        assert stdout is not None
+        said.add(int(stdout.readline().split()[1]))
+
+    def kill(process: subprocess.Popen[bytes]) -> None:
+        process.send_signal(signal.SIGKILL)
+        output = process.communicate()[0]
+        said.update(int(line.split()[1]) for line in output.split(b"\n")[:-1] if line)
+        processes.remove(process)
+
+    for seed in range(1, rounds + 1):
+        while len(processes) < 2:
+            start(seed * 10 + len(processes))
+        time.sleep(dice.uniform(0.01, 0.2))
+        kill(dice.choice(processes))
+        if seed % 3 == 0:
+            time.sleep(dice.uniform(0.0, 0.1))
+            while processes:
+                kill(processes[0])
+            store = mail_at(clock=SystemClock())
+            runner.run(store.open())
+            lengths.append(store._environment.recovered)
+            runner.run(check_keys(store, said))
+            runner.run(store.close())
+    assert sum(lengths) > 0
+    assert len(said) > rounds
+
+
+async def check_keys(store: LmdbMailStore, said: set[int]) -> None:
+    for number in said:
+        [result] = await store.append([append_of(store.blobs, key=number.to_bytes(16, "big"))])
+        assert isinstance(result, Appended)
+        assert result.duplicate
+    assert list(store.verify()) == []
