@@ -28,6 +28,7 @@ cdef class BodyScanner:
     cdef Py_ssize_t out_octets
     cdef Py_ssize_t out_room
 
+    cdef void limit(self, Py_ssize_t max_bytes, Py_ssize_t max_header_bytes, bint normalize, bint binary) noexcept
     cdef int put(self, const unsigned char* p, Py_ssize_t n) except -1
     cdef int mend(self, const unsigned char* p, Py_ssize_t n) except -1
     cdef int take(self, const unsigned char* p, Py_ssize_t n, unsigned int found) except -1

@@ -50,11 +50,8 @@ cdef enum:
 
 @cython.final
 cdef class BodyScanner:
-    def __cinit__(self, *, Py_ssize_t max_bytes, Py_ssize_t max_header_bytes, bint normalize=False, bint binary=False):
-        self.max_bytes = max_bytes
-        self.max_header_bytes = max_header_bytes
-        self.normalize = normalize
-        self.binary = binary
+    def __cinit__(self, *, Py_ssize_t max_bytes=0, Py_ssize_t max_header_bytes=0, bint normalize=False, bint binary=False):
+        self.limit(max_bytes, max_header_bytes, normalize, binary)
         self.header = HeaderScanner.__new__(HeaderScanner)
         # As if a line had just ended: "." CRLF as the first line is the end (RFC 5321 §4.1.1.4).
         self.before2 = c'\r'
@@ -62,6 +59,12 @@ cdef class BodyScanner:
 
     def __dealloc__(self):
         PyMem_Free(self.out)
+
+    cdef void limit(self, Py_ssize_t max_bytes, Py_ssize_t max_header_bytes, bint normalize, bint binary) noexcept:
+        self.max_bytes = max_bytes
+        self.max_header_bytes = max_header_bytes
+        self.normalize = normalize
+        self.binary = binary
 
     cdef int put(self, const unsigned char* p, Py_ssize_t n) except -1:
         """Content, as it is to be given out. Pointers live until `given`."""

@@ -15,6 +15,10 @@ cdef class SessionCore:
     cdef Grammar grammar
     cdef CommandReader reader
     cdef bint is_lmtp
+    # Of a body
+    cdef Py_ssize_t max_message_bytes
+    cdef Py_ssize_t max_header_bytes
+    cdef bint normalizes
     # Where the dialogue is
     cdef int place               # in Grammar.states
     cdef unsigned int allowed

@@ -93,6 +93,9 @@ class SessionCore:
     @property
     def binary(self) -> bool: ...
     def set_state(self, state: object) -> None: ...
+    def limit_bodies(self, max_message_bytes: int, max_header_bytes: int, normalizes: bool) -> None:
+        """For bodies that begin from now on."""
+
     def allows(self, bit: int) -> bool:
         """Whether the command may come in this state."""
 

@@ -172,6 +172,10 @@ cdef class SessionCore:
         elif due == DUE_MESSAGE:
             self.clear()
             self.enter(IN_READY)
+        elif due == DATA:
+            if code == 354:
+                self.reader.begin_data(self.max_message_bytes, self.max_header_bytes, self.normalizes)
+                self.enter(IN_DATA)
         elif due != NOOP:
             self.settle_other(due, code)
         return 0
@@ -194,6 +198,11 @@ cdef class SessionCore:
         self.utf8 = self.binary = False
 
     # For the subclass
+
+    def limit_bodies(self, Py_ssize_t max_message_bytes, Py_ssize_t max_header_bytes, bint normalizes) -> None:
+        self.max_message_bytes = max_message_bytes
+        self.max_header_bytes = max_header_bytes
+        self.normalizes = normalizes
 
     @property
     def state(self):

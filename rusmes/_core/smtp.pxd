@@ -69,6 +69,7 @@ cdef class CommandReader(LineBuffer):
     cdef Py_ssize_t auth_limit
 
     cpdef object next_event(self)
+    cdef int begin_data(self, Py_ssize_t max_bytes, Py_ssize_t max_header_bytes, bint normalize) except -1
     cdef object in_command__next(self)
     cdef object in_line__next(self)
     cdef object in_data__next(self)

@@ -613,8 +613,13 @@ cdef class CommandReader(LineBuffer):
         self.mode = IN_LINE
 
     def expect_data(self, Py_ssize_t max_bytes, Py_ssize_t max_header_bytes, bint normalize) -> None:
-        self.body = BodyScanner(max_bytes=max_bytes, max_header_bytes=max_header_bytes, normalize=normalize)
+        self.begin_data(max_bytes, max_header_bytes, normalize)
+
+    cdef int begin_data(self, Py_ssize_t max_bytes, Py_ssize_t max_header_bytes, bint normalize) except -1:
+        self.body = BodyScanner.__new__(BodyScanner)
+        self.body.limit(max_bytes, max_header_bytes, normalize, False)
         self.mode = IN_DATA
+        return 0
 
     def expect_chunk(self, Py_ssize_t size, bint last, Py_ssize_t max_bytes, Py_ssize_t max_header_bytes, bint normalize,
                      bint binary) -> None:

@@ -14,6 +14,7 @@ cdef class TurnRules:
     cdef object end_of_body
     cdef object settle
     cdef double bytes_per_second
+    cdef double grace_seconds
 
 
 cdef class Turns:
@@ -37,6 +38,7 @@ cdef class Turns:
     cdef double waiting_since
 
     cdef object run_turns(self)
+    cdef int take_reply(self, reply) except -1
     cdef object take_fed_turns(self)
     cdef object hand_over(self, BodyEnd event)
     cdef int say(self, reply) except -1

@@ -28,6 +28,7 @@ class TurnRules:
             gives such a list when it is awaited, or None when `take_outcome` will be called, later.
         settle: makes replies of conversation and an outcome.
         bytes_per_second: how fast a body has to come.
+        grace_seconds: what every body may take, if `policy.data_timeout` is not less.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class TurnRules:
         end_of_body: Callable[[Any, Any, Callable[[Any], None]], Any],
         settle: Callable[[Any, Any], Any],
         bytes_per_second: float,
+        grace_seconds: float,
     ) -> None: ...
 
 @disjoint_base

@@ -13,6 +13,7 @@ cdef enum:
     MAX_UNSENT_REPLIES = 256
     DATA = 1 << 5        # the verb's place in VERBS of smtp.pyx
     NEED_DATA = 0        # the kind of the signal
+    GO_AHEAD = 354
 
 MAX_UNSENT = MAX_UNSENT_REPLIES
 
@@ -22,7 +23,7 @@ cdef object HELD = object()    # the turns go on when the message that ended has
 @cython.final
 cdef class TurnRules:
     def __init__(self, dict handlers not None, dict commands not None, tuple classes not None, reply_type, take_chunk,
-                 end_of_body, settle, double bytes_per_second):
+                 end_of_body, settle, double bytes_per_second, double grace_seconds):
         self.handlers = handlers
         self.commands = commands
         self.classes = classes
@@ -31,6 +32,7 @@ cdef class TurnRules:
         self.end_of_body = end_of_body
         self.settle = settle
         self.bytes_per_second = bytes_per_second
+        self.grace_seconds = grace_seconds
 
 
 cdef class Turns:
@@ -64,7 +66,7 @@ cdef class Turns:
                 reply = handler(self.conversation, command)
                 if type(reply) is not rules.reply_type:
                     return reply
-                self.answer_command(reply) if reply.code >= 300 else self.say(reply)
+                self.take_reply(reply)
             elif type(event) is BodyChunk:
                 rules.take_chunk(self.conversation, (<BodyChunk>event).data)
             elif type(event) is BodyEnd and self.is_fed:
@@ -74,6 +76,17 @@ cdef class Turns:
             else:
                 return event
         return None
+
+    cdef int take_reply(self, reply) except -1:
+        """Answer a command, if it is 354 with the body's time beginning."""
+        cdef int code = reply.code
+        if code == GO_AHEAD:
+            self.in_body = True
+            self.body_seconds = min(self.rules.grace_seconds, <double>self.conversation.policy.data_timeout)
+        elif code >= 300:
+            self.answer_command(reply)
+            return 0
+        return self.say(reply)
 
     cdef object hand_over(self, BodyEnd event):
         """The end of a body; None when it is answered, else what `run_turns` stops at."""

@@ -88,6 +88,7 @@ _RULES: Final = TurnRules(
     message.end_of_body,
     message.settle,
     MIN_BYTES_PER_SECOND,
+    GRACE_SECONDS,
 )
 
 

@@ -232,12 +232,12 @@ class Session(SessionCore):
     The turns that every message takes are in `_core.session`; here are those with something to decide.
     """
 
-    __slots__ = ("_reader", "_skipped", "authenticated", "esmtp", "extensions", "helo", "limits", "protocol", "tls")
+    __slots__ = ("_limits", "_reader", "_skipped", "authenticated", "esmtp", "extensions", "helo", "protocol", "tls")
 
     def __init__(
         self, limits: Limits, *, protocol: str = "smtp", extensions: frozenset[str] = frozenset(), tls: bool = False
     ) -> None:
-        self.limits = limits
+        self._set_limits(limits)
         self.protocol = protocol
         self.extensions = extensions
         self.tls = tls
@@ -254,6 +254,18 @@ class Session(SessionCore):
         self.esmtp = False
         self.authenticated = False
         self.set_up(_GRAMMAR, self._reader, protocol == "lmtp")
+
+    @property
+    def limits(self) -> Limits:
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        self._set_limits(limits)
+
+    def _set_limits(self, limits: Limits) -> None:
+        self._limits = limits
+        self.limit_bodies(limits.max_message_bytes, limits.max_header_bytes, limits.bare_newline == "normalize")
 
     @property
     def sender_given(self) -> bool:
@@ -479,12 +491,6 @@ class Session(SessionCore):
             self.forget_transaction()
             self.set_state(State.READY)
 
-    def _settle__data(self, code: int) -> None:
-        if code == 354:
-            limits = self.limits
-            self._reader.expect_data(limits.max_message_bytes, limits.max_header_bytes, limits.bare_newline == "normalize")
-            self.set_state(State.DATA)
-
     def _settle__chunk(self, code: int) -> None:
         if code >= 400:
             self._settle__reset(250)
@@ -523,7 +529,6 @@ _SETTLE: Final[dict[int, Callable[[Session, int], None]]] = {
     _BIT["EHLO"]: Session._settle__hello,
     _BIT["HELO"]: Session._settle__hello,
     _BIT["LHLO"]: Session._settle__hello,
-    _DATA: Session._settle__data,
     CHUNK: Session._settle__chunk,
     _BIT["RSET"]: Session._settle__reset,
     _QUIT: Session._settle__quit,

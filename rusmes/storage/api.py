@@ -50,7 +50,8 @@ ALL_FLAGS: Final = "stw"
 class ContentWriter(Protocol):
     """Collects one body as it arrives. Up to `inline_limit` bytes stay in memory; more goes to a file."""
 
-    size: int
+    @property
+    def size(self) -> int: ...
 
     def write(self, data: bytes) -> None:
         """Add bytes.

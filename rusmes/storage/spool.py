@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Callable
 from typing import Final
 from zlib import crc32
 
+from rusmes._core.spool import Collector
 from rusmes.errors import StoreError, StoreFull
 from rusmes.model.content import Content
 from rusmes.model.ids import id_text
@@ -27,62 +29,45 @@ def store_failure(error: OSError, what: str) -> StoreError:
     return StoreFull("no space left", detail) if error.errno in _NO_SPACE else StoreError("storage failure", detail)
 
 
-class SpoolWriter:
-    """Implements `ContentWriter`. `directory` "" keeps everything in memory."""
+class SpoolWriter(Collector):
+    """Implements `ContentWriter`. `directory` "" keeps everything in memory.
 
-    __slots__ = (
-        "_checksum", "_chunks", "_content", "_descriptor", "_directory", "_header_bytes", "_id", "_inline_limit",
-        "_on_failure", "_pending_bytes", "_tail", "path", "size",
-    )  # fmt: skip
+    Args:
+        period_letters: how many letters of the id's text name a directory below `directory`.
+    """
+
+    __slots__ = ("_checksum", "_content", "_descriptor", "_directory", "_id", "_on_failure", "_period_letters", "path")
 
     def __init__(
-        self, id: bytes, directory: str, inline_limit: int, on_failure: Callable[[StoreError], None] | None = None
+        self,
+        id: bytes,
+        directory: str,
+        inline_limit: int,
+        on_failure: Callable[[StoreError], None] | None = None,
+        period_letters: int = 0,
     ) -> None:
-        self.size = 0
+        self.spill_above = inline_limit if directory else sys.maxsize
         self.path = ""
         self._id = id
         self._directory = directory
-        self._inline_limit = inline_limit
+        self._period_letters = period_letters
         self._on_failure = on_failure
-        self._chunks: list[bytes] = []
-        self._pending_bytes = 0
         self._descriptor = -1
         self._checksum = 0
-        self._header_bytes = -1
-        self._tail = b"\r\n"  # as if a line had ended before the first byte: a message may begin with the empty line
         self._content: Content | None = None
 
-    def write(self, data: bytes) -> None:
-        if not data:
-            return
-        if self._header_bytes < 0:
-            self._find_header_end(data)
-        self._chunks.append(data)
-        self._pending_bytes += len(data)
-        self.size += len(data)
-        if self._directory and (self._pending_bytes >= WRITE_BYTES if self.path else self.size > self._inline_limit):
-            self._spill()
+    def spill(self) -> None:
+        """Write what is in memory to the file.
 
-    def _find_header_end(self, data: bytes) -> None:
-        """The header ends with the first empty line (RFC 5322 §2.1); it may arrive in pieces."""
-        at = data.find(b"\r\n\r\n")
-        joint = (self._tail + data[:3]).find(b"\r\n\r\n")
-        if joint >= 0:
-            self._header_bytes = self.size + joint + 4 - len(self._tail)
-        elif at >= 0:
-            self._header_bytes = self.size + at + 4
-        else:
-            self._tail = (self._tail + data[-3:])[-3:]
-
-    def _spill(self) -> None:
+        Raises:
+            StoreFull, StoreError: the writer is aborted.
+        """
         try:
             if self._descriptor < 0:
-                self.path = os.path.join(self._directory, id_text(self._id))
-                self._descriptor = self._create()
-            view = memoryview(b"".join(self._chunks))
+                self._create()
+                self.spill_above = WRITE_BYTES - 1
+            view = memoryview(self.take_chunks())
             self._checksum = crc32(view, self._checksum)
-            self._chunks.clear()
-            self._pending_bytes = 0
             while view:
                 view = view[os.write(self._descriptor, view) :]
         except OSError as error:
@@ -92,34 +77,35 @@ class SpoolWriter:
                 self._on_failure(failure)
             raise failure from None
 
-    def _create(self) -> int:
+    def _create(self) -> None:
+        name = id_text(self._id)
+        directory = os.path.join(self._directory, name[: self._period_letters]) if self._period_letters else self._directory
+        self.path = os.path.join(directory, name)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         for _ in range(3):
             try:
-                return os.open(self.path, flags, 0o600)
+                self._descriptor = os.open(self.path, flags, 0o600)
+                return
             except FileNotFoundError:  # the directory is new, or its last file was removed just now
-                os.makedirs(self._directory, mode=0o700, exist_ok=True)
-        return os.open(self.path, flags, 0o600)
+                os.makedirs(directory, mode=0o700, exist_ok=True)
+        self._descriptor = os.open(self.path, flags, 0o600)
 
     def finish(self) -> Content:
         if self._content is not None:
             return self._content
-        if self.path and self._chunks:
-            self._spill()
-        header_bytes = self._header_bytes if self._header_bytes >= 0 else self.size
         if self.path:
+            if self.in_memory:
+                self.spill()
             os.close(self._descriptor)
             self._descriptor = -1
-            content = Content(self._id, self.size, header_bytes, path=self.path, checksum=self._checksum)
+            content = Content(self._id, self.size, self.header_bytes, path=self.path, checksum=self._checksum)
         else:
-            chunks = self._chunks
-            content = Content(self._id, self.size, header_bytes, data=chunks[0] if len(chunks) == 1 else b"".join(chunks))
-            self._chunks = []
+            content = Content(self._id, self.size, self.header_bytes, data=self.take_chunks())
         self._content = content
         return content
 
     def abort(self) -> None:
-        self._chunks = []
+        self.take_chunks()
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

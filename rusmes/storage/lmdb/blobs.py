@@ -104,9 +104,7 @@ class LmdbBlobs:
         none where other processes write: they could refer to a body too."""
 
     def writer(self) -> SpoolWriter:
-        id = self._ids.next_id()
-        directory = os.path.join(self.directory, id_text(id)[:PERIOD_LETTERS])
-        return SpoolWriter(id, directory, self._inline_limit, self._note_failure)
+        return SpoolWriter(self._ids.next_id(), self.directory, self._inline_limit, self._note_failure, PERIOD_LETTERS)
 
     def _note_failure(self, error: StoreError) -> None:
         if error.public == "no space left":
