@@ -1,10 +1,12 @@
-"""What every log line has: the time, and mostly short printable ASCII texts and integers under constant names."""
+"""What every log line has: the time, and mostly short printable ASCII texts and numbers under constant names."""
 
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.dict cimport PyDict_Next
 from cpython.object cimport PyObject
-from libc.string cimport memcpy
+from cpython.mem cimport PyMem_Free
+from libc.math cimport isfinite
+from libc.string cimport memcpy, strlen
 
 cdef extern from "<time.h>" nogil:
     ctypedef long time_t
@@ -27,6 +29,8 @@ cdef extern from "Python.h":
     const char* PyUnicode_DATA(object text)
     Py_ssize_t PyUnicode_GET_LENGTH(object text)
     long long PyLong_AsLongLongAndOverflow(object number, int* overflow)
+    char* PyOS_double_to_string(double number, char format, int precision, int flags, int* kind) except NULL
+    enum: Py_DTSF_ADD_DOT_0
 
 
 cdef enum:
@@ -105,6 +109,7 @@ def flat_json(dict fields not None):
     cdef const char* p
     cdef long long number
     cdef int overflow = 0
+    cdef char* text
     while PyDict_Next(fields, &place, &key, &value):
         name = <object>key
         if type(name) is not str or not PyUnicode_IS_COMPACT_ASCII(name):
@@ -138,6 +143,15 @@ def flat_json(dict fields not None):
             if overflow or at + INTEGER_OCTETS > MAX_FIELDS_OCTETS:
                 return None
             at += decimal(line + at, number)
+        elif type(item) is float:
+            # As `repr` has it, which JSON has too (but for infinities and NaN): 0.135, 1e-05.
+            if not isfinite(<double>item) or at + INTEGER_OCTETS + 2 > MAX_FIELDS_OCTETS:
+                return None
+            text = PyOS_double_to_string(<double>item, c'r', 0, Py_DTSF_ADD_DOT_0, NULL)
+            n = <Py_ssize_t>strlen(text)
+            memcpy(line + at, text, <size_t>n)
+            PyMem_Free(text)
+            at += n
         else:
             return None
     if at == 0:

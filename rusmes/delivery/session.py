@@ -139,6 +139,18 @@ class Session:
             self._trace("received", str(reply))
         return reply
 
+    def ready_reply(self) -> Reply | None:
+        """The next reply when it is here already: of those that come together all but the first.
+
+        Raises:
+            Gone: what is here is none.
+        """
+        try:
+            reply = self._reader.next_reply()
+        except MalformedReply as error:
+            raise Gone(f"{error.public}: {error.detail}" if error.detail else error.public) from None
+        return reply if reply is None or not self._is_traced else self._received(reply)
+
     async def reply(self, seconds: float) -> Reply:
         """The next reply, within `seconds` in total.
 

@@ -175,13 +175,15 @@ class Transaction:
             session.connection.write(whole)
         elif not was_begun:
             self._send_commands(session, indexes, b"" if by_chunks else b"DATA\r\n")
-        mail_reply = await self._reply(session, BEGUN_SECONDS if was_begun else COMMAND_SECONDS)
+        mail_reply = self._ready_reply(session) if was_begun else None
+        if mail_reply is None:
+            mail_reply = await self._reply(session, BEGUN_SECONDS if was_begun else COMMAND_SECONDS)
         if was_begun:
             if mail_reply.code == 503:  # it has not seen that the mail before had ended
                 raise Gone(f"the server answers a pipelined MAIL with {mail_reply}")
             way.went_well()
         self.is_settled = True
-        replies = [await self._reply(session, COMMAND_SECONDS) for _ in indexes]
+        replies = [self._ready_reply(session) or await self._reply(session, COMMAND_SECONDS) for _ in indexes]
         accepted, postponed = self._judge(session, mail_reply, replies, indexes)
         final = None
         if whole is not None:
@@ -226,6 +228,10 @@ class Transaction:
     async def _reply(self, session: Session, seconds: float) -> Reply:
         return self._heard(await session.reply(seconds))
 
+    def _ready_reply(self, session: Session) -> Reply | None:
+        reply = session.ready_reply()
+        return self._heard(reply) if reply is not None else None
+
     def _heard(self, reply: Reply) -> Reply:
         """421 is the end of the session, whatever it answers (RFC 5321 §3.8)."""
         if reply.code == 421:
@@ -239,7 +245,7 @@ class Transaction:
 
     async def _go_ahead(self, session: Session) -> Reply:
         """The reply to DATA: 354, or a refusal (RFC 5321 §4.3.2). A success would be that of another command."""
-        reply = await self._reply(session, DATA_SECONDS)
+        reply = self._ready_reply(session) or await self._reply(session, DATA_SECONDS)
         if reply.code < 400 and reply.code != 354:
             raise Gone(f"the server answers DATA with {reply}")
         return reply

@@ -136,6 +136,8 @@ class Report(Struct, frozen=True):
     @property
     def reply(self) -> str:
         """As it is shown: "550 5.1.1 no such user"."""
+        if self.code and self.status and self.text:
+            return f"{self.code} {self.status} {self.text}"
         return " ".join(part for part in (str(self.code) if self.code else "", self.status, self.text) if part)
 
 

@@ -24,9 +24,12 @@ class Attempts:
         self._metrics = metrics
 
     def count_delivered(self, item: Queued, reports: Sequence[Report], count: int, now: float) -> None:
-        first = next(report for report in reports if report.action in ("delivered", "relayed"))
+        first = reports[0]
+        if first.action not in ("delivered", "relayed"):
+            first = next(report for report in reports if report.action in ("delivered", "relayed"))
+        age = now - item.created
         self._metrics.inc(DELIVERIES["delivered"], count)
-        self._metrics.observe(DELIVERY_AGE_SECONDS, max(now - item.created, 0.0))
+        self._metrics.observe(DELIVERY_AGE_SECONDS, max(age, 0.0))
         fields = {
             "queue_id": id_text(item.id),
             "action": item.action,
@@ -34,7 +37,7 @@ class Attempts:
             "recipient": str(first.recipient.address),
             "host": first.host,
             "reply": first.reply,
-            "age": round(now - item.created, 3),
+            "age": round(age, 3),
         }
         log_message("queue", "delivered", fields)
 

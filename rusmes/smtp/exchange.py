@@ -13,7 +13,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from rusmes._core.wire import LONG, UNCLEAN, examine
+from rusmes._core.wire import LONG, UNCLEAN, examine, plain_parts, simple_reply
 from rusmes.errors import PeerError
 from rusmes.model.address import Address
 from rusmes.model.mail import NOTIFY_DELAY, NOTIFY_FAILURE, NOTIFY_NEVER, NOTIFY_SUCCESS, Recipient
@@ -46,6 +46,9 @@ class Reply(Struct, frozen=True, gc=False):
         """The enhanced status code (RFC 2034), "" when there is none or its class is not the reply's; and the text without
         it: one line, harmless, at most 1000 characters."""
         lines = self.lines
+        plain = plain_parts(self.code, lines[0]) if len(lines) == 1 else None
+        if plain is not None:
+            return plain
         match = _STATUS.match(lines[-1])
         if match is None or lines[-1][0] - 48 != self.code // 100:
             return "", harmless(b" ".join(lines).decode("utf-8", "replace"))
@@ -82,10 +85,12 @@ class ReplyReader:
     a later command).
     """
 
-    __slots__ = ("_buffer", "_lines", "_size", "expected")
+    __slots__ = ("_buffer", "_lines", "_size", "_start", "expected")
 
     def __init__(self) -> None:
         self._buffer = b""
+        self._start = 0
+        """What is in front of it has been read."""
         self._lines: list[bytes] = []
         self._size = 0
         self.expected = 1  # the greeting
@@ -93,7 +98,7 @@ class ReplyReader:
     @property
     def is_clean(self) -> bool:
         """Whether nothing is left over: no part of a reply, no reply that we did not ask for."""
-        return not self._buffer and not self._lines
+        return self._start == len(self._buffer) and not self._lines
 
     def expect(self, count: int = 1) -> None:
         """Commands are about to be sent.
@@ -101,8 +106,8 @@ class ReplyReader:
         Raises:
             MalformedReply: the server has answered already.
         """
-        if not self.expected and (self._buffer or self._lines):
-            raise MalformedReply("a reply came before its command", harmless(repr(self._buffer[:200])))
+        if not self.expected and not self.is_clean:
+            raise MalformedReply("a reply came before its command", harmless(repr(self._buffer[self._start :][:200])))
         self.expected += count
 
     def feed(self, data: bytes) -> None:
@@ -111,7 +116,8 @@ class ReplyReader:
         Raises:
             MalformedReply: more than can be an answer.
         """
-        self._buffer = self._buffer + data if self._buffer else data
+        self._buffer = data if self._start == len(self._buffer) else self._buffer[self._start :] + data
+        self._start = 0
         if len(self._buffer) > MAX_REPLY_BYTES + self.expected * MAX_REPLY_LINE_BYTES:
             raise MalformedReply("the server's reply has no end", f"{len(self._buffer)} bytes")
 
@@ -121,6 +127,17 @@ class ReplyReader:
         Raises:
             MalformedReply
         """
+        if self.expected and not self._lines:
+            simple = simple_reply(self._buffer, self._start)
+            if simple is not None:
+                code, text, self._start = simple
+                self.expected -= 1
+                return Reply(code, (text,))
+        self._buffer, self._start = self._buffer[self._start :], 0
+        return self._next_line()
+
+    def _next_line(self) -> Reply | None:
+        """Line by line, for replies of several lines and whatever else a server says."""
         while True:
             buffer = self._buffer
             end = buffer.find(b"\n")

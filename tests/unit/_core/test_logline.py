@@ -39,12 +39,20 @@ def test_integers(number: int) -> None:
     assert flat_json({"n": number}) == b'"n":%d}\n' % number
 
 
+@pytest.mark.parametrize("number", [0.0, 0.135, -2.5, 1e-05, 1.7976931348623157e308, 3.0, 0.1 + 0.2])
+def test_floats(number: float) -> None:
+    assert flat_json({"n": number}) == f'"n":{number!r}}}\n'.encode()
+
+
 def test_an_ordinary_line() -> None:
     fields = {"client": "192.0.2.1", "size": 1024, "seconds": -3, "sender": "", "largest": (1 << 63) - 1}
     assert flat_json(fields) == b'"client":"192.0.2.1","size":1024,"seconds":-3,"sender":"","largest":9223372036854775807}\n'
 
 
-@pytest.mark.parametrize("value", ['a"b', "a\\b", "a\nb", "\x7f", "é", "a\x00", 1.5, True, None, 1 << 63, b"x", ["x"]])
+NAN = float("nan")
+
+
+@pytest.mark.parametrize("value", ['a"b', "a\\b", "a\nb", "\x7f", "é", "a\x00", NAN, -1 / 1e-320, True, None, 1 << 63, b"x"])
 def test_what_needs_care_is_left_alone(value: Any) -> None:
     assert flat_json({"a": "fine", "b": value}) is None
     if isinstance(value, str):
