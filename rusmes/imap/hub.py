@@ -17,6 +17,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from msgspec import structs
+
 from rusmes._core.view import MailboxRows
 from rusmes.errors import NotFound, StoreError
 from rusmes.log import get_logger
@@ -33,6 +35,8 @@ IDLERS_AT_ONCE: Final = 64
 
 LOOK_SECONDS: Final = 30.0
 """How often mailboxes are looked at without a notice."""
+
+CLAIM_SECONDS: Final = 1.0
 
 KEPT_MAILBOXES: Final = 256
 KEPT_ROWS: Final = 1_000_000
@@ -120,6 +124,8 @@ class Hub:
         self._changed: set[int] = set()
         self._telling: asyncio.Task[None] | None = None
         self._told_at = 0.0
+        self._claims: dict[int, asyncio.TimerHandle] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._looking: asyncio.TimerHandle | None = None
         store.on_change(self.changed_here)
 
@@ -201,10 +207,14 @@ class Hub:
         if self._looking is not None:
             self._looking.cancel()
             self._looking = None
+        for handle in self._claims.values():
+            handle.cancel()
+        self._claims.clear()
         if self._telling is not None:
             self._changed.clear()
             self._telling.cancel()
-            await asyncio.gather(self._telling, return_exceptions=True)
+            self._tasks.add(self._telling)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     # Rows
 
@@ -282,6 +292,29 @@ class Hub:
         mailbox = await self._store.load_messages(rows.mailbox_id, fresh)
         become(rows.rows, fresh, mailbox.highest_modseq)
         return mailbox
+
+    # \\Recent
+
+    def claim_soon(self, rows: Rows) -> None:
+        """A session was told of messages that are \\Recent (RFC 3501 §2.3.2); later ones need not be. One commit for all that
+        come within `CLAIM_SECONDS`, and nobody waits for it."""
+        if not rows.mailbox.recent or rows.mailbox_id in self._claims:
+            return
+        self._claims[rows.mailbox_id] = asyncio.get_running_loop().call_later(CLAIM_SECONDS, self._claim, rows)
+
+    def _claim(self, rows: Rows) -> None:
+        task = asyncio.get_running_loop().create_task(self._claimed(rows))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _claimed(self, rows: Rows) -> None:
+        try:
+            await self._store.claim_recent(rows.mailbox_id)
+            rows.mailbox = structs.replace(rows.mailbox, recent=0)
+        except (NotFound, StoreError):
+            pass  # they are recent once more, which is allowed
+        finally:
+            self._claims.pop(rows.mailbox_id, None)
 
     # Waiting
 

@@ -362,6 +362,8 @@ class Conversation:
                 self.write(context.view.sync(may_expunge))
         else:
             await context.notify.tell_selected(may_expunge)
+        if context.selected.takes_recent:
+            self._service.hub.claim_soon(context.selected.rows)
         for watch in tuple(context.selected.watches.values()):
             self.write(await watch.after_sync(context))
 
@@ -587,6 +589,8 @@ class Conversation:
             return
         if news := selected.view.sync(True):
             self._service.metrics.inc(m.IMAP_NEWS)
+            if selected.takes_recent:
+                self._service.hub.claim_soon(selected.rows)
             self.push(news)
 
     def push(self, data: bytes) -> None:

@@ -15,6 +15,7 @@ from rusmes.errors import NotAllowed, NotFound, OverQuota, RusmesError, StoreFul
 from rusmes.imap.command import Append, AppendMessage, Command, Literal, Replace, UrlPart
 from rusmes.imap.commands.context import Context, Handler, No, NotPermitted, Ok, Outcome, Refused, outcome_of
 from rusmes.imap.commands.rights import Located, locate
+from rusmes.imap.commands.urls import fetch_url
 from rusmes.imap.response import number_set, untagged_ok
 from rusmes.model.address import Address
 from rusmes.model.content import Content, Rendering
@@ -170,8 +171,6 @@ async def _content(context: Context, message: AppendMessage, made: list[Content]
     try:
         for part in message.parts:
             if isinstance(part, UrlPart):
-                from rusmes.imap.commands.urls import fetch_url
-
                 async for chunk in fetch_url(context, part.url):
                     writer.write(chunk)
                     if writer.size > limit:

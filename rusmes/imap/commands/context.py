@@ -104,7 +104,19 @@ class Resources(Struct, frozen=True):
 class Selected:
     """The mailbox a session has selected."""
 
-    __slots__ = ("account_id", "is_read_only", "mailbox", "mailbox_id", "name", "rights", "rows", "saved", "view", "watches")
+    __slots__ = (
+        "account_id",
+        "is_read_only",
+        "mailbox",
+        "mailbox_id",
+        "name",
+        "rights",
+        "rows",
+        "saved",
+        "takes_recent",
+        "view",
+        "watches",
+    )
 
     def __init__(self, mailbox: Mailbox, name: str, rows: Rows, view: View, *, is_read_only: bool, rights: str) -> None:
         self.mailbox = mailbox
@@ -120,6 +132,8 @@ class Selected:
         """EXAMINE, or no right to change anything."""
         self.rights = rights
         """RFC 4314 letters of this user."""
+        self.takes_recent = False
+        """What this session is told of is \\Recent for no later one."""
         self.saved: list[int] = []
         """UIDs of the search result variable "$", ascending (RFC 9051 §6.4.4.1)."""
         self.watches: dict[bytes, Watch] = {}

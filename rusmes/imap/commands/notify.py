@@ -175,13 +175,13 @@ class Notification:
         context = self._context
         now = {mailbox.id: mailbox for mailbox in await context.store.mailboxes(context.account_id)}
         before, self._known = self._known, now
-        lines = self._names(before, now)
+        subscribed = frozenset(await context.store.subscriptions(context.account_id))
+        changed, self._subscribed = subscribed ^ self._subscribed, subscribed
+        lines, told = self._names(before, now)
         if self._wants("SubscriptionChange"):
-            subscribed = frozenset(await context.store.subscriptions(context.account_id))
-            changed, self._subscribed = subscribed ^ self._subscribed, subscribed
             lines += [
                 list_line(self._encoded(name), (b"\\Subscribed",) if name in subscribed else ())
-                for name in sorted(changed)
+                for name in sorted(changed - told)
                 if self._has(name, "SubscriptionChange")
             ]
         for id, mailbox in now.items():
@@ -197,23 +197,30 @@ class Notification:
         lines += await self._annotations(now)
         return lines
 
-    def _names(self, before: dict[int, Mailbox], now: dict[int, Mailbox]) -> list[bytes]:
-        """§5.4: created, deleted and renamed mailboxes."""
-        lines = []
+    def _names(self, before: dict[int, Mailbox], now: dict[int, Mailbox]) -> tuple[list[bytes], set[str]]:
+        """§5.4: created, deleted and renamed mailboxes; the lines, and the names they told of."""
+        lines: list[bytes] = []
+        told: set[str] = set()
+
+        def tell(name: str, attributes: tuple[bytes, ...] = (), extended: bytes = b"") -> None:
+            told.add(name)
+            if name in self._subscribed:
+                attributes += (b"\\Subscribed",)
+            lines.append(list_line(self._encoded(name), attributes, extended=extended))
+
         for id, mailbox in now.items():
             old = before.get(id)
             if old is not None and old.name != mailbox.name:
                 if self._has(mailbox.name, "MailboxName") or self._has(old.name, "MailboxName"):
                     extended = b'"OLDNAME" (%b)' % astring(self._encoded(old.name), utf8=True)
-                    lines.append(list_line(self._encoded(mailbox.name), extended=extended))
+                    tell(mailbox.name, extended=extended)
+                    told.add(old.name)
             elif old is None and self._has(mailbox.name, "MailboxName"):
-                lines.append(list_line(self._encoded(mailbox.name)))
-        lines += [
-            list_line(self._encoded(old.name), (b"\\NonExistent",))
-            for id, old in before.items()
-            if id not in now and self._has(old.name, "MailboxName")
-        ]
-        return lines
+                tell(mailbox.name)
+        for id, old in before.items():
+            if id not in now and self._has(old.name, "MailboxName"):
+                tell(old.name, (b"\\NonExistent",))
+        return lines, told
 
     async def _annotations(self, now: dict[int, Mailbox]) -> list[bytes]:
         """§5.6, §5.7: the names of the entries that changed, without values."""

@@ -7,15 +7,18 @@ from typing import Final
 
 from rusmes.imap.command import Check, Close, Command, Fetch, FetchItem, QResync, Select
 from rusmes.imap.commands.context import Context, Handler, NotPermitted, Ok, Outcome, Selected
-from rusmes.imap.commands.rights import Located, locate
+from rusmes.imap.commands.rights import locate
 from rusmes.imap.names import encode_name
 from rusmes.imap.response import exists, flags_line, list_line, permanent_flags, recent, untagged_ok
 from rusmes.imap.view import View
+from rusmes.model.mailbox import Mailbox
 from rusmes.model.query import STAR, SequenceSet
 
 CHANGING_RIGHTS: Final = "swtei"
 """A user with none of them may only read (RFC 4314 §5.2)."""
 
+
+NEVER_RECENT: Final = 0xFFFFFFFF
 
 DELETED: Final = 8
 """The bit of \\Deleted, by its place in `storage.flags.SYSTEM_FLAGS`."""
@@ -37,13 +40,14 @@ async def select(context: Context, command: Select) -> Outcome:
     rows = await context.hub.open(target.mailbox)
     try:
         is_read_only = command.examine or not any(letter in target.rights for letter in CHANGING_RIGHTS)
-        recent_from = await _recent_from(context, target, is_read_only)
+        recent_from = await _recent_from(context, rows.mailbox, is_read_only)
         view = View(rows.rows, session, recent_from=recent_from)
     except BaseException:
         context.hub.release(rows)
         raise
     mailbox = rows.mailbox
     selected = Selected(mailbox, command.mailbox, rows, view, is_read_only=is_read_only, rights=target.rights)
+    selected.takes_recent = not is_read_only and not session.is_rev2
     conversation.select(selected)
     session.selected(is_read_only=is_read_only)
     _describe(context, selected, command.mailbox)
@@ -54,11 +58,15 @@ async def select(context: Context, command: Select) -> Outcome:
     return Ok("here it is", b"READ-WRITE")
 
 
-async def _recent_from(context: Context, target: Located, is_read_only: bool) -> int:
-    """The first UID that is \\Recent for this session: rev1 only (RFC 3501 §2.3.2); RFC 9051 has no such flag."""
-    mailbox = target.mailbox
-    if "IMAP4REV2" in context.session.enabled or not mailbox.recent:
-        return 0xFFFFFFFF
+async def _recent_from(context: Context, mailbox: Mailbox, is_read_only: bool) -> int:
+    """The first UID that is \\Recent for this session: rev1 only (RFC 3501 §2.3.2); RFC 9051 has no such flag.
+
+    What comes while several sessions look is recent for all of them: which one heard first cannot be told (ibid.).
+    """
+    if context.session.is_rev2:
+        return NEVER_RECENT
+    if not mailbox.recent:
+        return mailbox.uid_next
     if is_read_only:  # it is not taken from the next one
         return mailbox.uid_next - mailbox.recent
     return await context.store.claim_recent(mailbox.id)
