@@ -12,6 +12,7 @@ from rusmes._core.batch import Batch
 from rusmes._core.blocks import block_key, message_in, with_message, without_message
 from rusmes._core.rows import MessageRow, seal, unseal
 from rusmes.errors import NotFound, StoreCorrupt, StoreError
+from rusmes.model.mailbox import Mailbox
 from rusmes.storage.lmdb.environment import MAX_KEY_BYTES, Environment, Transaction
 from rusmes.storage.lmdb.layout import (
     ACCOUNT_NAMES,
@@ -26,6 +27,7 @@ from rusmes.storage.lmdb.layout import (
     MARKS,
     MESSAGES,
     META,
+    SUBSCRIPTIONS,
     AccountRecord,
     ChangeRecord,
     EmailRecord,
@@ -102,6 +104,10 @@ def read_mailbox(rows: Rows, mailbox_id: int) -> MailboxRecord:
     if row is None:
         raise NotFound("no such mailbox", str(mailbox_id))
     return MailboxRecord.unpack(key, row)
+
+
+def mailbox_value(rows: Rows, mailbox: MailboxRecord) -> Mailbox:
+    return mailbox.value(rows.has(SUBSCRIPTIONS, name_key(mailbox.account_id, mailbox.name)))
 
 
 def find_mailbox_id(rows: Rows, account_id: int, name: str) -> int:

@@ -9,8 +9,17 @@ from rusmes._core.blocks import add_to, block_key, load_blocks
 from rusmes._core.rows import EmailFacts, facts_of
 from rusmes.errors import NotFound
 from rusmes.model.content import Rendering
+from rusmes.model.mailbox import Mailbox
 from rusmes.storage.lmdb.blobs import LmdbBlobs
-from rusmes.storage.lmdb.edits import Snapshot, change_chain, log_reaches, read_account, read_mailbox, read_message
+from rusmes.storage.lmdb.edits import (
+    Snapshot,
+    change_chain,
+    log_reaches,
+    mailbox_value,
+    read_account,
+    read_mailbox,
+    read_message,
+)
 from rusmes.storage.lmdb.environment import Environment
 from rusmes.storage.lmdb.layout import (
     BLOBS,
@@ -33,20 +42,21 @@ if TYPE_CHECKING:
 MAX_REFRESH_ROWS: Final = 5_000
 
 
-def load(environment: Environment, mailbox_id: int, into: MailboxRows, first_uid: int) -> MailboxRecord:
+def load(environment: Environment, mailbox_id: int, into: MailboxRows, first_uid: int) -> Mailbox:
     with environment.reading() as txn:
-        mailbox = read_mailbox(Snapshot(environment, txn), mailbox_id)
+        rows = Snapshot(environment, txn)
+        mailbox = mailbox_value(rows, read_mailbox(rows, mailbox_id))
         with txn.cursor(environment.handles[MESSAGES]) as cursor:
             load_blocks(cursor, mailbox_id, max(first_uid, 1), into)
     return mailbox
 
 
-def refresh(environment: Environment, mailbox_id: int, into: MailboxRows, since_modseq: int) -> MailboxRecord | None:
+def refresh(environment: Environment, mailbox_id: int, into: MailboxRows, since_modseq: int) -> Mailbox | None:
     with environment.reading() as txn:
         rows = Snapshot(environment, txn)
         mailbox = read_mailbox(rows, mailbox_id)
         if mailbox.highest_modseq <= since_modseq:
-            return mailbox
+            return mailbox_value(rows, mailbox)
         changed = _changed(rows, mailbox, since_modseq, MAX_REFRESH_ROWS)
         if changed is None:
             return None
@@ -59,7 +69,7 @@ def refresh(environment: Environment, mailbox_id: int, into: MailboxRows, since_
             row = rows.get(MESSAGES, key)
             if row is not None:
                 add_to(into, key, row, uid)
-    return mailbox
+        return mailbox_value(rows, mailbox)
 
 
 def expunged_since(environment: Environment, mailbox_id: int, modseq: int) -> list[int] | None:

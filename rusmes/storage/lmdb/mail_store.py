@@ -41,6 +41,7 @@ from rusmes.storage.lmdb.edits import (
     find_email,
     log_reaches,
     mailbox_named,
+    mailbox_value,
     read_account,
     read_email,
     read_mailbox,
@@ -295,7 +296,7 @@ class LmdbMailStore:
             rows = Snapshot(self._environment, txn)
             read_account(rows, account_id)
             try:
-                return _mailbox_value(rows, mailbox_named(rows, account_id, name))
+                return mailbox_value(rows, mailbox_named(rows, account_id, name))
             except NotFound:
                 return None
 
@@ -303,7 +304,7 @@ class LmdbMailStore:
         with self._environment.reading() as txn:
             rows = Snapshot(self._environment, txn)
             try:
-                return _mailbox_value(rows, read_mailbox(rows, mailbox_id))
+                return mailbox_value(rows, read_mailbox(rows, mailbox_id))
             except NotFound:
                 return None
 
@@ -315,7 +316,7 @@ class LmdbMailStore:
         now = self._clock.now()
 
         def operation(batch: Batch) -> Mailbox:
-            return _mailbox_value(batch, boxes.create_mailbox(batch, account_id, name, special_use, now))
+            return mailbox_value(batch, boxes.create_mailbox(batch, account_id, name, special_use, now))
 
         return await self._committer.submit(operation, growth=ROW_BYTES)
 
@@ -356,7 +357,7 @@ class LmdbMailStore:
         with self._environment.reading() as txn:
             rows = Snapshot(self._environment, txn)
             found = sharing.shared_mailboxes(rows, identifiers)
-            return [(_mailbox_value(rows, mailbox), sharing.acl(rows, mailbox.id)) for mailbox in found]
+            return [(mailbox_value(rows, mailbox), sharing.acl(rows, mailbox.id)) for mailbox in found]
 
     async def metadata(self, mailbox_id: int, account_id: int) -> dict[str, bytes]:
         with self._environment.reading() as txn:
@@ -373,15 +374,10 @@ class LmdbMailStore:
     # Messages
 
     async def load_messages(self, mailbox_id: int, into: MailboxRows, *, first_uid: int = 1) -> Mailbox:
-        return self._value(listing.load(self._environment, mailbox_id, into, first_uid))
+        return listing.load(self._environment, mailbox_id, into, first_uid)
 
     async def refresh_messages(self, mailbox_id: int, into: MailboxRows, since_modseq: int) -> Mailbox | None:
-        mailbox = listing.refresh(self._environment, mailbox_id, into, since_modseq)
-        return self._value(mailbox) if mailbox is not None else None
-
-    def _value(self, mailbox: MailboxRecord) -> Mailbox:
-        with self._environment.reading() as txn:
-            return _mailbox_value(Snapshot(self._environment, txn), mailbox)
+        return listing.refresh(self._environment, mailbox_id, into, since_modseq)
 
     async def expunged_since(self, mailbox_id: int, modseq: int) -> list[int] | None:
         return listing.expunged_since(self._environment, mailbox_id, modseq)
@@ -543,10 +539,6 @@ class LmdbMailStore:
             if self._environment.is_open:
                 self._environment.share()
                 self._committer.start()
-
-
-def _mailbox_value(rows: Snapshot | Batch, mailbox: MailboxRecord) -> Mailbox:
-    return mailbox.value(rows.has(SUBSCRIPTIONS, name_key(mailbox.account_id, mailbox.name)))
 
 
 def _describe(appends: Sequence[Append]) -> list[Description]:
