@@ -49,6 +49,9 @@ class Mask:
     def row_list(self) -> list[int]:
         """The rows in it, ascending."""
 
+    def octets(self, row_list: list[int]) -> bytes:
+        """What it says of some rows: 0 or 1 for each."""
+
     def uids(self) -> Uids: ...
 
 @final

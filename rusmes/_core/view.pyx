@@ -242,6 +242,17 @@ cdef class Mask:
         cdef Py_ssize_t i
         return [i for i in range(self.size) if self.data[i]]
 
+    def octets(self, list row_list not None) -> bytes:
+        cdef bytes found = PyBytes_FromStringAndSize(NULL, len(row_list))
+        cdef unsigned char* p = <unsigned char*>PyBytes_AS_STRING(found)
+        cdef Py_ssize_t i, row
+        for i in range(len(row_list)):
+            row = row_list[i]
+            if row < 0 or row >= self.size:
+                raise IndexError(row)
+            p[i] = self.data[row]
+        return found
+
     def uids(self) -> Uids:
         cdef Uids found = Uids.__new__(Uids)
         cdef Py_ssize_t i
