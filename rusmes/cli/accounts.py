@@ -296,6 +296,54 @@ def list_mailboxes(context: Context, address: str) -> None:
     context.output.show(rows, lambda: _print_mailboxes(context, rows))
 
 
+_RIGHTS: Final = "lrswipkxtea"
+"""RFC 4314 §2.1"""
+_LEVELS: Final = {"none": "", "read": "lrs", "write": "lrswite", "all": _RIGHTS}
+
+
+@mailbox.command("rights")
+@_address
+@click.argument("name")
+@click.argument("who", required=False)
+@click.argument("rights", required=False)
+@pass_context
+def mailbox_rights(context: Context, address: str, name: str, who: str | None, rights: str | None) -> None:
+    """Show or change who else may use a mailbox.
+
+    WHO is an account, or "anyone". RIGHTS are none, read, write, all, or letters of RFC 4314, such as lrs. IMAP clients see it
+    as "Other Users/ADDRESS/NAME".
+    """
+    account = local_account(context.config, address, must_be_local=False)
+    identifier = who
+    if who is not None and who != "anyone":
+        identifier = local_account(context.config, who, must_be_local=False)
+        context.run(_existing(context.config, identifier))
+    letters = None if rights is None else _LEVELS.get(rights, rights)
+    if (who is None) != (letters is None) or set(letters or "") - set(_RIGHTS):
+        raise click.UsageError(f"WHO needs RIGHTS: {', '.join(_LEVELS)}, or some of the letters {_RIGHTS}")
+    if identifier == account:
+        raise OperatorError(f"{account} is the owner, who has all rights.")
+    rows = context.run(_rights(context, account, name, identifier, letters))
+    context.output.show(rows, lambda: _print_rights(context, rows))
+
+
+def _print_rights(context: Context, rows: list[dict[str, str]]) -> None:
+    context.output.table(["WHO", "RIGHTS"], [(row["who"], row["rights"]) for row in rows], empty="Only its owner may use it.")
+
+
+async def _rights(
+    context: Context, account: str, name: str, identifier: str | None, letters: str | None
+) -> list[dict[str, str]]:
+    async with mail_store_of(context.config, read_only=letters is None) as store:
+        found = await store.account(account)
+        box = await store.mailbox(found.id, name) if found is not None else None
+        if box is None:
+            raise OperatorError(f"{account} has no mailbox {name}.", f"`rusmes mailbox list {account}` lists them")
+        if identifier is not None and letters is not None:
+            await store.set_rights(box.id, identifier, "".join(letter for letter in _RIGHTS if letter in letters))
+        return [{"who": who, "rights": rights} for who, rights in (await store.acl(box.id)).items()]
+
+
 def _print_mailboxes(context: Context, rows: list[dict[str, Any]]) -> None:
     context.output.table(
         ["MAILBOX", "#MESSAGES", "#UNSEEN", "#SIZE", "USE"],

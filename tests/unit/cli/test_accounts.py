@@ -112,3 +112,30 @@ def test_mailboxes_are_listed(rusmes: Any) -> None:
     assert result.output.split("\n")[0].split() == ["MAILBOX", "MESSAGES", "UNSEEN", "SIZE", "USE"]
     assert "INBOX" in result.output
     assert rusmes("mailbox", "list", "nobody").status == 2
+
+
+def test_a_mailbox_is_shared(rusmes: Any) -> None:
+    assert rusmes("user", "add", "bob", "--generate").status == 0
+    assert rusmes("mailbox", "rights", "alice", "Sent").output == "Only its owner may use it.\n"
+    assert rusmes("mailbox", "rights", "alice", "Sent", "bob", "read").status == 0
+    assert rusmes("mailbox", "rights", "alice", "Sent", "anyone", "l", "--json").document == [
+        {"who": "anyone", "rights": "l"}, {"who": "bob@example.com", "rights": "lrs"},
+    ]  # fmt: skip
+    assert rusmes("mailbox", "rights", "alice", "Sent", "bob", "none").output.split() == ["WHO", "RIGHTS", "anyone", "l"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["Nothing"], "has no mailbox Nothing"),
+        (["Sent", "nobody", "read"], "there is no account nobody@example.com"),
+        (["Sent", "bob"], "WHO needs RIGHTS"),
+        (["Sent", "anyone", "lz"], "WHO needs RIGHTS"),
+        (["Sent", "alice", "read"], "is the owner"),
+    ],
+)
+def test_rights_that_make_no_sense(rusmes: Any, arguments: list[str], reason: str) -> None:
+    rusmes("user", "add", "bob", "--generate")
+    result = rusmes("mailbox", "rights", "alice", *arguments)
+    assert result.status == 2
+    assert reason in result.errors
