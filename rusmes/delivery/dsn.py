@@ -133,8 +133,9 @@ class DsnWriter:
             return None
         if not self._may_tell(item.origin):
             # B9: whoever is in MAIL FROM of a stranger's message has probably not sent it. What this server itself could not
-            # take after its 250 is told all the same: nobody else knows of it.
-            local = [report for report in wanted if item.action != "relay" or report.recipient.account]
+            # take after its 250 is told all the same: nobody else knows of it. That it lets mail wait is no such thing.
+            is_ours = item.action != "relay" and not (item.action == "resume" and wanted[0].action == "delayed")
+            local = [report for report in wanted if is_ours or (item.action == "relay" and report.recipient.account)]
             if len(local) < len(wanted):
                 _log.info("notice not sent", queue_id=id_text(item.id), reason="the client was not trusted",
                           sender=str(item.sender), recipients=len(wanted) - len(local))  # fmt: skip

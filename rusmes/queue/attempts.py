@@ -9,7 +9,7 @@ from rusmes.metrics import DELIVERIES, DELIVERY_AGE_SECONDS, QUEUE_RETRIES, Metr
 from rusmes.model.ids import id_text
 from rusmes.model.plan import Queued
 from rusmes.queue.api import Report
-from rusmes.queue.entry import Job
+from rusmes.queue.entry import DELAY_NOTICED, Job
 from rusmes.queue.schedule import Schedule
 from rusmes.storage.api import RecipientState
 
@@ -74,7 +74,8 @@ class Attempts:
                 state.due = due
                 state.status = "deferred"
                 self._metrics.inc(DELIVERIES["deferred"])
-                if not state.delay_noticed and schedule.wants_warning(item.created, now):
+                is_noticed = state.delay_noticed or DELAY_NOTICED in item.attributes
+                if not is_noticed and schedule.wants_warning(item.created, now):
                     state.delay_noticed = True
                     delayed.append(report)
             if report.action not in ("delivered", "relayed"):
@@ -85,6 +86,14 @@ class Attempts:
             # A server that took the NOTIFY parameter tells the sender itself (RFC 3461 §5.2.2).
             notices[2] = ([], 0.0)
         return changed, [notice for notice in notices if notice[0]]
+
+    def waiting_states(self, job: Job, item: Queued) -> tuple[dict[int, RecipientState], list[Report]]:
+        """The rows of recipients that wait to go on in the pipeline once their sender was warned, and what he should hear."""
+        changed = {index: job.active.state(index, item.recipients) for index in job.indexes}
+        for state in changed.values():
+            state.delay_noticed = True
+        text = "the message waits to be let through by this server"
+        return changed, [Report(item.recipients[index], "delayed", 0, "4.0.0", text) for index in changed]
 
     def _log_failure(self, item: Queued, report: Report, state: RecipientState) -> None:
         if state.status != "deferred":

@@ -15,6 +15,9 @@ from rusmes.storage.api import QueueEntry, RecipientState
 FLAGS: Final = "rusmes.flags"
 """Attribute of a `local` row: the flags of the message in its mailbox."""
 
+DELAY_NOTICED: Final = "rusmes.delay_noticed"
+"""Attribute of a mail whose sender has heard, while it waited to go on in the pipeline, that it is late."""
+
 OPEN: Final = frozenset({"queued", "deferred"})
 """Statuses of recipients for whom something is still to be done without an operator."""
 UNFINISHED: Final = OPEN | {"held"}
@@ -89,6 +92,13 @@ def next_due(entry: QueueEntry) -> float | None:
     if entry.item.action == "hold":
         return None
     return min((state.due for state in entry.states if state.status in OPEN), default=None)
+
+
+def lacks_warning(entry: QueueEntry) -> bool:
+    """Whether it waits to go on in the pipeline, where no attempt fails, and its sender has not heard that it is late."""
+    if entry.item.action != "resume" or DELAY_NOTICED in entry.item.attributes:
+        return False
+    return not any(state.delay_noticed for state in entry.states)
 
 
 def rows_of(plan: Plan, mail: Mail, ids: IdSource) -> list[Queued]:

@@ -39,7 +39,19 @@ from rusmes.model.mail import NOTIFY_SUCCESS, Recipient
 from rusmes.model.plan import Queued, Refusal
 from rusmes.queue.api import Busy, Deliverer, NoticeWriter, Report, SiteLimits, Target
 from rusmes.queue.attempts import Attempts
-from rusmes.queue.entry import OPEN, UNFINISHED, Active, Job, appends_of, cost, mail_of, next_due, rows_of
+from rusmes.queue.entry import (
+    DELAY_NOTICED,
+    OPEN,
+    UNFINISHED,
+    Active,
+    Job,
+    appends_of,
+    cost,
+    lacks_warning,
+    mail_of,
+    next_due,
+    rows_of,
+)
 from rusmes.queue.lookups import Lookups
 from rusmes.queue.outcomes import Outcomes
 from rusmes.queue.schedule import Schedule, SteadyClock
@@ -153,7 +165,7 @@ class Runner:
             if item.action == "hold":
                 self._held.add(item.id)
             elif (item.due and item.due > self._clock.now()) or not self._has_room():
-                self._wait(item.id, item.due)
+                self._wait(item.id, self._look_at(QueueEntry(item, []), item.due) if item.action == "resume" else item.due)
             else:
                 self._activate(Active(item, None), range(len(item.recipients)))
 
@@ -172,6 +184,10 @@ class Runner:
 
     def _has_room(self) -> bool:
         return self._sites.jobs < MAX_JOBS and len(self._lookups) < MAX_LOOKUPS
+
+    def _look_at(self, entry: QueueEntry, due: float) -> float:
+        """When to look at an entry that is due then: earlier, when its sender must be warned while it waits."""
+        return min(due, self._schedule.warning_at(entry.item.created)) if lacks_warning(entry) else due
 
     def _wait(self, id: bytes, due: float) -> None:
         self._due[id] = due
@@ -313,7 +329,13 @@ class Runner:
     async def _resume(self, job: Job, item: Queued) -> None:
         """Go on in the pipeline; the plan replaces the entry, in one transaction."""
         active = job.active
+        due = active.next_due
+        if due is not None and due > self._clock.now() + SOON_SECONDS:
+            await self._warn(job, item)
+            return
         mail = mail_of(item)
+        if any(state.delay_noticed for state in active.states or ()):
+            mail.attributes[DELAY_NOTICED] = 1
         try:
             plan = await self._pipeline.run(mail)
             rows = rows_of(plan, mail, self._ids)
@@ -330,6 +352,19 @@ class Runner:
         job.end()
         active.left = 0
         self._conclude(active, {}, rows, is_done=True)
+
+    async def _warn(self, job: Job, item: Queued) -> None:
+        """The sender hears that the mail is late, though nothing was attempted: it waits to go on in the pipeline."""
+        changed, reports = self._attempts.waiting_states(job, item)
+        try:
+            rows = await self._notify(item, reports, self._schedule.expires_at(item.created))
+        except Exception as error:
+            log = _log.error if isinstance(error, RusmesError) else _log.exception
+            log("a notice cannot be written", queue_id=id_text(item.id), error=str(error))
+            self._postpone(job)
+            return
+        job.end()
+        self._settle(job.active, changed, rows)
 
     # Outcomes
 
@@ -506,13 +541,15 @@ class Runner:
         states = entry.states
         soon = now + SOON_SECONDS
         indexes = [i for i, state in enumerate(states) if state.status in OPEN and state.due <= soon]
+        if not indexes and lacks_warning(entry) and self._schedule.wants_warning(entry.item.created, soon):
+            indexes = [i for i, state in enumerate(states) if state.status in OPEN]
         active = Active(entry.item, states)
         if indexes and entry.item.action != "hold":
             self._activate(active, indexes)
             return
         due = next_due(entry)
         if due is not None:
-            self._wait(active.id, due)
+            self._wait(active.id, self._look_at(entry, due))
         elif active.left:
             self._held.add(active.id)
 
@@ -536,7 +573,7 @@ class Runner:
                 else:
                     if any(state.attempts for state in entry.states):
                         due = self._schedule.plausible_due(due, now)
-                    self._wait(id, due)
+                    self._wait(id, self._look_at(entry, due))
             if count % RECOVERY_BATCH == 0:
                 await asyncio.sleep(0)
         self.recovered = True
@@ -582,7 +619,7 @@ class Runner:
         if due is None:
             self._held.add(entry.item.id)
         else:
-            self._wait(entry.item.id, due)
+            self._wait(entry.item.id, self._look_at(entry, due))
             self._wake.set()
 
 

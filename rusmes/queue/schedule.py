@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from random import random as _random
 from typing import Final
@@ -59,6 +60,10 @@ class Schedule:
 
     def wants_warning(self, created: float, now: float) -> bool:
         return 0 < self.delay_warning_seconds <= now - created
+
+    def warning_at(self, created: float) -> float:
+        """From when on the sender should know that the mail is late; infinity when warnings are off."""
+        return created + self.delay_warning_seconds if self.delay_warning_seconds > 0 else math.inf
 
     def plausible_due(self, due: float, now: float) -> float:
         """A stored time, but never further ahead than the schedule could have put it: the clock was set back meanwhile."""

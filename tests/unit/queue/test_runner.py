@@ -10,8 +10,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from rusmes.clock import FakeClock
+from rusmes.config.schema import Config, Processor, Step
 from rusmes.config.units import Duration, Size
 from rusmes.errors import StoreError
 from rusmes.model.content import Rendering
@@ -117,6 +119,95 @@ def test_delay_warning_comes_once() -> None:
         await b.engine.send("bob@x.org", sender="alice@example.com")
         for _ in range(20):
             await b.advance(HOUR)
+        assert len(await b.engine.inbox("alice@example.com")) == 1
+
+    run(test)
+
+
+def waiting(b: Bench, *recipients: str, seconds: float, **more: Any) -> Queued:
+    """A mail that a mailet has deferred."""
+    mail = b.engine.mail(*recipients, sender="alice@example.com", **more)
+    return Queued(
+        mail.id, "resume", mail.sender, tuple(mail.recipients), Rendering(mail.content), mail.origin, mail.created,
+        state="root", step=0, due=b.clock.now() + seconds, reason="too early",
+    )  # fmt: skip
+
+
+def open_relay(*steps: Step, **queue: Any) -> Config:
+    """What is not local goes through the steps and out."""
+    mailets = (Step(matcher="RecipientIsLocal", mailet="LocalDelivery"), *steps, Step(mailet="RemoteDelivery"))
+    error = Processor(name="error", state="error", mailets=(Step(mailet="Hold"),))
+    return structs.replace(simulated(**queue), processors=(Processor(name="root", state="root", mailets=mailets), error))
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_mail_that_waits_in_the_pipeline_gets_its_delay_warning_in_time(restart: bool) -> None:
+    async def test(b: Bench) -> None:
+        row = waiting(b, "bob@x.org", "carol@x.org", seconds=6 * HOUR)
+        await b.store.put([row])
+        if restart:
+            await b.runner._recover_all()
+        else:
+            b.runner.kick([row])
+        await b.advance(1.9 * HOUR)
+        assert not await b.engine.inbox("alice@example.com")
+        await b.advance(0.2 * HOUR)
+        (notice,) = await b.engine.inbox("alice@example.com")
+        assert b"Action: delayed" in notice
+        assert b"bob@x.org" in notice
+        assert b"carol@x.org" in notice
+        assert b"too early" not in notice
+        (entry,) = b.entries
+        assert [(state.delay_noticed, state.attempts, state.due) for state in entry.states] == [(True, 0, row.due)] * 2
+        b.deliveries.answer = delayed
+        for _ in range(20):  # it goes on, fails and is late: the sender knows
+            await b.advance(HOUR)
+        assert len(b.deliveries.sent) > 5
+        assert len(await b.engine.inbox("alice@example.com")) == 1
+
+    run(test)
+
+
+def test_a_mail_that_is_deferred_again_and_again_gets_one_warning() -> None:
+    async def test(b: Bench) -> None:
+        await b.store.put([row := waiting(b, "bob@x.org", seconds=HOUR)])
+        b.runner.kick([row])
+        for _ in range(4 * 24):
+            await b.advance(HOUR / 4)
+        assert b.deliveries.sent == []
+        assert len(await b.engine.inbox("alice@example.com")) == 1
+
+    run(test, config=open_relay(Step(mailet="Defer", params={"delay": "1h", "times": 1000})))
+
+
+@pytest.mark.parametrize("case", ["null sender", "stranger", "off"])
+def test_no_warning_about_waiting_to(case: str) -> None:
+    async def test(b: Bench) -> None:
+        row = waiting(b, "bob@x.org", seconds=6 * HOUR, trusted=case != "stranger")
+        if case == "null sender":
+            row.sender = None
+        await b.store.put([row])
+        b.runner.kick([row])
+        await b.advance(5 * HOUR)
+        assert len(b.entries) == 1
+        assert not await b.engine.inbox("alice@example.com")
+        await b.advance(2 * HOUR)
+        assert len(b.deliveries.sent) == 1
+        assert not await b.engine.inbox("alice@example.com")
+
+    run(test, config=open_relay(delay_warning=Duration(0)) if case == "off" else open_relay())
+
+
+def test_a_warning_that_cannot_be_written_comes_later() -> None:
+    async def test(b: Bench) -> None:
+        await b.store.put([row := waiting(b, "bob@x.org", seconds=6 * HOUR)])
+        b.runner.kick([row])
+        report = b.runner._notices.report
+        b.runner._notices.report = lambda *_, **__: (_ for _ in ()).throw(StoreError("full"))  # type: ignore[method-assign]
+        await b.advance(2.1 * HOUR)
+        b.runner._notices.report = report  # type: ignore[method-assign]
+        assert not await b.engine.inbox("alice@example.com")
+        await b.advance(HOUR)
         assert len(await b.engine.inbox("alice@example.com")) == 1
 
     run(test)
