@@ -9,3 +9,9 @@ def flat_json(fields: dict[str, object]) -> bytes | None:
     They do when they are none or many (1000 octets), and when a name or value is something else than printable ASCII without
     quote and backslash, an integer of 64 bits, or a finite float. Names of secrets are not looked at.
     """
+
+def whole_line(middle: bytes, fields: dict[str, object]) -> bytes | None:
+    """A line: an object with the time now, what `middle` says after it, and the fields; None as of `flat_json`.
+
+    `middle` begins with the quote that ends the time, and ends with a value.
+    """

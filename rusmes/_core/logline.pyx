@@ -1,7 +1,7 @@
 """What every log line has: the time, and mostly short printable ASCII texts and numbers under constant names."""
 
 cimport cython
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_Next
 from cpython.object cimport PyObject
 from cpython.mem cimport PyMem_Free
@@ -36,6 +36,10 @@ cdef extern from "Python.h":
 cdef enum:
     MAX_FIELDS_OCTETS = 1000   # more goes the long way, where values are cut
     INTEGER_OCTETS = 24
+    TIMESTAMP_OCTETS = 24
+    BEGINNING_OCTETS = 14
+
+cdef const char* BEGINNING = b'{"timestamp":"'
 
 
 cdef bint is_plain(const char* p, Py_ssize_t n) noexcept nogil:
@@ -78,8 +82,7 @@ cdef Py_ssize_t decimal(char* p, long long number) noexcept nogil:
     return INTEGER_OCTETS - at
 
 
-def timestamp() -> bytes:
-    cdef char text[24]
+cdef void put_timestamp(char* text) noexcept nogil:
     cdef timespec now
     cdef tm parts
     clock_gettime(CLOCK_REALTIME, &now)
@@ -96,11 +99,16 @@ def timestamp() -> bytes:
     text[13] = text[16] = c':'
     text[19] = c'.'
     text[23] = c'Z'
-    return PyBytes_FromStringAndSize(text, 24)
 
 
-def flat_json(dict fields not None):
-    cdef char line[MAX_FIELDS_OCTETS + 8]
+def timestamp() -> bytes:
+    cdef char text[TIMESTAMP_OCTETS]
+    put_timestamp(text)
+    return PyBytes_FromStringAndSize(text, TIMESTAMP_OCTETS)
+
+
+cdef Py_ssize_t put_fields(char* line, dict fields) except -2:
+    """The fields, each after a comma, at `line`; their length, at most MAX_FIELDS_OCTETS, or -1 when they need more care."""
     cdef Py_ssize_t at = 0
     cdef Py_ssize_t place = 0
     cdef Py_ssize_t n
@@ -113,11 +121,11 @@ def flat_json(dict fields not None):
     while PyDict_Next(fields, &place, &key, &value):
         name = <object>key
         if type(name) is not str or not PyUnicode_IS_COMPACT_ASCII(name):
-            return None
+            return -1
         p = PyUnicode_DATA(name)
         n = PyUnicode_GET_LENGTH(name)
         if at + n + 6 > MAX_FIELDS_OCTETS or not is_plain(p, n):
-            return None
+            return -1
         line[at] = c','
         line[at + 1] = c'"'
         memcpy(line + at + 2, p, <size_t>n)
@@ -128,11 +136,11 @@ def flat_json(dict fields not None):
         item = <object>value
         if type(item) is str:
             if not PyUnicode_IS_COMPACT_ASCII(item):
-                return None
+                return -1
             p = PyUnicode_DATA(item)
             n = PyUnicode_GET_LENGTH(item)
             if at + n + 2 > MAX_FIELDS_OCTETS or not is_plain(p, n):
-                return None
+                return -1
             line[at] = c'"'
             memcpy(line + at + 1, p, <size_t>n)
             at += n + 1
@@ -141,21 +149,49 @@ def flat_json(dict fields not None):
         elif type(item) is int:
             number = PyLong_AsLongLongAndOverflow(item, &overflow)
             if overflow or at + INTEGER_OCTETS > MAX_FIELDS_OCTETS:
-                return None
+                return -1
             at += decimal(line + at, number)
         elif type(item) is float:
             # As `repr` has it, which JSON has too (but for infinities and NaN): 0.135, 1e-05.
             if not isfinite(<double>item) or at + INTEGER_OCTETS + 2 > MAX_FIELDS_OCTETS:
-                return None
+                return -1
             text = PyOS_double_to_string(<double>item, c'r', 0, Py_DTSF_ADD_DOT_0, NULL)
             n = <Py_ssize_t>strlen(text)
             memcpy(line + at, text, <size_t>n)
             PyMem_Free(text)
             at += n
         else:
-            return None
-    if at == 0:
+            return -1
+    return at
+
+
+def flat_json(dict fields not None):
+    cdef char line[MAX_FIELDS_OCTETS + 8]
+    cdef Py_ssize_t at = put_fields(line, fields)
+    if at <= 0:
         return None
     line[at] = c'}'
     line[at + 1] = c'\n'
     return PyBytes_FromStringAndSize(line + 1, at + 1)
+
+
+def whole_line(bytes middle not None, dict fields not None):
+    cdef char line[MAX_FIELDS_OCTETS + 8]
+    cdef Py_ssize_t at = put_fields(line, fields)
+    cdef Py_ssize_t n = PyBytes_GET_SIZE(middle)
+    cdef bytes whole
+    cdef char* p
+    if at < 0:
+        return None
+    whole = PyBytes_FromStringAndSize(NULL, BEGINNING_OCTETS + TIMESTAMP_OCTETS + n + at + 2)
+    p = PyBytes_AS_STRING(whole)
+    memcpy(p, BEGINNING, BEGINNING_OCTETS)
+    p += BEGINNING_OCTETS
+    put_timestamp(p)
+    p += TIMESTAMP_OCTETS
+    memcpy(p, PyBytes_AS_STRING(middle), <size_t>n)
+    p += n
+    memcpy(p, line, <size_t>at)
+    p[at] = c'}'
+    p[at + 1] = c'\n'
+    return whole

@@ -62,10 +62,7 @@ NOBODY = ()
 
 def fork(mail, recipients):
     """A mail like `mail` for some of its recipients: same content, own edits, only the per-recipient lines that concern them."""
-    kind = type(mail)
-    part = kind.__new__(kind)
-    for name in kind.__slots__:
-        setattr(part, name, getattr(mail, name))
+    part = mail.__copy__()
     part.recipients = recipients
     part.attributes = dict(mail.attributes)
     part.prepended = list(mail.prepended)

@@ -6,6 +6,7 @@ and the error text are packed into one attribute, and come back out when the pip
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -37,8 +38,18 @@ class Packed(Struct, array_like=True):
 
 def pack(mail: Mail, label: str) -> dict[str, Value]:
     """The attributes of a row that goes on at the step called `label`."""
-    edits = (mail.prepended, sorted(mail.removed), list(mail.per_recipient.items()), mail.error, mail.hops)
-    return {**mail.attributes, RESUME: msgspec.msgpack.encode(Packed(label, *edits))}
+    if mail.prepended or mail.removed or mail.per_recipient or mail.error or mail.hops:
+        edits = (mail.prepended, sorted(mail.removed), list(mail.per_recipient.items()), mail.error, mail.hops)
+        packed = msgspec.msgpack.encode(Packed(label, *edits))
+    else:
+        packed = _unedited(label)
+    return {**mail.attributes, RESUME: packed}
+
+
+@lru_cache(maxsize=1024)
+def _unedited(label: str) -> bytes:
+    """Of nearly all mail that waits; steps are few."""
+    return msgspec.msgpack.encode(Packed(label, [], [], [], "", 0))
 
 
 def unpack(mail: Mail, chains: dict[str, list[Step]]) -> None:

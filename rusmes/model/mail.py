@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from rusmes.model.address import Address
 from rusmes.model.content import Content
@@ -61,7 +61,7 @@ class Origin(Struct, frozen=True, gc=False):
     """The client may relay: it is authenticated or inside [security] relay_networks."""
 
 
-class Mail:
+class Mail(Struct, eq=False):
     """An envelope, the content it carries, and what the pipeline has done to both so far.
 
     A split copies the small things and shares the content. `prepended` are whole header lines (with CRLF) put on top, newest
@@ -69,52 +69,30 @@ class Mail:
     sees. `attributes` are typed and survive a restart.
     """
 
-    __slots__ = (
-        "attributes", "body_type", "content", "created", "envid", "error", "hops", "id", "origin", "per_recipient",
-        "prepended", "recipients", "removed", "requiretls", "ret", "sender", "smtputf8", "state", "step",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        id: bytes,
-        sender: Address | None,
-        recipients: list[Recipient],
-        content: Content,
-        origin: Origin,
-        *,
-        created: float,
-        body_type: str = "7BIT",
-        smtputf8: bool = False,
-        requiretls: bool = False,
-        ret: str = "",
-        envid: str = "",
-        state: str = "root",
-        step: int = 0,
-    ) -> None:
-        self.id = id
-        self.sender = sender
-        """None is the null reverse-path."""
-        self.recipients = recipients
-        self.content = content
-        self.origin = origin
-        self.created = created
-        """Seconds since the epoch."""
-        self.body_type = body_type
-        """7BIT | 8BITMIME | BINARYMIME."""
-        self.smtputf8 = smtputf8
-        self.requiretls = requiretls
-        self.ret = ret
-        """FULL | HDRS | ""."""
-        self.envid = envid
-        self.state = state
-        """The processor that handles the mail next."""
-        self.step = step
-        """Where in that processor to go on."""
-        self.hops = 0
-        """Processor changes so far."""
-        self.attributes: dict[str, Value] = {}
-        self.prepended: list[bytes] = []
-        self.removed: frozenset[str] = frozenset()
-        self.per_recipient: dict[Address, tuple[bytes, ...]] = {}
-        self.error = ""
-        """Why the mail is in the `error` processor."""
+    id: bytes
+    sender: Address | None
+    """None is the null reverse-path."""
+    recipients: list[Recipient]
+    content: Content
+    origin: Origin
+    created: float
+    """Seconds since the epoch."""
+    body_type: str = "7BIT"
+    """7BIT | 8BITMIME | BINARYMIME."""
+    smtputf8: bool = False
+    requiretls: bool = False
+    ret: str = ""
+    """FULL | HDRS | ""."""
+    envid: str = ""
+    state: str = "root"
+    """The processor that handles the mail next."""
+    step: int = 0
+    """Where in that processor to go on."""
+    hops: int = 0
+    """Processor changes so far."""
+    attributes: dict[str, Value] = field(default_factory=dict)
+    prepended: list[bytes] = field(default_factory=list)
+    removed: frozenset[str] = frozenset()
+    per_recipient: dict[Address, tuple[bytes, ...]] = field(default_factory=dict)
+    error: str = ""
+    """Why the mail is in the `error` processor."""

@@ -118,6 +118,7 @@ class QueueIntake:
         """For how many bytes there was room, at least."""
         self._rooms_until = 0.0
         self._tasks: set[asyncio.Future[Outcome]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def apply(self, config: Config, pipeline: PipelineRunner | None = None) -> None:
         """A reload."""
@@ -136,14 +137,19 @@ class QueueIntake:
     def admit(self, size: int = 0) -> Refusal | None:
         if self._overload.is_on:
             return OVERLOADED
-        if not (self._blobs.check_space(size) and self._mail_blobs.check_space(size)):
+        if self._queue_store.is_writable() and self._mail_store.is_writable():
+            # Writable says that there is room for something; most clients do not say how much they bring.
+            return None if not size or self._has_space(size) else NO_SPACE
+        if not self._has_space(size):
             return NO_SPACE
-        if not (self._queue_store.is_writable() and self._mail_store.is_writable()):
-            now = self._clock.monotonic()
-            if now < self._next_probe:
-                return NOT_WRITABLE
-            self._next_probe = now + PROBE_SECONDS
+        now = self._clock.monotonic()
+        if now < self._next_probe:
+            return NOT_WRITABLE
+        self._next_probe = now + PROBE_SECONDS
         return None
+
+    def _has_space(self, size: int) -> bool:
+        return self._blobs.check_space(size) and self._mail_blobs.check_space(size)
 
     def room_for(self, account: str, size: int) -> bool | Awaitable[bool]:
         now = self._clock.monotonic()
@@ -172,6 +178,8 @@ class QueueIntake:
     def hand_over(self, mail: Mail, answer: Callable[[Outcome | Exception], None]) -> Awaitable[Outcome] | None:
         envelope = list(mail.recipients)
         plan = self._decide(mail)
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
         if not isinstance(plan, Plan) or plan.refused:
             return self._carry_out(mail, envelope, plan)
         started = self._clock.monotonic()
@@ -215,6 +223,12 @@ class QueueIntake:
         return Outcome(refusals, [])
 
     # A commit that nobody awaits
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The one that mail is handed over on; asking asyncio is a system call."""
+        assert self._loop is not None
+        return self._loop
 
     def _committed(self, commit: _Committing, results: Sequence[Appended | Refusal] | None) -> None:
         self._overload.end(self._clock.monotonic() - commit.started)
@@ -344,7 +358,7 @@ class QueueIntake:
 class _Committing:
     """A mail whose commit was begun by `hand_over`: the store's `Answer`. Nobody can cancel it."""
 
-    __slots__ = ("_intake", "_loop", "answer", "envelope", "mail", "plan", "rows", "started")
+    __slots__ = ("_intake", "answer", "envelope", "mail", "plan", "rows", "started")
 
     def __init__(
         self,
@@ -357,7 +371,6 @@ class _Committing:
         started: float,
     ) -> None:
         self._intake = intake
-        self._loop = asyncio.get_running_loop()
         self.mail = mail
         self.envelope = envelope
         self.plan = plan
@@ -367,7 +380,7 @@ class _Committing:
         self.started = started
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
-        return self._loop
+        return self._intake.loop
 
     def cancelled(self) -> bool:
         return False

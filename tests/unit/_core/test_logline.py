@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rusmes._core.logline import flat_json, timestamp
+from rusmes._core.logline import flat_json, timestamp, whole_line
 
 VALUES = st.one_of(st.text(max_size=30), st.integers(-(1 << 70), 1 << 70), st.floats(), st.booleans(), st.none())
 
@@ -68,3 +68,15 @@ def test_long_lines_are_left_alone(size: int) -> None:
 
 def test_no_fields_are_no_line() -> None:
     assert flat_json({}) is None
+
+@given(st.dictionaries(st.text(max_size=12), VALUES, max_size=8))
+def test_a_whole_line(fields: dict[str, Any]) -> None:
+    line = whole_line(b'","level":"info"', fields)
+    rest = flat_json(fields)
+    if line is None:
+        assert fields
+        assert rest is None
+    else:
+        assert line[:14] == b'{"timestamp":"'
+        assert abs(datetime.datetime.fromisoformat(line[14:38].decode()).timestamp() - time.time()) < 60
+        assert line[38:] == b'","level":"info"' + (b"," + rest if rest is not None else b"}\n")
