@@ -1,4 +1,7 @@
-"""The questions: accept, relay, local, pop3, large, idle, syncs. `python -m benchmarks.peers accept --rounds 5`."""
+"""The questions: accept, relay, local, pop3, imap, imapidle, large, idle, syncs.
+
+python -m benchmarks.peers accept --rounds 5
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.peers import measure, servers
+from benchmarks.peers.mailbox import imap, imapidle
 from benchmarks.peers.measure import Sample
 from benchmarks.peers.retrieve import pop3
 
@@ -219,12 +223,13 @@ def syncs(options: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    questions = {f.__name__: f for f in (accept, relay, local, pop3, large, idle, syncs)}
+    questions = {f.__name__: f for f in (accept, relay, local, pop3, imap, imapidle, large, idle, syncs)}
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
     parser.add_argument("question", choices=[*questions, "all"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies the number of messages")
-    parser.add_argument("--cell", default="", help="accept: only this cell, as 100x1024")
+    parser.add_argument("--cell", default="", help="accept: only this cell, as 100x1024; imap: only these")
+    parser.add_argument("--only", default="", help="imap: only these servers")
     parser.add_argument("--scratch", default="", help="directory for all data; a temporary one by default")
     options = parser.parse_args()
     options.port = PORT

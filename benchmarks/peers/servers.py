@@ -221,6 +221,80 @@ class Dovecot(Server):
         self.spawn(["dovecot", "-F", "-c", str(conf)])
 
 
+DOVECOT_IMAP_CONF = """base_dir = {directory}/run
+state_dir = {directory}/state
+listen = 127.0.0.1
+protocols = imap
+ssl = no
+disable_plaintext_auth = no
+auth_mechanisms = plain
+auth_username_format = %n
+auth_cache_size = 10M
+log_path = {directory}/dovecot.log
+info_log_path = {directory}/info.log
+first_valid_uid = 1
+mail_location = {format}:{directory}/mail/%u
+mail_fsync = optimized
+mail_max_userip_connections = 100000
+mailbox_list_index = yes
+passdb {{
+  driver = static
+  args = password={password}
+}}
+userdb {{
+  driver = static
+  args = uid=mail gid=mail home={directory}/home/%u allow_all_users=yes
+}}
+namespace inbox {{
+  inbox = yes
+}}
+service imap-login {{
+  inet_listener imap {{
+    port = {port}
+  }}
+  inet_listener imaps {{
+    port = 0
+  }}
+  service_count = 0
+  process_min_avail = 2
+  client_limit = 20000
+}}
+service imap {{
+  process_limit = 20000
+  service_count = 0
+}}
+service anvil {{
+  client_limit = 60000
+}}
+service auth {{
+  client_limit = 60000
+}}
+"""
+"""Logins in the fast mode Dovecot's manual recommends: processes that serve many connections, and a cache of credentials."""
+
+
+class DovecotImap(Server):
+    """Dovecot's IMAP over "maildir" or "mdbox"."""
+
+    def __init__(self, scratch: Path, port: int, format: str) -> None:
+        self.name = f"dovecot-{format}"
+        self.format = format
+        super().__init__(scratch, port)
+
+    def start(self) -> None:
+        shutil.rmtree(self.directory, ignore_errors=True)
+        for sub in ("run", "state", "mail", "home"):
+            (self.directory / sub).mkdir(parents=True)
+        for sub in ("mail", "home"):
+            shutil.chown(self.directory / sub, "mail", "mail")
+        conf = self.directory / "dovecot.conf"
+        password = PASSWORD.replace(" ", "_")
+        conf.write_text(
+            DOVECOT_IMAP_CONF.format(directory=self.directory, port=self.port, password=password, format=self.format)
+        )
+        self.spawn(["dovecot", "-F", "-c", str(conf)])
+
+
 class PostfixDovecot(Postfix):
     """Postfix that hands local mail to Dovecot's LMTP, which writes Maildirs."""
 
@@ -265,7 +339,15 @@ class Rusmes(Server):
     name = "rusmes"
 
     def __init__(
-        self, scratch: Path, port: int, *, name: str = "rusmes", extra: str = "", processors: str = "", users: int = 0
+        self,
+        scratch: Path,
+        port: int,
+        *,
+        name: str = "rusmes",
+        extra: str = "",
+        processors: str = "",
+        users: int = 0,
+        imap: bool = False,
     ) -> None:
         self.name = name
         super().__init__(scratch, port)
@@ -274,6 +356,8 @@ class Rusmes(Server):
         self.users = users
         self.pop3_port = port + 1
         self.metrics_port = port + 2
+        self.imap_port = port + 3 if imap else 0
+        self.imaps_port = port + 4 if imap else 0
 
     def start(self) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -296,8 +380,9 @@ max_message_size = "100MB"
 port = 0
 tls_port = 0
 [imap]
-port = 0
-tls_port = 0
+port = {self.imap_port}
+tls_port = {self.imaps_port}
+commands_per_minute = 0
 [pop3]
 port = {self.pop3_port}
 tls_port = 0
