@@ -29,6 +29,10 @@ PROGRAMS = {
     "curl": "curl",
     "strace": "strace",
     "openssl": "openssl",
+    "mbsync": "isync",
+    "offlineimap": "offlineimap3",
+    "mutt": "mutt",
+    "tmux": "tmux",
 }
 """Program and the Debian package it comes from."""
 PLACES = ("/usr/sbin", "/usr/local/sbin", "/sbin")

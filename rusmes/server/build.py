@@ -36,6 +36,7 @@ from rusmes.pop3.server import Pop3Service
 from rusmes.queue.control import StoreControl
 from rusmes.queue.intake import QueueIntake
 from rusmes.queue.runner import Runner
+from rusmes.search.scan import ScanSearcher
 from rusmes.server.provision import Provision
 from rusmes.server.sockets import Binding
 from rusmes.smtp.server import SmtpService
@@ -156,6 +157,7 @@ class House:
         self.hub = Hub(self.mail_store, metrics=self.metrics, tell_others=self._tell_of_account)
         self.notices.subscribe(ACCOUNT_CHANGED, self.hub.changed_elsewhere)
         self.notices.subscribe(RESYNC, self.hub.all_changed)
+        self.searcher = ScanSearcher(self.mail_store, clock=self.clock)
         self.mapped_pages = MappedPages(storage.path)
         self.accounts = FileBackend.of(config, on_problem=_accounts_problem)
         self.provision = Provision(self.accounts, self.mail_store, config.domains.create_mailboxes)
@@ -262,6 +264,7 @@ class House:
             await engine.close(grace_seconds)
         await self.deliverer.stop()
         await self.hub.stop()
+        self.searcher.close()
         await self.mail_store.close()
         self.notices.stop()
         self.accounts.close()
@@ -415,6 +418,7 @@ def _imap(house: House, binding: Binding, context: Context) -> Service:
         limits=house.limits,
         metrics=house.metrics,
         clock=house.clock,
+        searcher=house.searcher,
         accounts=house.accounts,
         implicit_tls=binding.implicit_tls,
     )
