@@ -261,7 +261,6 @@ service imap-login {{
 }}
 service imap {{
   process_limit = 20000
-  service_count = 0
 }}
 service anvil {{
   client_limit = 60000
@@ -270,7 +269,7 @@ service auth {{
   client_limit = 60000
 }}
 """
-"""Logins in the fast mode Dovecot's manual recommends: processes that serve many connections, and a cache of credentials."""
+"""The shipped settings, but that its login processes serve many connections and that it caches credentials."""
 
 
 class DovecotImap(Server):

@@ -42,6 +42,8 @@ KEPT_MAILBOXES: Final = 256
 KEPT_ROWS: Final = 1_000_000
 """Of mailboxes that nobody has selected any more, so that the next SELECT only reads what is new (40 bytes a row)."""
 
+UNKNOWN: Final = (0, 0)
+
 _log = get_logger("imap")
 
 
@@ -64,7 +66,7 @@ class Follower(Protocol):
 class Rows:
     """One mailbox: its array, and how far it follows the store."""
 
-    __slots__ = ("account_id", "idlers", "is_gone", "lock", "mailbox", "mailbox_id", "modseq", "rows", "users")
+    __slots__ = ("account_id", "commit_number", "idlers", "is_gone", "lock", "mailbox", "mailbox_id", "modseq", "rows", "users")
 
     def __init__(self, mailbox: Mailbox) -> None:
         self.mailbox_id = mailbox.id
@@ -72,6 +74,8 @@ class Rows:
         self.mailbox = mailbox
         """As it was when the rows were refreshed last."""
         self.rows = new_rows(mailbox)
+        self.commit_number = UNKNOWN
+        """Of the store, before the rows were refreshed last."""
         self.modseq = 0
         """Changes up to this one are in the rows."""
         self.users = 0
@@ -268,6 +272,9 @@ class Hub:
         """
         if rows.is_gone:
             raise NotFound("the mailbox was deleted")
+        number = self._store.commit_number()
+        if number == rows.commit_number and number != UNKNOWN:
+            return
         if rows.lock is None:
             rows.lock = asyncio.Lock()
         async with rows.lock:
@@ -282,6 +289,7 @@ class Hub:
                 rows.is_gone = True
                 raise
             rows.mailbox = mailbox
+            rows.commit_number = number
             rows.modseq = max(mailbox.highest_modseq, 1)
             rows.rows.modseq = mailbox.highest_modseq
             rows.rows.uid_next = mailbox.uid_next

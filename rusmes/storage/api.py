@@ -306,6 +306,9 @@ class MailStore(Protocol):
 
     # Changes
 
+    def commit_number(self) -> tuple[int, int]:
+        """Equal numbers at two moments: nothing was committed between them, by any process. (0, 0): not known."""
+
     async def changes(self, account_id: int, since_modseq: int, *, limit: int = 0) -> list[Change] | None:
         """The account's changes above `since_modseq`; None when the log does not reach back so far, or the number was never
         given (RFC 8620 §5.2, cannotCalculateChanges)."""

@@ -682,6 +682,9 @@ class MemoryMailStore(MemorySharing):
 
     # Changes
 
+    def commit_number(self) -> tuple[int, int]:
+        return 0, 0
+
     async def changes(self, account_id: int, since_modseq: int, *, limit: int = 0) -> list[Change] | None:
         account = self._account_by_id(account_id)
         if not account.floor_modseq <= since_modseq <= account.modseq:

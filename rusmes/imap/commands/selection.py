@@ -74,23 +74,25 @@ async def _recent_from(context: Context, mailbox: Mailbox, is_read_only: bool) -
 
 def _describe(context: Context, selected: Selected, name: str) -> None:
     """§6.3.2: what must be said of a mailbox that is selected."""
-    session, output, view, mailbox = context.session, context.output, selected.view, selected.mailbox
-    is_rev2 = "IMAP4REV2" in session.enabled
+    session, view, mailbox = context.session, selected.view, selected.mailbox
     keywords = selected.rows.rows.keyword_names
-    output.write(flags_line(keywords))
-    output.write(permanent_flags(keywords, is_read_only=selected.is_read_only))
-    output.write(exists(view.exists))
-    if not is_rev2:
-        output.write(recent(view.recent_count()))
-        if first := view.first_unseen():
-            output.write(untagged_ok("first unseen", b"UNSEEN %d" % first))
-    output.write(untagged_ok("these UIDs hold", b"UIDVALIDITY %d" % mailbox.uid_validity))
-    output.write(untagged_ok("the next UID", b"UIDNEXT %d" % mailbox.uid_next))
-    output.write(untagged_ok("the highest", b"HIGHESTMODSEQ %d" % mailbox.highest_modseq))  # RFC 7162 §3.1.2.1
+    lines = [
+        flags_line(keywords),
+        permanent_flags(keywords, is_read_only=selected.is_read_only),
+        exists(view.exists),
+        untagged_ok("these UIDs hold", b"UIDVALIDITY %d" % mailbox.uid_validity),
+        untagged_ok("the next UID", b"UIDNEXT %d" % mailbox.uid_next),
+        untagged_ok("the highest", b"HIGHESTMODSEQ %d" % mailbox.highest_modseq),  # RFC 7162 §3.1.2.1
+    ]
     if mailbox.object_id:
-        output.write(untagged_ok("its id", b"MAILBOXID (%b)" % mailbox.object_id.encode()))  # RFC 8474 §4.2
-    if is_rev2:
-        output.write(list_line(encode_name(name, is_utf8=session.is_utf8)))
+        lines.append(untagged_ok("its id", b"MAILBOXID (%b)" % mailbox.object_id.encode()))  # RFC 8474 §4.2
+    if session.is_rev2:
+        lines.append(list_line(encode_name(name, is_utf8=session.is_utf8)))
+    else:
+        lines.append(recent(view.recent_count()))
+        if first := view.first_unseen():
+            lines.append(untagged_ok("first unseen", b"UNSEEN %d" % first))
+    context.output.write(b"".join(lines))
 
 
 async def _resynchronise(context: Context, known: QResync) -> None:

@@ -499,6 +499,9 @@ class LmdbMailStore:
 
     # Changes
 
+    def commit_number(self) -> tuple[int, int]:
+        return self._environment.commit_number()
+
     async def changes(self, account_id: int, since_modseq: int, *, limit: int = 0) -> list[Change] | None:
         with self._environment.reading() as txn:
             rows = Snapshot(self._environment, txn)
