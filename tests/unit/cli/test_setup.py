@@ -135,7 +135,7 @@ def test_the_quickstart_is_made_once(run: Any, tmp_path: Path) -> None:
     assert first["account"] == "demo@rusmes.test"
     assert first["ports"]["SMTP"] == "127.0.0.1:2525"
     assert first["password"] in first["read"]
-    assert "pop3://127.0.0.1:2110/1" in first["read"]
+    assert "imap://127.0.0.1:2143/INBOX;MAILINDEX=1" in first["read"]
     assert "127.0.0.1" in first["send"]
     config = load_config(first["config"], environ={})
     assert config.storage.path == str(tmp_path / "var" / "data")

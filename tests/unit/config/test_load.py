@@ -44,7 +44,7 @@ def only_problem(text: str, environ: Mapping[str, str] | None = None) -> ConfigE
 
 def test_the_shipped_file_says_the_defaults() -> None:
     shipped, defaults = load_config(str(SHIPPED), environ={}), Config()
-    assert [warning.split()[0] for warning in shipped.warnings] == ["[imap]", "[jmap]"]  # not part of this version
+    assert [warning.split()[0] for warning in shipped.warnings] == ["[jmap]"]  # not part of this version
     for name in Config.__struct_fields__:
         if name not in ("domain", "postmaster", "path", "warnings"):
             assert getattr(shipped, name) == getattr(defaults, name), name
@@ -313,7 +313,7 @@ def test_two_addresses_may_share_a_port() -> None:
 
 
 def test_what_is_legal_and_not_meant_is_a_warning() -> None:
-    assert any("[imap] is not part of this version" in warning for warning in parse(DOMAIN + "[imap]\nport = 143").warnings)
+    assert any("[jmap] is not part of this version" in warning for warning in parse(DOMAIN + "[jmap]\nport = 8081").warnings)
     assert any("no delay notice" in warning for warning in parse(DOMAIN + "[queue]\nmax_age = '1h'").warnings)
     assert any('mean "smtp"' in warning for warning in parse(DOMAIN + "[logging.levels]\nsmpt = 'debug'").warnings)
     unused = DOMAIN + "[relay]\nhost = 'smart.example'\npassword = 'x'"
