@@ -39,7 +39,7 @@ class Node(Struct):
         return self.mailbox.special_use.split() if self.mailbox is not None and self.rights == ALL_RIGHTS else []
 
 
-async def _tree(context: Context, *, with_others: bool, with_subscriptions: bool) -> dict[str, Node]:
+async def tree(context: Context, *, with_others: bool, with_subscriptions: bool) -> dict[str, Node]:
     """By name, in the order of names, INBOX first."""
     store = context.store
     found: dict[str, Node] = {}
@@ -91,7 +91,7 @@ class _Chosen(Struct):
     """What is met by names below it (RFC 9051 §6.3.9.6)."""
 
 
-def _select(command: List, tree: Mapping[str, Node], matches: Callable[[str], bool]) -> Iterator[_Chosen]:
+def _select(command: List, nodes: Mapping[str, Node], matches: Callable[[str], bool]) -> Iterator[_Chosen]:
     """The names that match a pattern and what else the client selects by."""
     criteria: dict[str, Callable[[Node], bool]] = {}
     if command.select_subscribed:
@@ -100,11 +100,11 @@ def _select(command: List, tree: Mapping[str, Node], matches: Callable[[str], bo
         criteria["SPECIAL-USE"] = lambda node: bool(node.uses)
     if not criteria:
         # A subscription to what is not there is no reason to list it.
-        yield from (_Chosen(node) for node in tree.values() if (node.mailbox or node.has_children) and matches(node.name))
+        yield from (_Chosen(node) for node in nodes.values() if (node.mailbox or node.has_children) and matches(node.name))
         return
-    names = {node.name for node in tree.values() if all(meets(node) for meets in criteria.values())}
+    names = {node.name for node in nodes.values() if all(meets(node) for meets in criteria.values())}
     if not command.recursive_match:
-        yield from (_Chosen(node) for node in tree.values() if node.name in names and matches(node.name))
+        yield from (_Chosen(node) for node in nodes.values() if node.name in names and matches(node.name))
         return
     # RFC 5258 §3.5: what does not meet them itself is told for the sake of names below it that are not told themselves; what
     # does is told of all below it.
@@ -112,7 +112,7 @@ def _select(command: List, tree: Mapping[str, Node], matches: Callable[[str], bo
     superior = {above for name in names for above in parents(name)}
     for name in sorted(names | hidden, key=lambda name: (name != "INBOX", name)):
         if matches(name):
-            yield _Chosen(tree.get(name) or Node(name), tuple(criteria) if name in superior else ())
+            yield _Chosen(nodes.get(name) or Node(name), tuple(criteria) if name in superior else ())
 
 
 def _attributes(command: List, node: Node) -> list[bytes]:
@@ -147,8 +147,8 @@ async def list_(context: Context, command: List) -> Outcome:
 
     begin_status(context, command.return_status)
     is_asked = command.select_subscribed or command.return_subscribed
-    tree = await _tree(context, with_others=any(map(_reaches_others, patterns)), with_subscriptions=is_asked)
-    for found in _select(command, tree, matches):
+    nodes = await tree(context, with_others=any(map(_reaches_others, patterns)), with_subscriptions=is_asked)
+    for found in _select(command, nodes, matches):
         await _tell(context, command, found)
     return Ok("these are they")
 

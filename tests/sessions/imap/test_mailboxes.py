@@ -363,9 +363,7 @@ def test_lists_of_rights(play: Callable[[Scenario], None]) -> None:
         await refused(client, f"SETACL INBOX {ALICE} lr", "NO [CANNOT]")
         await refused(client, "SETACL INBOX bob@example.com lz", "BAD unknown right")
         await client.ok('SETACL INBOX bob@example.com ""')
-        assert await client.ok("GETACL INBOX") == [
-            "* ACL INBOX alice@example.com lrswipkxteacd -bob@example.com xc"
-        ]
+        assert await client.ok("GETACL INBOX") == ["* ACL INBOX alice@example.com lrswipkxteacd -bob@example.com xc"]
 
     play(scenario)
 
@@ -420,9 +418,7 @@ def test_every_command_asks_for_its_right(play: Callable[[Scenario], None]) -> N
         assert (await bob.append(team, MESSAGE)).startswith("NO [NOPERM]")
         await client.ok("SETACL team bob@example.com lrikxa")
         await bob.ok(f"CREATE {below}")
-        assert await client.ok("GETACL team/new") == [
-            "* ACL team/new alice@example.com lrswipkxteacd bob@example.com lrikxac"
-        ]
+        assert await client.ok("GETACL team/new") == ["* ACL team/new alice@example.com lrswipkxteacd bob@example.com lrikxac"]
         await bob.ok(f"STATUS {team} (MESSAGES)")
         assert (await bob.append(team, MESSAGE, r"(\Seen) ")).startswith("OK")
         assert await client.ok("STATUS team (MESSAGES UNSEEN)") == ["* STATUS team (MESSAGES 1 UNSEEN 1)"]
@@ -511,9 +507,7 @@ def test_annotations(play: Callable[[Scenario], None]) -> None:
         assert found == '* METADATA INBOX (/private/comment "one")'
         assert last.startswith("OK [METADATA LONGENTRIES 4]")
         await client.ok("SETMETADATA INBOX (/private/comment NIL /private/a/b/c ~{3+}\r\na\0b)")
-        assert await client.ok("GETMETADATA INBOX (/private/a/b/c)") == [
-            "* METADATA INBOX (/private/a/b/c ~{3}\r\na\0b)"
-        ]
+        assert await client.ok("GETMETADATA INBOX (/private/a/b/c)") == ["* METADATA INBOX (/private/a/b/c ~{3}\r\na\0b)"]
         for command in ("GETMETADATA INBOX /comment", 'SETMETADATA INBOX (/comment "x")', 'SETMETADATA INBOX (/private "x")'):
             [last] = await client.command(command)
             assert last.startswith("BAD"), command
