@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from rusmes.config.schema import Config
 from rusmes.smtp.limits import Limits
+from rusmes.smtp.reply import Reply
 
 Listener = Literal["mx", "submission", "lmtp"]
 
@@ -66,6 +67,7 @@ class Policy:
         "counts_messages",
         "data_timeout",
         "greet_delay",
+        "greetings",
         "hostname",
         "idle_timeout",
         "limits",
@@ -94,6 +96,8 @@ class Policy:
         is_submission = listener == "submission"
         self._config = config
         self._trust: dict[str, Trust] = {}
+        self.greetings: dict[object, Reply] = {}
+        """Banner and replies to EHLO that were made so far; what they depend on beside the policy is the key."""
         self.listener: Listener = listener
         self.protocol = "lmtp" if listener == "lmtp" else "smtp"
         self.hostname = hostname

@@ -25,6 +25,7 @@ from rusmes.smtp.reply import (
 
 if TYPE_CHECKING:
     from rusmes.smtp.commands.conversation import Conversation
+    from rusmes.smtp.policy import Policy
     from rusmes.smtp.session import Command
 
 HELP: Final = Reply(214, "2.0.0", "Commands: EHLO HELO LHLO MAIL RCPT DATA BDAT RSET NOOP QUIT VRFY HELP AUTH STARTTLS")
@@ -36,7 +37,11 @@ _XTEXT_CODE: Final = re.compile(r"\+([0-9A-F]{2})")
 
 def banner(conversation: Conversation) -> Reply:
     """RFC 5321 §3.1."""
-    return greeting(conversation.policy.hostname, lmtp=conversation.policy.protocol == "lmtp")
+    policy = conversation.policy
+    reply = policy.greetings.get("")
+    if reply is None:
+        reply = policy.greetings[""] = greeting(policy.hostname, lmtp=policy.protocol == "lmtp")
+    return reply
 
 
 def helo(conversation: Conversation, command: Command) -> Reply:
@@ -47,7 +52,12 @@ def helo(conversation: Conversation, command: Command) -> Reply:
 def ehlo(conversation: Conversation, command: Command) -> Reply:
     """EHLO and LHLO: the name, and what this client can use now."""
     _greeted(conversation)
-    return hello(conversation.policy.hostname, extension_lines(conversation))
+    policy, names, login = conversation.policy, conversation.session.extensions, mechanisms(conversation)
+    reply = policy.greetings.get((names, login))
+    if reply is None:
+        # As many as there are ways to be connected; a reply of ten lines takes 10 us to make.
+        reply = policy.greetings[names, login] = hello(policy.hostname, extension_lines(policy, names, login))
+    return reply
 
 
 def _greeted(conversation: Conversation) -> None:
@@ -87,14 +97,13 @@ def extensions(conversation: Conversation) -> frozenset[str]:
     return frozenset(names)
 
 
-def extension_lines(conversation: Conversation) -> list[str]:
-    policy, names = conversation.policy, conversation.session.extensions
+def extension_lines(policy: Policy, names: frozenset[str], login: tuple[str, ...]) -> list[str]:
     limits = f"LIMITS RCPTMAX={policy.max_recipients}"
     if policy.max_messages_per_connection:
         limits += f" MAILMAX={policy.max_messages_per_connection}"
     lines = ["PIPELINING", f"SIZE {policy.max_message_bytes}", "8BITMIME", "SMTPUTF8", "CHUNKING", "BINARYMIME"]
     lines += [name for name in ("DSN", "STARTTLS", "REQUIRETLS") if name in names]
-    if login := mechanisms(conversation):
+    if login:
         lines.append("AUTH " + " ".join(login))
     if "XCLIENT" in names:
         lines.append("XCLIENT " + " ".join(XCLIENT_ATTRIBUTES))
