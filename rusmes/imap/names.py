@@ -54,9 +54,12 @@ def decode_utf7(raw: bytes) -> str:
         BadName: there is none.
     """
     if b"&" not in raw:
-        if raw.isascii():
-            return raw.decode("ascii")
-        raise BadName("octets above 127 in a name that is not UTF-8")
+        if not raw.isascii():
+            raise BadName("octets above 127 in a name that is not UTF-8")
+        name = raw.decode("ascii")
+        if not name.isprintable():
+            raise BadName("control characters in a mailbox name")
+        return name
     head, *shifts = raw.split(b"&")
     try:
         out = [head.decode("ascii")]
