@@ -5,7 +5,7 @@ A look into LMDB gives the GIL away, to a loop that may not give it back soon; s
 messages): a row a message is 25 ms to walk over, this is 4 with everything that is done with them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, final
 
 from rusmes._core.rows import MailboxRow, MessageRow
@@ -40,6 +40,11 @@ def email_in(key: bytes, row: bytes, uid: int) -> tuple[bytes, int] | None:
 
 def load_blocks(cursor: Any, mailbox_id: int, first_uid: int, into: MailboxRows) -> None:
     """Add the messages of a mailbox from `first_uid` on. The cursor is one of the messages' table."""
+
+def saved_dates(
+    get: Callable[..., bytes | None], table: object, mailbox_id: int, uids: Iterable[int]
+) -> list[float | None]:
+    """When the messages came into the mailbox, in the order of `uids`; `get` is that of an LMDB transaction."""
 
 def add_to(into: MailboxRows, key: bytes, row: bytes, uid: int) -> bool:
     """Add a message, or bring flags and modseq of one that is there up to date; False when the row has it not."""

@@ -261,6 +261,31 @@ def load_blocks(object cursor, uint64_t mailbox_id, uint64_t first_uid, MailboxR
             p += length(p)
 
 
+def saved_dates(object get, object table, uint64_t mailbox_id, object uids not None) -> list:
+    cdef const unsigned char* p
+    cdef const unsigned char* end = NULL
+    cdef list found = []
+    cdef bytes key
+    cdef bytes row = None
+    cdef int64_t block = -1
+    cdef int64_t uid
+    for uid in uids:
+        if not 0 < uid <= 0xFFFFFFFF:
+            found.append(None)
+            continue
+        if uid >> BLOCK_BITS != block:
+            block = uid >> BLOCK_BITS
+            key = block_key(mailbox_id, <uint64_t>uid)
+            row = get(key, None, table)
+            end = NULL if row is None else octets(row) + check_block(key, row)
+        if row is None:
+            found.append(None)
+            continue
+        p = find(octets(row), end, <unsigned char>(uid & (BLOCK_UIDS - 1)))
+        found.append(load_double(p + SAVED) if p < end and p[0] == (uid & (BLOCK_UIDS - 1)) else None)
+    return found
+
+
 def add_to(MailboxRows into not None, bytes key not None, bytes row not None, uint32_t uid) -> bool:
     cdef Py_ssize_t n = check_block(key, row)
     cdef const unsigned char* end = octets(row) + n

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from rusmes._core.blocks import add_to, block_key, load_blocks
+from rusmes._core.blocks import saved_dates as saved_of
 from rusmes._core.rows import EmailFacts, facts_of
 from rusmes.errors import NotFound
 from rusmes.model.content import Rendering
@@ -18,7 +19,6 @@ from rusmes.storage.lmdb.edits import (
     mailbox_value,
     read_account,
     read_mailbox,
-    read_message,
 )
 from rusmes.storage.lmdb.environment import Environment
 from rusmes.storage.lmdb.layout import (
@@ -144,7 +144,5 @@ def email_bodies(
 
 def saved_dates(environment: Environment, mailbox_id: int, uids: Sequence[int]) -> list[float | None]:
     with environment.reading() as txn:
-        rows = Snapshot(environment, txn)
-        read_mailbox(rows, mailbox_id)
-        found = [read_message(rows, mailbox_id, uid) for uid in uids]
-    return [message.saved if message is not None else None for message in found]
+        read_mailbox(Snapshot(environment, txn), mailbox_id)
+        return saved_of(txn.get, environment.handles[MESSAGES], mailbox_id, uids)
