@@ -236,7 +236,7 @@ class Session:
         if type(command) is Malformed:
             return self._refusal_of(command)
         kind = type(command)
-        if kind not in self._allowed and not (kind is c.Search and self.state is State.AUTHENTICATED and command.source):
+        if kind not in self._allowed and not (self.state is State.AUTHENTICATED and _names_mailboxes(command)):
             return self._refusal_of(self._not_here(kind, command.tag))
         if self.is_uid_only or not self.has_qresync:
             objection = self._objection(command)
@@ -419,6 +419,13 @@ class Session:
 
 
 _NUMBERED: Final = frozenset({c.Fetch, c.Store, c.Copy, c.Search, c.Sort, c.Thread, c.Replace})
+
+
+def _names_mailboxes(command: AnyCommand) -> bool:
+    """Whether it is an ESEARCH that looks into other mailboxes than the selected one."""
+    if type(command) is not c.Search or command.source is None:
+        return False
+    return any(not kind.startswith("selected") for kind, _ in command.source.filters)
 
 
 def _has_numbers(query: q.Query) -> bool:
