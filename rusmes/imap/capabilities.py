@@ -37,6 +37,19 @@ AFTER_LOGIN: Final[tuple[str, ...]] = (
     "QUOTA=RES-MAILBOX",
     "QUOTASET",
     "METADATA",
+    "ESEARCH",
+    "SEARCHRES",
+    "WITHIN",
+    "SORT",
+    "SORT=DISPLAY",
+    "ESORT",
+    "THREAD=ORDEREDSUBJECT",
+    "THREAD=REFERENCES",
+    "CONTEXT=SEARCH",
+    "CONTEXT=SORT",
+    "MULTISEARCH",
+    "I18NLEVEL=1",
+    "INPROGRESS",
 )
 """Listed once somebody is logged in; before, a client learns nothing it could use."""
 

@@ -72,7 +72,8 @@ def search(lexer: Lexer, tag: bytes, *, is_uid: bool = False) -> Search:
 def esearch(lexer: Lexer, tag: bytes) -> Search:
     """esearch = "ESEARCH" [SP esearch-source-opts] [SP search-return-opts] SP search-program (RFC 7377 §2.1, §4)."""
     lexer.space()
-    source: SearchSource | None = None
+    # RFC 7377 §2.1: without sources it is the selected mailbox; and the answer names it.
+    source = SearchSource((("selected", ()),))
     if _skip_word(lexer, "IN"):
         lexer.space()
         lexer.take(OPEN)

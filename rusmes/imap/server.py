@@ -355,6 +355,14 @@ class Conversation:
             self._log.error("a mailbox cannot be looked at", reason=str(error))
             return
         may_expunge = type(command) not in _USES_NUMBERS or bool(getattr(command, "is_uid", False))
+        await self._tell_selected(context.selected, may_expunge)
+
+    async def _tell_selected(self, selected: Selected, may_expunge: bool) -> None:
+        """News of the selected mailbox, whose rows are up to date."""
+        context = self.context
+        watches = tuple(selected.watches.values())
+        for watch in watches:
+            self.write(watch.before_sync(context, may_expunge))
         if context.notify is None or context.notify.selected is None:
             self.write(context.view.sync(may_expunge))
             while context.view.is_unfinished:
@@ -362,9 +370,9 @@ class Conversation:
                 self.write(context.view.sync(may_expunge))
         else:
             await context.notify.tell_selected(may_expunge)
-        if context.selected.takes_recent:
-            self._service.hub.claim_soon(context.selected.rows)
-        for watch in tuple(context.selected.watches.values()):
+        if selected.takes_recent:
+            self._service.hub.claim_soon(selected.rows)
+        for watch in watches:
             self.write(await watch.after_sync(context))
 
     def _answer(self, tag: bytes, outcome: Ok | No | Bad) -> None:
@@ -404,6 +412,10 @@ class Conversation:
         if self.last_words:
             self.write(b"* BYE %b\r\n" % self.last_words)
         return not self.last_words
+
+    def abort(self) -> None:
+        """Cut the connection: what was begun cannot be ended."""
+        self._connection.abort()
 
     def count_error(self) -> None:
         """Count a command that made no sense; after the last one allowed the session ends."""
@@ -542,7 +554,7 @@ class Conversation:
         """What happened in the selected mailbox until now, outside of a command's end."""
         if self.context.selected is not None:
             await self.context.refresh()
-            self.write(self.context.view.sync(True))
+            await self._tell_selected(self.context.selected, True)
 
     async def wait_for_done(self) -> bytes:
         """The line that ends IDLE, while news is told. Raises LineTooLong, ConnectionLost, Draining, DeadlineExceeded."""
@@ -564,14 +576,14 @@ class Conversation:
                 self.write(b"* OK still here\r\n")  # RFC 9051 §7.1: a line like any other, for routers on the way
 
     async def _tell_unasked(self) -> None:
-        """NOTIFY (RFC 5465): between commands, and in IDLE."""
+        """NOTIFY (RFC 5465): between commands, and in IDLE; there also what searches follow (RFC 5267)."""
         context = self.context
         notification = context.notify
+        if context.selected is not None and (notification is None or notification.selected is not None):
+            await context.refresh()
+            await self._tell_selected(context.selected, notification is None or notification.may_expunge)
         if notification is None:
             return
-        if context.selected is not None and notification.selected is not None:
-            await context.refresh()
-            await notification.tell_selected(notification.may_expunge)
         lines, notification.pending[:] = b"".join(notification.pending), ()
         self.write(lines)
 
@@ -584,7 +596,7 @@ class Conversation:
         selected = self.context.selected
         if selected is None or self._connection.is_clogged:
             return
-        if self.context.notify is not None:
+        if self.context.notify is not None or selected.watches:
             self._connection.nudge()
             return
         if news := selected.view.sync(True):

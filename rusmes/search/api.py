@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from msgspec import Struct
 
 from rusmes._core.view import MailboxRows, Mask, Uids
-from rusmes.errors import RusmesError
+from rusmes.errors import LimitReached
 from rusmes.model.query import Query
 
 Ranges = list[tuple[int, int]]
 
 
-class TooComplex(RusmesError):
+class TooComplex(LimitReached):
     """The query asks for more than one query may (RFC 5530 §3, LIMIT)."""
 
 
@@ -43,8 +43,8 @@ class ThreadNode(Struct):
     children: list[ThreadNode]
 
 
-Progress = Callable[[int, int], None]
-"""Called with (messages looked at, messages to look at) between slices of a long search (RFC 9585)."""
+Progress = Callable[[int, int], Awaitable[None]]
+"""Awaited with (messages looked at, messages to look at) between slices of a long search (RFC 9585)."""
 
 
 class Searcher(Protocol):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
@@ -135,7 +135,7 @@ class ScanSearcher:
         self,
         look: Callable[[int, int], None],
         slices: Iterator[tuple[int, int, bool]],
-        progress: Callable[[int], None] | None = None,
+        progress: Callable[[int], Awaitable[None]] | None = None,
     ) -> None:
         """Call `look` with (start, stop) of each slice, here or aside."""
         is_slow = False
@@ -149,7 +149,7 @@ class ScanSearcher:
                 look(start, stop)
                 is_slow = time.perf_counter() - begin > SLOW_SECONDS
             if progress is not None:
-                progress(stop)
+                await progress(stop)
 
     async def _aside(self, work: Callable[[], T]) -> T:
         """One job after the other as they come, so that searches take turns."""

@@ -11,8 +11,10 @@
 | `listing.py` | LIST LSUB |
 | `rights.py` | ACL, and the way from a name to a mailbox |
 | `quota.py`, `metadata.py` | QUOTA; METADATA |
-| `messages.py` | FETCH STORE EXPUNGE COPY MOVE |
-| `search.py` | SEARCH SORT THREAD |
+| `fetch.py` | FETCH |
+| `messages.py` | STORE EXPUNGE COPY MOVE |
+| `search.py` | SEARCH SORT THREAD CANCELUPDATE |
+| `multisearch.py`, `contexts.py`, `results.py` | ESEARCH; searches that are followed; what answers are made of |
 """
 
 from __future__ import annotations
@@ -21,7 +23,20 @@ from collections.abc import Mapping
 from typing import Final
 
 from rusmes.imap.command import Command
-from rusmes.imap.commands import append, idle, listing, mailboxes, metadata, notify, quota, rights, selection, session
+from rusmes.imap.commands import (
+    append,
+    idle,
+    listing,
+    mailboxes,
+    messages,
+    metadata,
+    notify,
+    quota,
+    rights,
+    search,
+    selection,
+    session,
+)
 from rusmes.imap.commands.context import Handler
 
 HANDLERS: Final[Mapping[type[Command], Handler]] = {
@@ -35,4 +50,6 @@ HANDLERS: Final[Mapping[type[Command], Handler]] = {
     **rights.HANDLERS,
     **quota.HANDLERS,
     **metadata.HANDLERS,
+    **search.HANDLERS,
+    **messages.HANDLERS,
 }

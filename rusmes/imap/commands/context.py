@@ -77,9 +77,15 @@ class Output(Protocol):
     async def room(self) -> None:
         """Wait until the client has read most of what was written. Raises ConnectionLost."""
 
+    async def flush(self) -> None:
+        """Send what was written, and wait until the client has read it. Raises ConnectionLost."""
+
 
 class Watch(Protocol):
     """Something that follows the selected mailbox: a search context (RFC 5267)."""
+
+    def before_sync(self, context: Context, may_expunge: bool) -> bytes:
+        """What to send while messages that are expunged still have their numbers."""
 
     async def after_sync(self, context: Context) -> bytes:
         """What to send after the client was told of changes."""

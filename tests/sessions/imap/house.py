@@ -34,6 +34,7 @@ from rusmes.model.ids import IdSource
 from rusmes.model.mail import Recipient
 from rusmes.model.plan import Append, Refusal
 from rusmes.net.connection import Connection, ConnectionLost, TlsInfo
+from rusmes.search.scan import ScanSearcher
 from rusmes.storage.lmdb.mail_store import LmdbMailStore
 from rusmes.storage.memory import MemoryMailStore
 from tests.sessions.harness import client_context, run, server_context
@@ -87,6 +88,7 @@ class ImapHouse:
         )
         self.store = store if store is not None else store_of("memory")
         self.hub = Hub(self.store, metrics=self.metrics)
+        self.searcher = ScanSearcher(self.store, clock=self.clock)
         self.lines: list[str] = []
         self.connections: list[Connection] = []
         self.service = ImapService(
@@ -98,6 +100,7 @@ class ImapHouse:
             limits=self.limits,
             metrics=self.metrics,
             clock=SystemClock(),
+            searcher=self.searcher,
             implicit_tls=implicit_tls,
         )
         self._implicit = implicit_tls
@@ -125,6 +128,7 @@ class ImapHouse:
             assert not pending, "a session did not end with its client"
         await self._server.wait_closed()
         await self.hub.stop()
+        self.searcher.close()
         await self.store.close()
         assert not any(PASSWORD in line for line in self.lines), "a password is in the log"
         assert not any(rows.users or rows.idlers for rows in self.hub._rows.values()), "rows stay in use"
