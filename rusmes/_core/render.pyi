@@ -5,8 +5,9 @@ What is to be rendered is a sum of these numbers:
 
 from typing import Final
 
+from rusmes._core.cursor import Cursor
 from rusmes._core.rows import EmailFacts
-from rusmes._core.view import Cursor, Uids
+from rusmes._core.view import Uids
 
 UID: Final[int]
 FLAGS: Final[int]

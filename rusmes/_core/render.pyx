@@ -3,9 +3,10 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from rusmes._core.cursor cimport Cursor
 from rusmes._core.encode cimport Buffer
 from rusmes._core.rows cimport EmailFacts
-from rusmes._core.view cimport EXPUNGED, ODD, SYSTEM_BITS, Cursor, MailboxRows, Uids
+from rusmes._core.view cimport EXPUNGED, ODD, SYSTEM_BITS, MailboxRows, Uids
 
 cdef enum:
     WITH_UID = 1

@@ -25,6 +25,12 @@ cdef class Mask:
     cdef Mask paired(self, Mask other)
 
 
+# Who looks at the columns, as far as compaction has to know.
+cdef class Watcher:
+    cdef Py_ssize_t known          # rows the client was told of, in `rows`; those behind are news
+    cdef uint64_t told             # expunges up to this serial the client knows
+
+
 # The columns of one mailbox.
 cdef class MailboxRows:
     cdef uint32_t* uids
@@ -80,23 +86,3 @@ cdef class MailboxRows:
     cdef void move_rows(self, Py_ssize_t to, Py_ssize_t start, Py_ssize_t count) noexcept
     cdef int sweep_sets(self) except -1
     cdef int check_row(self, Py_ssize_t row) except -1
-
-
-# What one session knows of the columns.
-cdef class Cursor:
-    cdef readonly MailboxRows rows
-    cdef Py_ssize_t known          # rows the client was told of, in `rows`; those behind are news
-    cdef uint64_t told             # expunges up to this serial the client knows
-    cdef readonly Py_ssize_t exists
-    cdef uint64_t seen_updates
-    cdef uint64_t seen_modseq
-    cdef public uint32_t recent_from
-    cdef bint attached
-    cdef dict expected             # UID: (bits, keywords, modseq or 0), what the client knows without being told
-
-    cdef Py_ssize_t number_at(self, Py_ssize_t row) noexcept nogil
-    cdef bint is_gone(self, Py_ssize_t row) noexcept nogil
-    cdef int check_mask(self, Mask mask) except -1
-    cdef int copy_uids(self, Uids found, Py_ssize_t start, Py_ssize_t stop) except -1
-    cdef Uids changed_rows(self)
-    cdef int look_told(self, Py_ssize_t row, uint32_t uid) except -1

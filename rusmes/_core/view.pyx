@@ -1,6 +1,6 @@
 """The messages of a mailbox as packed columns, shared by all sessions of a worker, and what each session knows of them.
 
-See `view.pyi`. Tombstones: an expunged row stays, marked, until every cursor has told its client, because until then the row
+See `view.pyi`; one file, because questions, changes and compaction work on the same columns. Tombstones: an expunged row stays, marked, until every cursor has told its client, because until then the row
 counts in that client's sequence numbers. A cursor tells expunges in the order in which they were applied here (`serial`), not
 by modseq, so that nothing depends on the order in which other workers' changes arrive.
 """
@@ -10,7 +10,6 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from libc.math cimport floor
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport qsort
 from libc.string cimport memcmp, memcpy, memmove, memset
 
 cdef enum:
@@ -19,7 +18,6 @@ cdef enum:
     GONE = 128                 # in `bits`, inside of `compact` only
     COMPACT_SHARE = 256        # tombstones are worth a compaction when they are this part of the rows
 
-cdef bytes NO_ID = b"\0" * 16
 cdef uint64_t NEVER = <uint64_t>0xFFFFFFFFFFFFFFFF
 
 
@@ -27,12 +25,6 @@ cdef extern from *:
     """
     #include <stddef.h>
     #include <stdint.h>
-
-    static int rusmes_by_value(const void *a, const void *b)
-    {
-        uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-        return x < y ? -1 : x > y;
-    }
 
     /* Loops without branches over one column each: vector code at -O3. */
     static void rusmes_mask_bits(unsigned char *mask, const unsigned char *bits, size_t n, unsigned char which, unsigned char want)
@@ -100,7 +92,6 @@ cdef extern from *:
             a[i] = b[i] ^ 1;
     }
     """
-    int by_value "rusmes_by_value"(const void*, const void*) noexcept nogil
     void mask_bits "rusmes_mask_bits"(unsigned char*, const unsigned char*, size_t, unsigned char, unsigned char) noexcept nogil
     size_t count_bits "rusmes_count_bits"(const unsigned char*, size_t, unsigned char, unsigned char) noexcept nogil
     void mask_range "rusmes_mask_range"(unsigned char*, const uint32_t*, size_t, uint32_t, uint32_t) noexcept nogil
@@ -260,6 +251,10 @@ cdef class Mask:
             if self.data[i]:
                 found.push(self.rows.uids[i])
         return found
+
+
+cdef class Watcher:
+    pass
 
 
 @cython.final
@@ -446,7 +441,7 @@ cdef class MailboxRows:
 
     cdef int compact_if_due(self) except -1:
         cdef uint64_t told = NEVER
-        cdef Cursor cursor
+        cdef Watcher cursor
         if self.dead == 0 or self.dead * COMPACT_SHARE < self.size:
             return 0
         for cursor in self.cursors:
@@ -460,7 +455,7 @@ cdef class MailboxRows:
         cdef Py_ssize_t to = -1            # where the next run of rows goes
         cdef Py_ssize_t start, stop
         cdef uint32_t row
-        cdef Cursor cursor
+        cdef Watcher cursor
         for cursor in self.cursors:
             start = 0
             for k in range(self.dead):
@@ -760,310 +755,4 @@ cdef class MailboxRows:
         if PyBytes_GET_SIZE(email_id) == ID_OCTETS:
             for row in range(self.size):
                 found.data[row] = memcmp(self.ids + row * ID_OCTETS, octets_of(email_id), ID_OCTETS) == 0
-        return found
-
-
-@cython.final
-cdef class Cursor:
-    def __cinit__(self, MailboxRows rows not None, *, uint32_t recent_from=0xFFFFFFFF):
-        self.rows = rows
-        self.recent_from = recent_from
-        self.told = rows.expunges
-        self.known = rows.size
-        self.exists = rows.size - rows.dead
-        self.seen_updates = rows.updates
-        self.seen_modseq = rows.modseq
-        self.attached = True
-        self.expected = {}
-        rows.cursors.append(self)
-
-    def detach(self) -> None:
-        if self.attached:
-            self.attached = False
-            self.rows.cursors.remove(self)
-            self.rows.compact_if_due()
-
-    @property
-    def has_news(self) -> bool:
-        return (
-            self.known != self.rows.size or self.told != self.rows.expunges or self.seen_updates != self.rows.updates
-        )
-
-    # Numbers
-
-    cdef bint is_gone(self, Py_ssize_t row) noexcept nogil:
-        """Whether the client was told that this row is expunged."""
-        cdef Py_ssize_t k
-        if not self.rows.bits[row] & EXPUNGED:
-            return False
-        for k in range(self.rows.dead):
-            if self.rows.dead_rows[k] == <uint32_t>row:
-                return self.rows.dead_serials[k] <= self.told
-        return False
-
-    cdef Py_ssize_t number_at(self, Py_ssize_t row) noexcept nogil:
-        cdef Py_ssize_t gone = 0
-        cdef Py_ssize_t k
-        for k in range(self.rows.dead):
-            if <Py_ssize_t>self.rows.dead_rows[k] >= row:
-                break
-            gone += self.rows.dead_serials[k] <= self.told
-        return row + 1 - gone
-
-    def number_of(self, uint32_t uid) -> int:
-        cdef Py_ssize_t row = self.rows.find(uid)
-        if row < 0 or row >= self.known or self.is_gone(row):
-            return 0
-        return self.number_at(row)
-
-    def numbers(self, Mask mask not None) -> list:
-        cdef list found = []
-        cdef Py_ssize_t row
-        cdef Py_ssize_t k = 0
-        cdef Py_ssize_t gone = 0
-        self.check_mask(mask)
-        for row in range(min(self.known, mask.size)):
-            if k < self.rows.dead and self.rows.dead_rows[k] == <uint32_t>row:
-                k += 1
-                if self.rows.dead_serials[k - 1] <= self.told:
-                    gone += 1
-                    continue
-            if mask.data[row]:
-                found.append(row + 1 - gone)
-        return found
-
-    cdef int check_mask(self, Mask mask) except -1:
-        if mask.rows is not self.rows or mask.size != self.rows.size:
-            raise ValueError("a mask of other rows")
-        return 0
-
-    def number_list(self, Uids uids not None) -> list:
-        cdef Mask mask = Mask.__new__(Mask, self.rows)
-        cdef Py_ssize_t i, row
-        for i in range(uids.n):
-            row = self.rows.find(uids.data[i])
-            if row >= 0:
-                mask.data[row] = 1
-        return self.numbers(mask)
-
-    def uid_at(self, Py_ssize_t number) -> int:
-        """0: there is no such message."""
-        cdef Py_ssize_t row = number - 1
-        cdef Py_ssize_t k
-        if number < 1 or number > self.exists:
-            return 0
-        for k in range(self.rows.dead):
-            if self.rows.dead_serials[k] <= self.told:
-                if <Py_ssize_t>self.rows.dead_rows[k] > row:
-                    break
-                row += 1
-        return self.rows.uids[row]
-
-    def largest_uid(self) -> int:
-        return self.uid_at(self.exists)
-
-    def mask(self) -> Mask:
-        """The rows the client knows."""
-        cdef Mask found = Mask.__new__(Mask, self.rows)
-        cdef Py_ssize_t k
-        memset(found.data, 1, <size_t>self.known)
-        for k in range(self.rows.dead):
-            if self.rows.dead_serials[k] <= self.told:
-                found.data[self.rows.dead_rows[k]] = 0
-        return found
-
-    def mask_numbers(self, list ranges not None) -> Mask:
-        cdef Mask known = self.mask()
-        cdef Mask found = Mask.__new__(Mask, self.rows)
-        cdef Py_ssize_t row
-        cdef Py_ssize_t number = 0
-        cdef Py_ssize_t at = 0
-        cdef Py_ssize_t count = len(ranges)
-        cdef Py_ssize_t low, high
-        if count == 0:
-            return found
-        low, high = ranges[0]
-        for row in range(self.known):
-            if not known.data[row]:
-                continue
-            number += 1
-            while number > high:
-                at += 1
-                if at == count:
-                    return found
-                low, high = ranges[at]
-            found.data[row] = number >= low
-        return found
-
-    def mask_recent(self) -> Mask:
-        cdef Mask found = Mask.__new__(Mask, self.rows)
-        cdef Py_ssize_t first = self.rows.find_not_below(self.recent_from)
-        if first < found.size:
-            memset(found.data + first, 1, <size_t>(found.size - first))
-        return found
-
-    def select_uids(self, list ranges not None) -> Uids:
-        return (self.rows.mask_uids(ranges) & self.mask()).uids()
-
-    def select_numbers(self, list ranges not None) -> Uids:
-        cdef Uids found
-        if self.rows.dead == 0 and len(ranges) == 1:
-            found = Uids.__new__(Uids)
-            low = max(ranges[0][0], 1)
-            high = min(ranges[0][1], self.known)
-            if high >= low:
-                self.copy_uids(found, low - 1, high)
-            return found
-        return self.mask_numbers(ranges).uids()
-
-    def email_ids(self, Uids uids not None, Py_ssize_t start, Py_ssize_t stop) -> list:
-        cdef list found = []
-        cdef Py_ssize_t row = -1
-        cdef Py_ssize_t i
-        if start < 0 or stop > uids.n or start > stop:
-            raise IndexError(f"{start}:{stop} of {uids.n}")
-        for i in range(start, stop):
-            if 0 <= row and row + 1 < self.rows.size and self.rows.uids[row + 1] == uids.data[i]:
-                row += 1
-            else:
-                row = self.rows.find(uids.data[i])
-            found.append(
-                NO_ID if row < 0 else PyBytes_FromStringAndSize(<const char*>self.rows.ids + row * ID_OCTETS, ID_OCTETS)
-            )
-        return found
-
-    cdef int copy_uids(self, Uids found, Py_ssize_t start, Py_ssize_t stop) except -1:
-        found.data = <uint32_t*>resized(NULL, (stop - start) * 4)
-        found.n = found.capacity = stop - start
-        memcpy(found.data, self.rows.uids + start, <size_t>(stop - start) * 4)
-        return 0
-
-    def first_unseen(self) -> int:
-        """The sequence number of the first message without \\Seen, 0 without one."""
-        cdef Py_ssize_t row
-        for row in range(self.known):
-            if not self.rows.bits[row] & (EXPUNGED | 1):
-                return self.number_at(row)
-        return 0
-
-    def recent_count(self) -> int:
-        cdef Py_ssize_t first = self.rows.find_not_below(self.recent_from)
-        cdef Py_ssize_t found = max(self.known - first, <Py_ssize_t>0)
-        cdef Py_ssize_t k
-        for k in range(self.rows.dead):
-            if self.rows.dead_serials[k] <= self.told and first <= <Py_ssize_t>self.rows.dead_rows[k] < self.known:
-                found -= 1
-        return found
-
-    # News
-
-    def advance(self, bint may_expunge) -> tuple:
-        cdef MailboxRows rows = self.rows
-        cdef Py_ssize_t known = self.known
-        cdef Py_ssize_t exists = self.exists
-        cdef list numbers = []
-        cdef Uids expunged = Uids.__new__(Uids)
-        cdef Uids pending
-        cdef Uids changed
-        cdef Uids expected = Uids.__new__(Uids)
-        cdef Py_ssize_t gone = 0
-        cdef Py_ssize_t k
-        cdef int told
-        if may_expunge and self.told != rows.expunges:
-            for k in range(rows.dead):
-                if rows.dead_serials[k] <= self.told:
-                    gone += 1
-                elif <Py_ssize_t>rows.dead_rows[k] < known:
-                    numbers.append(<Py_ssize_t>rows.dead_rows[k] + 1 - gone)
-                    expunged.push(rows.uids[rows.dead_rows[k]])
-            numbers.reverse()
-            self.told = rows.expunges
-        pending = changed = self.changed_rows()
-        self.seen_updates = rows.updates
-        self.seen_modseq = rows.modseq
-        if self.expected:
-            changed = Uids.__new__(Uids)
-            for k in range(pending.n):
-                told = self.look_told(rows.find(pending.data[k]), pending.data[k])
-                if told == 0:
-                    changed.push(pending.data[k])
-                elif told == 1:
-                    expected.push(pending.data[k])
-            self.expected = {}
-        self.known = rows.size
-        self.exists = rows.size
-        for k in range(rows.dead):
-            self.exists -= rows.dead_serials[k] <= self.told
-        if may_expunge:
-            rows.compact_if_due()
-        return numbers, expunged, self.exists != exists - expunged.n, changed, expected
-
-    cdef int look_told(self, Py_ssize_t row, uint32_t uid) except -1:
-        """0: the client has to be told of the row's flags. 1: it knows them, but not their modseq. 2: it knows both."""
-        cdef object told = self.expected.get(uid)
-        if told is None:
-            return 0
-        bits, words, modseq = told
-        if bits != self.rows.bits[row] & SYSTEM_BITS or words != self.rows.words_at(row):
-            return 0
-        return 2 if modseq == self.rows.modseqs[row] else 1
-
-    def expect(self, Uids uids not None, change) -> None:
-        cdef Uids pending = self.changed_rows()
-        cdef dict results = {}
-        cdef Py_ssize_t i, row
-        cdef object key
-        for i in range(uids.n):
-            row = self.rows.find(uids.data[i])
-            if row < 0 or (pending.n and uids.data[i] in pending):
-                continue
-            words = self.rows.words_at(row)
-            key = (self.rows.bits[row] & SYSTEM_BITS, words)
-            result = results.get(key)
-            if result is None:
-                bits, keywords = change(key[0], tuple(words.decode().split(" ")) if words else ())
-                result = results[key] = (bits, " ".join(keywords).encode(), 0)
-            self.expected[uids.data[i]] = result
-
-    def tell(self, Uids uids not None) -> None:
-        cdef Py_ssize_t i, row
-        for i in range(uids.n):
-            row = self.rows.find(uids.data[i])
-            if row >= 0:
-                self.expected[uids.data[i]] = (
-                    self.rows.bits[row] & SYSTEM_BITS, self.rows.words_at(row), self.rows.modseqs[row]
-                )
-
-    def forget_expected(self, uids) -> None:
-        for uid in uids:
-            self.expected.pop(uid, None)
-
-    def pending(self) -> Uids:
-        return self.changed_rows()
-
-    cdef Uids changed_rows(self):
-        """UIDs of the rows the client knows whose flags changed since it was told."""
-        cdef MailboxRows rows = self.rows
-        cdef Uids found = Uids.__new__(Uids)
-        cdef uint32_t recent[RING]
-        cdef Py_ssize_t n = 0
-        cdef Py_ssize_t row
-        cdef uint64_t i
-        if self.seen_updates == rows.updates:
-            return found
-        if rows.updates - self.seen_updates <= RING:
-            for i in range(self.seen_updates, rows.updates):
-                recent[n] = rows.ring[i % RING]
-                n += 1
-            qsort(recent, <size_t>n, sizeof(uint32_t), by_value)
-            for i in range(<uint64_t>n):
-                if i and recent[i] == recent[i - 1]:
-                    continue
-                row = rows.find(recent[i])
-                if 0 <= row < self.known and not rows.bits[row] & EXPUNGED:
-                    found.push(recent[i])
-        else:
-            for row in range(self.known):
-                if rows.modseqs[row] > self.seen_modseq and not rows.bits[row] & EXPUNGED:
-                    found.push(rows.uids[row])
         return found

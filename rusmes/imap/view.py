@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from rusmes._core import render
-from rusmes._core.view import Cursor, MailboxRows, Mask, Uids
+from rusmes._core.cursor import Cursor
+from rusmes._core.view import MailboxRows, Mask, Uids
 from rusmes.errors import PeerError
 from rusmes.imap import response
 from rusmes.model.query import SequenceSet

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rusmes._core.view import Cursor, MailboxRows
+from rusmes._core.cursor import Cursor
+from rusmes._core.view import MailboxRows
 from rusmes.clock import FakeClock
 from rusmes.errors import NotFound
 from rusmes.model.mailbox import Appended

@@ -8,9 +8,10 @@ import random
 import pytest
 
 from rusmes._core import render
+from rusmes._core.cursor import Cursor
 from rusmes._core.ids import id_text
 from rusmes._core.rows import EmailFacts, EmailRow
-from rusmes._core.view import Cursor, MailboxRows, Uids
+from rusmes._core.view import MailboxRows, Uids
 from rusmes.mime.fields import parse_fields
 from rusmes.mime.structure import parse_structure, render_structure
 
@@ -171,7 +172,9 @@ def test_body_is_the_structure_without_extensions():
     )
 
 
-@pytest.mark.parametrize("broken", [b"", b"(", b"()", b'("text"', b'("a" "b" NIL', b'(("a") "b"', b'("a', b"({99}\r\nx)", b"NIL"])
+@pytest.mark.parametrize(
+    "broken", [b"", b"(", b"()", b'("text"', b'("a" "b" NIL', b'(("a") "b"', b'("a', b"({99}\r\nx)", b"NIL"]
+)
 def test_a_broken_structure_is_refused(broken):
     with pytest.raises(ValueError, match="BODYSTRUCTURE"):
         render.body_of(broken)

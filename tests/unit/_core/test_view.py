@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from rusmes._core.view import Cursor, MailboxRows, Mask, Uids
+from rusmes._core.cursor import Cursor
+from rusmes._core.view import MailboxRows, Mask, Uids
 
 
 def made(uids, **facts):
