@@ -37,7 +37,7 @@ from msgspec.structs import replace
 from rusmes.errors import RusmesError, StoreCorrupt, StoreError
 from rusmes.storage.lmdb.datafile import IDENTITY_BYTES, META_BYTES, Mark, Meta, newest_meta, parse_meta, read_mark, write_mark
 from rusmes.storage.lmdb.journal import RING_START, Journal, Slot, sync_data
-from rusmes.storage.writeback import sync_directory
+from rusmes.storage.writeback import start_writeback, sync_directory
 
 # What a crash has to do again at most, and how long pages that came free wait for their use.
 INTERVAL_SECONDS: Final = 1.0
@@ -46,6 +46,10 @@ INTERVAL_SECONDS: Final = 1.0
 # 2,934 2,795 2,657 2,703 a second, at most 6 14 7 16 56 ms each; by 100 callers 36,300 47,900 49,100 46,600 40,800 a second,
 # 99 % within 6.2 6.2 10 15 14 ms.
 PRESSURE_BYTES: Final = 4 * 1024 * 1024
+# The kernel begins to write after so many, so that the sync of a checkpoint finds little to do. Measured (queue puts of 1
+# KiB by one caller, medians of 9 runs): 0.5 to 0.9 ms for that sync instead of 6 to 8; 99 % of the commits within 0.8 to
+# 1.4 ms instead of 2.3.
+START_BYTES: Final = 512 * 1024
 # Pages a transaction copies, whatever it writes: a leaf and its way up in each table, and the free list.
 COMMIT_BYTES: Final = 24 * 1024
 # A process that wrote nothing for so many intervals lets its pin go.
@@ -53,7 +57,7 @@ IDLE_INTERVALS: Final = 3
 
 _SHARED_BYTES: Final = 4096
 (
-    _EPOCH, _TAIL, _COMPLETED, _COMPLETED_AT, _IS_FAILED, _PRESSURE, _RELIEVED, _, _COMMITS,
+    _EPOCH, _TAIL, _COMPLETED, _COMPLETED_AT, _IS_FAILED, _PRESSURE, _RELIEVED, _WRITER, _COMMITS,
 ) = range(9)  # fmt: skip
 _COMMIT_WORDS: Final = 3
 """Of each of the last two transactions: its number, the head after it, whether it is in no record."""
@@ -92,6 +96,15 @@ class Shared:
     @property
     def epoch(self) -> int:
         return self._words[_EPOCH]
+
+    @property
+    def writer(self) -> int:
+        """The process that writes now, 0 for nobody; one that was killed stays until somebody else has written."""
+        return self._words[_WRITER]
+
+    @writer.setter
+    def writer(self, pid: int) -> None:
+        self._words[_WRITER] = pid
 
     @property
     def tail(self) -> int:
@@ -165,6 +178,8 @@ class Checkpointer:
         self.shared = shared
         self.on_failure: Callable[[], None] = _nothing
         self.epoch = 0
+        self.is_busy = False
+        """A checkpoint is being made, and the disk with it."""
         self._env: Any = None
         self._data = -1
         self._lock = threading.RLock()
@@ -174,6 +189,7 @@ class Checkpointer:
         self._idle_intervals = 0
         self._seen = 0
         self._relieved = 0
+        self._started = 0
         self._wake = threading.Event()
         self._is_stopping = False
         self._thread: threading.Thread | None = None
@@ -278,7 +294,9 @@ class Checkpointer:
     def wrote(self) -> None:
         """A transaction was committed."""
         self._has_written = True
-        if self.shared.is_under_pressure or self.shared.completed != self._seen:
+        shared = self.shared
+        is_much = shared.pressure - self._started >= START_BYTES
+        if is_much or shared.is_under_pressure or shared.completed != self._seen:
             self._wake.set()
 
     # Checkpoints
@@ -289,6 +307,13 @@ class Checkpointer:
         Raises:
             StoreError, OSError, lmdb.Error
         """
+        self.is_busy = True
+        try:
+            self._checkpoint(is_clean)
+        finally:
+            self.is_busy = False
+
+    def _checkpoint(self, is_clean: bool) -> None:
         with self._lock, self._journal.locked():
             if self.shared.is_failed:
                 raise StoreError("storage failure", f"{self._path} could not be synced")
@@ -390,6 +415,9 @@ class Checkpointer:
                 self.checkpoint()
             else:
                 self._follow()
+                if shared.pressure - self._started >= START_BYTES:
+                    self._started = shared.pressure
+                    start_writeback(self._data)
 
     def _follow(self) -> None:
         """Another process made a checkpoint: pin what is newest, and let the old pin go once a checkpoint has come so far."""

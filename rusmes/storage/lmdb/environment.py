@@ -99,6 +99,7 @@ class Environment:
         self._file_bytes = 0
         self._page_bytes = 0
         self._is_tight = False
+        self._pid = os.getpid()
         self._gate = threading.Condition()
         self._readers = 0
         self._openings = 0
@@ -299,6 +300,7 @@ class Environment:
             txn = self._begin_any()
             try:
                 if checkpointer.may_write(txn.id()) and (self._extend(0) or is_checked or not checkpointer.can_relieve):
+                    checkpointer.shared.writer = self._pid
                     return txn
             except BaseException:
                 txn.abort()
@@ -306,6 +308,34 @@ class Environment:
             txn.abort()
             checkpointer.checkpoint()  # also when the file cannot grow: pages that came free have to do, and may be used then
             is_checked = True
+
+    def begin_write_at_once(self) -> Transaction | None:
+        """Like `begin_write`, or None when somebody else writes, a checkpoint is under way or due, or anything is to be said.
+
+        Another process may begin to write just now; then this waits for one commit.
+        """
+        checkpointer = self._checkpointer
+        if self._env is None or checkpointer is None or checkpointer.is_busy:
+            return None
+        if checkpointer.shared.writer or checkpointer.shared.is_under_pressure:
+            return None
+        try:
+            txn = self._env.begin(write=True, buffers=True)
+        except lmdb.Error:
+            return None
+        try:
+            if checkpointer.may_write(txn.id()) and self._extend(0):
+                checkpointer.shared.writer = self._pid
+                return txn
+        except StoreError:
+            pass
+        txn.abort()
+        return None
+
+    def end_write(self) -> None:
+        """The transaction of `begin_write` has ended."""
+        if self._checkpointer is not None:
+            self._checkpointer.shared.writer = 0
 
     def _begin_any(self) -> Transaction:
         try:

@@ -25,7 +25,7 @@ from rusmes.model.mailbox import Account, Appended, Change, Email, Mailbox, Mess
 from rusmes.model.plan import Append, Refusal
 from rusmes.storage.api import ALL_FLAGS, Answer, ChangeListener, CompactResult, Finding, FlagChange, StoredMessage
 from rusmes.storage.changes import ChangeNotices
-from rusmes.storage.commit import Committer, Operation
+from rusmes.storage.commit import LIGHT_ITEMS, Committer, Operation
 from rusmes.storage.description import Description, describe
 from rusmes.storage.lmdb import listing, sharing
 from rusmes.storage.lmdb import mailboxes as boxes
@@ -187,7 +187,8 @@ class LmdbMailStore:
             await prepare_large(preparations)
         operation = self._delivering(appends, descriptions, preparations, all_or_none, expunge)
         growth = sum(0 if content.path else content.size for content in contents) + ROW_BYTES * len(appends)
-        return await self._committer.submit(operation, prepared=preparations, growth=growth)
+        light = len(appends) <= LIGHT_ITEMS and expunge is None
+        return await self._committer.submit(operation, prepared=preparations, growth=growth, light=light)
 
     def begin_append(self, appends: Sequence[Append], answer: Answer[list[Appended | Refusal]]) -> bool:
         growth = 0
@@ -196,7 +197,8 @@ class LmdbMailStore:
             if content.path or content.size > LARGE_BYTES:
                 return False
             growth += content.size + ROW_BYTES
-        self._committer.enqueue(self._delivering(appends, _describe(appends), ()), answer, growth=growth)
+        operation = self._delivering(appends, _describe(appends), ())
+        self._committer.enqueue(operation, answer, growth=growth, light=len(appends) <= LIGHT_ITEMS)
         return True
 
     def _delivering(

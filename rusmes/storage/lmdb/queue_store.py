@@ -18,7 +18,7 @@ from rusmes.model.content import Content
 from rusmes.model.ids import IdSource
 from rusmes.model.plan import Queued
 from rusmes.storage.api import Answer, CompactResult, Finding, QueueChange, QueueEntry, RecipientState
-from rusmes.storage.commit import Committer
+from rusmes.storage.commit import LIGHT_ITEMS, Committer
 from rusmes.storage.lmdb.blobs import LARGE_BYTES, LmdbBlobs, Tables, prepare_large
 from rusmes.storage.lmdb.compact import compact_environment
 from rusmes.storage.lmdb.edits import Rows, Snapshot, check_layout
@@ -122,14 +122,14 @@ class LmdbQueueStore:
         if preparations and any(content.path and content.size > LARGE_BYTES for content in contents):
             await prepare_large(preparations)
         operation, growth = self._insertion(items)
-        await self._committer.submit(operation, prepared=preparations, growth=growth)
+        await self._committer.submit(operation, prepared=preparations, growth=growth, light=len(items) <= LIGHT_ITEMS)
 
     def begin_put(self, items: Sequence[Queued], answer: Answer[None]) -> bool:
         for item in items:
             if item.rendering.content.path:
                 return False
         operation, growth = self._insertion(items)
-        self._committer.enqueue(operation, answer, growth=growth)
+        self._committer.enqueue(operation, answer, growth=growth, light=len(items) <= LIGHT_ITEMS)
         return True
 
     def _insertion(self, items: Sequence[Queued]) -> tuple[Callable[[Batch], None], int]:
