@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 import unicodedata
+from functools import lru_cache
 
 from rusmes._core.textpipe import codec_of
 from rusmes.mime.fields import parse_fields
@@ -131,6 +132,7 @@ def header_text(block: bytes) -> str:
     return words(re.sub(rb"\r*\n(?=[ \t])", b"", block))
 
 
+@lru_cache(maxsize=256)
 def texts(prefix: bytes, body: bytes, skip: int, header_size: int) -> tuple[list[str], list[str]]:
     """Those that TEXT looks at, and those that BODY does."""
     own = body[skip:header_size]
@@ -164,4 +166,7 @@ def contains(kind: int, name: bytes, text: str, prefix: bytes, body: bytes, skip
         return any(fold(text) in fold(header_text(value)) for value in values)
     if not text:
         return True
-    return any(fold(text) in fold(one) for one in texts(prefix, body, skip, header_size)[0 if kind == TEXT else 1])
+    return any(_fold(text) in _fold(one) for one in texts(prefix, body, skip, header_size)[0 if kind == TEXT else 1])
+
+
+_fold = lru_cache(maxsize=1024)(fold)
