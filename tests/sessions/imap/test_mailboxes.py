@@ -58,6 +58,8 @@ async def refused(client: ImapClient, text: str, reply: str) -> None:
 # CREATE, DELETE, RENAME
 
 
+@pytest.mark.rfc("9051", "6.3.4")
+@pytest.mark.rfc("8474", "4.1")
 def test_create_makes_what_is_above_and_tells_the_id(play: Callable[[Scenario], None]) -> None:
     async def scenario(house: ImapHouse, client: ImapClient) -> None:
         [last] = await client.command("CREATE a/b/c/")
@@ -74,6 +76,8 @@ def test_create_makes_what_is_above_and_tells_the_id(play: Callable[[Scenario], 
     play(scenario)
 
 
+@pytest.mark.rfc("6154", "3")
+@pytest.mark.rfc("6154", "2")
 def test_special_uses(play: Callable[[Scenario], None]) -> None:
     async def scenario(house: ImapHouse, client: ImapClient) -> None:
         await client.ok(r"CREATE old (USE (\Archive \important))")
@@ -98,6 +102,7 @@ def test_special_uses(play: Callable[[Scenario], None]) -> None:
     play(scenario)
 
 
+@pytest.mark.rfc("9051", "6.3.5")
 def test_delete_leaves_what_is_below(play: Callable[[Scenario], None]) -> None:
     async def scenario(house: ImapHouse, client: ImapClient) -> None:
         await client.ok("CREATE a/b")
@@ -137,6 +142,7 @@ def test_delete_of_the_selected_mailbox_closes_it(play: Callable[[Scenario], Non
     play(scenario)
 
 
+@pytest.mark.rfc("9051", "6.3.6")
 def test_rename_takes_what_is_below_along(play: Callable[[Scenario], None]) -> None:
     async def scenario(house: ImapHouse, client: ImapClient) -> None:
         await client.ok("CREATE a/b")
@@ -155,6 +161,7 @@ def test_rename_takes_what_is_below_along(play: Callable[[Scenario], None]) -> N
     play(scenario)
 
 
+@pytest.mark.rfc("9051", "6.3.9.7")
 def test_a_rev2_client_is_told_of_other_names(play: Callable[[Scenario], None]) -> None:
     async def scenario(house: ImapHouse, client: ImapClient) -> None:
         await client.ok("ENABLE IMAP4rev2")
@@ -165,6 +172,8 @@ def test_a_rev2_client_is_told_of_other_names(play: Callable[[Scenario], None]) 
     play(scenario)
 
 
+@pytest.mark.rfc("3501", "5.1.3")
+@pytest.mark.rfc("9051", "5.1")
 def test_names_travel_as_the_client_speaks(play: Callable[[Scenario], None]) -> None:
     async def scenario(house: ImapHouse, client: ImapClient) -> None:
         await client.ok("CREATE Entw&APw-rfe")
@@ -193,6 +202,8 @@ def test_mailboxes_are_limited(play: Callable[[Scenario], None], monkeypatch: py
 # LIST, LSUB
 
 
+@pytest.mark.rfc("9051", "6.3.9")
+@pytest.mark.rfc("3348", "3")
 def test_list_plain(play: Callable[[Scenario], None]) -> None:
     async def scenario(house: ImapHouse, client: ImapClient) -> None:
         await client.ok("CREATE a/b/c")
@@ -211,6 +222,8 @@ def test_list_plain(play: Callable[[Scenario], None]) -> None:
     play(scenario)
 
 
+@pytest.mark.rfc("5258", "3.1")
+@pytest.mark.rfc("3501", "6.3.9")
 def test_list_of_subscriptions(play: Callable[[Scenario], None]) -> None:
     async def scenario(house: ImapHouse, client: ImapClient) -> None:
         await client.ok("CREATE a/b/c")
@@ -241,6 +254,7 @@ def test_list_of_subscriptions(play: Callable[[Scenario], None]) -> None:
     play(scenario)
 
 
+@pytest.mark.rfc("5258", "5")
 def test_recursive_match_as_in_the_example_of_the_rfc(play: Callable[[Scenario], None]) -> None:
     """RFC 5258 §5, example 9."""
 
@@ -272,6 +286,9 @@ def test_recursive_match_as_in_the_example_of_the_rfc(play: Callable[[Scenario],
     play(scenario)
 
 
+@pytest.mark.rfc("5819", "2")
+@pytest.mark.rfc("8440", "3")
+@pytest.mark.rfc("9590", "3")
 def test_list_with_status_rights_and_annotations(play: Callable[[Scenario], None]) -> None:
     async def scenario(house: ImapHouse, client: ImapClient) -> None:
         await house.deliver("alice", MESSAGE, MESSAGE)
@@ -299,6 +316,10 @@ def test_list_with_status_rights_and_annotations(play: Callable[[Scenario], None
 # STATUS
 
 
+@pytest.mark.rfc("9051", "6.3.11")
+@pytest.mark.rfc("8438", "2")
+@pytest.mark.rfc("9208", "4.1.4")
+@pytest.mark.rfc("7889", "3")
 def test_status(play: Callable[[Scenario], None]) -> None:
     async def scenario(house: ImapHouse, client: ImapClient) -> None:
         await house.deliver("alice", MESSAGE, MESSAGE, MESSAGE)
@@ -325,6 +346,7 @@ def test_status(play: Callable[[Scenario], None]) -> None:
     play(scenario)
 
 
+@pytest.mark.rfc("9051", "6.3.10")
 def test_namespace(play: Callable[[Scenario], None]) -> None:
     async def scenario(house: ImapHouse, client: ImapClient) -> None:
         assert await client.ok("NAMESPACE") == ['* NAMESPACE (("" "/")) (("Other Users/" "/")) NIL']
@@ -335,6 +357,7 @@ def test_namespace(play: Callable[[Scenario], None]) -> None:
 # Sharing
 
 
+@pytest.mark.rfc("4314", "3")
 def test_lists_of_rights(play: Callable[[Scenario], None]) -> None:
     async def scenario(house: ImapHouse, client: ImapClient) -> None:
         assert await client.ok("MYRIGHTS INBOX") == ["* MYRIGHTS INBOX lrswipkxteacd"]
@@ -368,6 +391,7 @@ def test_lists_of_rights(play: Callable[[Scenario], None]) -> None:
     play(scenario)
 
 
+@pytest.mark.rfc("4314", "6")
 def test_mailboxes_of_others_are_listed_as_far_as_one_may_look(play: Callable[[Scenario], None]) -> None:
     async def scenario(house: ImapHouse, client: ImapClient) -> None:
         await client.ok("CREATE team/plans")
@@ -400,6 +424,7 @@ def test_mailboxes_of_others_are_listed_as_far_as_one_may_look(play: Callable[[S
     play(scenario)
 
 
+@pytest.mark.rfc("4314", "4")
 def test_every_command_asks_for_its_right(play: Callable[[Scenario], None]) -> None:
     async def scenario(house: ImapHouse, client: ImapClient) -> None:
         await client.ok("CREATE team")
@@ -441,6 +466,7 @@ def test_every_command_asks_for_its_right(play: Callable[[Scenario], None]) -> N
 # Quota
 
 
+@pytest.mark.rfc("9208", "4.1")
 def test_quota(play: Callable[[Scenario], None]) -> None:
     async def scenario(house: ImapHouse, client: ImapClient) -> None:
         mailboxes = f"MAILBOX 4 {names.MAX_MAILBOXES}"
@@ -465,6 +491,7 @@ def test_quota(play: Callable[[Scenario], None]) -> None:
     play(scenario)
 
 
+@pytest.mark.rfc("9208", "4.1.3")
 def test_quotas_are_set_by_administrators(play: Callable[[Scenario], None]) -> None:
     async def scenario(house: ImapHouse, client: ImapClient) -> None:
         set_quotas = []
@@ -493,6 +520,7 @@ def test_quotas_are_set_by_administrators(play: Callable[[Scenario], None]) -> N
 # Annotations
 
 
+@pytest.mark.rfc("5464", "4")
 def test_annotations(play: Callable[[Scenario], None]) -> None:
     async def scenario(house: ImapHouse, client: ImapClient) -> None:
         await client.ok('SETMETADATA INBOX (/private/comment "one" /shared/Comment {3+}\r\ntwo /private/a/b/c "deep")')
@@ -516,6 +544,7 @@ def test_annotations(play: Callable[[Scenario], None]) -> None:
     play(scenario)
 
 
+@pytest.mark.rfc("5464", "4")
 def test_annotations_of_the_server(play: Callable[[Scenario], None]) -> None:
     async def scenario(house: ImapHouse, client: ImapClient) -> None:
         await client.ok('SETMETADATA "" (/private/vendor/x "mine")')

@@ -37,6 +37,7 @@ async def flags(client: ImapClient) -> list[str]:
             await client.ok("UID FETCH 1:* (UID FLAGS)") if "FETCH" in line]  # fmt: skip
 
 
+@pytest.mark.rfc("4314", "4")
 def test_reading_alone_changes_nothing(play: Callable[[str, Scenario], None]) -> None:
     async def scenario(house: ImapHouse, alice: ImapClient, bob: ImapClient) -> None:
         [*_, last] = await bob.command(f"SELECT {TEAM}")
@@ -52,6 +53,7 @@ def test_reading_alone_changes_nothing(play: Callable[[str, Scenario], None]) ->
     play("lr", scenario)
 
 
+@pytest.mark.rfc("4314", "4")
 def test_seen_has_a_right_of_its_own(play: Callable[[str, Scenario], None]) -> None:
     async def scenario(house: ImapHouse, alice: ImapClient, bob: ImapClient) -> None:
         await alice.ok("SELECT team")
@@ -83,6 +85,7 @@ def test_what_is_expunged_by_one_is_gone_for_the_other(play: Callable[[str, Scen
     play("lrte", scenario)
 
 
+@pytest.mark.rfc("4314", "4")
 def test_copies_keep_the_flags_one_may_set(play: Callable[[str, Scenario], None]) -> None:
     async def scenario(house: ImapHouse, alice: ImapClient, bob: ImapClient) -> None:
         await house.deliver("bob", MESSAGE, flags=("\\Seen", "\\Flagged", "\\Deleted", "work"))
@@ -121,6 +124,7 @@ def test_a_move_to_another_account(play: Callable[[str, Scenario], None]) -> Non
     play("lrte", scenario)
 
 
+@pytest.mark.rfc("4314", "4")
 def test_rights_on_what_is_appended(play: Callable[[str, Scenario], None]) -> None:
     async def scenario(house: ImapHouse, alice: ImapClient, bob: ImapClient) -> None:
         assert (await bob.append(TEAM, MESSAGE, r"(\Seen \Flagged \Deleted work) ")).startswith("OK")
