@@ -279,7 +279,7 @@ def test_mbsync_both_ways_with_a_conflict(server: RunningServer, account: str, t
         assert sync.named("one").name.endswith(":2,F")
         assert set(sync.named("two").name.partition(":2,")[2]) == {"R", "S"}
         far.noop()
-        found = far.fetch("1:*", ["ENVELOPE", "FLAGS"])
+        found = far.fetch(far.search(), ["ENVELOPE", "FLAGS"])
         state = {data[b"ENVELOPE"].subject: set(data[b"FLAGS"]) - {b"\\Recent"} for data in found.values()}
         assert state == {
             b"one": {imapclient.FLAGGED},
