@@ -295,6 +295,7 @@ def fetch_responses(
     cdef Py_ssize_t k = 0
     cdef Py_ssize_t gone = 0
     cdef Py_ssize_t missing = 0
+    cdef Py_ssize_t begin
     cdef Py_ssize_t i
     cdef EmailFacts fact
     if start < 0 or stop > uids.n or start > stop:
@@ -328,6 +329,7 @@ def fetch_responses(
         if more is not None and more[i - start] is None:
             missing += 1
             continue
+        begin = out.n
         out.put("* ", 2)
         if items & AS_UIDFETCH:
             out.put_number(rows.uids[row])
@@ -338,9 +340,12 @@ def fetch_responses(
         put_columns(out, cursor, row, items)
         if items & NEEDS_FACTS:
             put_facts(out, fact, items)
-        if more is not None:
+        if more is not None and more[i - start]:
             out.put_bytes(<bytes?>more[i - start])
         elif out.data[out.n - 1] == c' ':
             out.n -= 1
+        else:  # there is nothing to say of it
+            out.n = begin
+            continue
         out.put(")\r\n", 3)
     return out.take(), missing

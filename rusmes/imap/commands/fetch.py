@@ -54,12 +54,12 @@ async def fetch(context: Context, command: Fetch) -> Outcome:
     if command.partial is not None:
         uids = _part_of(uids, command.partial)
     items = wanted.items
-    if command.is_uid:
+    if command.is_uid and not session.is_uid_only:
         items |= render.UID
     if command.changed_since is not None:
         items |= render.MODSEQ  # RFC 7162 §3.1.4.1
     if session.is_uid_only:
-        items = items & ~render.UID | render.UIDFETCH  # RFC 9586 §3.3
+        items |= render.UIDFETCH  # RFC 9586 §3.3: the UID is its number
     return await _Answer(context, wanted, items, uids).send()
 
 
@@ -318,11 +318,11 @@ class _Answer:
     async def _stream(self, at: int, items: int, facts: list[EmailFacts | None] | None, large: _Large) -> None:
         """One response whose literals do not fit into memory."""
         output = self.context.output
-        head, missing = render.fetch_responses(self.context.view.cursor, self.uids, at, at + 1, items, facts, [b""])
+        head, missing = render.fetch_responses(self.context.view.cursor, self.uids, at, at + 1, items, facts, [b"."])
         self.missing += missing
         if missing:
             return
-        output.write(head[:-3])  # without ")" CRLF
+        output.write(head[:-4])  # without the stop that stands for them, ")" and CRLF
         try:
             for number, part in enumerate(large.parts):
                 if number:

@@ -90,7 +90,8 @@ def _describe(context: Context, selected: Selected, name: str) -> None:
         lines.append(list_line(encode_name(name, is_utf8=session.is_utf8)))
     else:
         lines.append(recent(view.recent_count()))
-        if first := view.first_unseen():
+        # RFC 9586 §3: no sequence numbers after UIDONLY.
+        if not session.is_uid_only and (first := view.first_unseen()):
             lines.append(untagged_ok("first unseen", b"UNSEEN %d" % first))
     context.output.write(b"".join(lines))
 

@@ -70,7 +70,7 @@ def test_what_else_there_is(rows):
         Cursor(rows), Uids([4, 7]), 0, 2, render.UID, None, [b"BODY[] {2}\r\nhi", None]
     )
     assert (data, missing) == (b"* 1 FETCH (UID 4 BODY[] {2}\r\nhi)\r\n", 1)
-    data, _ = render.fetch_responses(Cursor(rows), Uids([4]), 0, 1, 0, None, [b"PREVIEW NIL"])
+    data, _ = render.fetch_responses(Cursor(rows), Uids([4, 7]), 0, 2, 0, None, [b"PREVIEW NIL", b""])
     assert data == b"* 1 FETCH (PREVIEW NIL)\r\n"
 
 
