@@ -49,6 +49,14 @@ def saved_dates(
 def add_to(into: MailboxRows, key: bytes, row: bytes, uid: int) -> bool:
     """Add a message, or bring flags and modseq of one that is there up to date; False when the row has it not."""
 
+def add_all_to(
+    into: MailboxRows, get: Callable[..., bytes | None], table: object, mailbox_id: int, uids: list[int]
+) -> None:
+    """`add_to` for ascending UIDs, each row looked at once; those that are not there are passed over."""
+
+def message_marks(marks: bytes, mailbox_key: bytes) -> list[tuple[int, int]]:
+    """What a row of the change log says of messages of one mailbox: action and UID, the last first."""
+
 @final
 class Flagging:
     """One change of flags in one mailbox, block by block.

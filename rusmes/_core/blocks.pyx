@@ -296,6 +296,46 @@ def add_to(MailboxRows into not None, bytes key not None, bytes row not None, ui
     return True
 
 
+def add_all_to(MailboxRows into not None, object get, object table, uint64_t mailbox_id, list uids not None) -> None:
+    cdef const unsigned char* p
+    cdef const unsigned char* end = NULL
+    cdef bytes key
+    cdef bytes row = None
+    cdef int64_t block = -1
+    cdef int64_t uid
+    for uid in uids:
+        if uid >> BLOCK_BITS != block:
+            block = uid >> BLOCK_BITS
+            key = block_key(mailbox_id, <uint64_t>uid)
+            row = get(key, None, table)
+            end = NULL if row is None else octets(row) + check_block(key, row)
+        if row is None:
+            continue
+        p = find(octets(row), end, <unsigned char>(uid & (BLOCK_UIDS - 1)))
+        if p < end and p[0] == (uid & (BLOCK_UIDS - 1)):
+            add_record(into, <uint32_t>uid, p)
+
+
+def message_marks(bytes marks not None, bytes mailbox_key not None) -> list:
+    cdef const unsigned char* p = octets(marks)
+    cdef const unsigned char* end = p + PyBytes_GET_SIZE(marks)
+    cdef list found = []
+    cdef unsigned char kind
+    cdef Py_ssize_t size
+    if PyBytes_GET_SIZE(mailbox_key) != 8:
+        raise ValueError("a mailbox's key has 8 octets")
+    while p < end:
+        kind = p[0] & 0xFC
+        size = 1 + (8 if kind == 0 else 12 if kind == (MESSAGE_UPDATED & 0xFC) else 16)
+        if end - p < size:
+            break
+        if kind == (MESSAGE_UPDATED & 0xFC) and memcmp(p + 1, octets(mailbox_key), 8) == 0:
+            found.append((p[0] & 3, <uint32_t>p[9] << 24 | <uint32_t>p[10] << 16 | <uint32_t>p[11] << 8 | <uint32_t>p[12]))
+        p += size
+    found.reverse()
+    return found
+
+
 @cython.final
 cdef class Flagging:
     cdef MailboxRow mailbox

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from rusmes._core.blocks import add_to, block_key, load_blocks
+from rusmes._core.blocks import add_all_to, load_blocks, message_marks
 from rusmes._core.blocks import saved_dates as saved_of
 from rusmes._core.rows import EmailFacts, facts_of
 from rusmes.errors import NotFound
@@ -26,10 +26,8 @@ from rusmes.storage.lmdb.layout import (
     CREATED,
     DESTROYED,
     EMAILS,
-    MESSAGE,
     MESSAGES,
     UPDATED,
-    ChangeRecord,
     MailboxRecord,
     number_key,
 )
@@ -60,15 +58,14 @@ def refresh(environment: Environment, mailbox_id: int, into: MailboxRows, since_
         changed = _changed(rows, mailbox, since_modseq, MAX_REFRESH_ROWS)
         if changed is None:
             return None
-        for uid in sorted(changed):
-            action, modseq = changed[uid]
+        there = []
+        for uid, (action, modseq) in changed.items():
             if action == DESTROYED:
                 into.expunge(uid, modseq)
-                continue
-            key = block_key(mailbox_id, uid)
-            row = rows.get(MESSAGES, key)
-            if row is not None:
-                add_to(into, key, row, uid)
+            else:
+                there.append(uid)
+        there.sort()
+        add_all_to(into, txn.get, environment.handles[MESSAGES], mailbox_id, there)
         return mailbox_value(rows, mailbox)
 
 
@@ -94,25 +91,13 @@ def _changed(
     for count, (_, record) in enumerate(change_chain(rows, account, since_modseq)):
         if count >= limit > 0:
             return None
-        for action, uid in _message_marks(record, prefix):
+        for action, uid in message_marks(record.marks, prefix):
             later = changed.get(uid)
             if later is None or (action == CREATED and later[0] == UPDATED):
                 changed[uid] = (action, record.modseq)
             elif action == CREATED:
                 del changed[uid]
     return changed
-
-
-def _message_marks(record: ChangeRecord, prefix: bytes) -> list[tuple[int, int]]:
-    """What the record says of messages of one mailbox: action and UID, the last first."""
-    marks, found, at = record.marks, [], 0
-    while at < len(marks):
-        kind = marks[at] & ~3
-        if kind == MESSAGE and marks.startswith(prefix, at + 1):
-            found.append((marks[at] & 3, int.from_bytes(marks[at + 9 : at + 13], "big")))
-        at += 1 + (8 if kind == 0 else 12 if kind == MESSAGE else 16)
-    found.reverse()
-    return found
 
 
 def email_facts(environment: Environment, account_id: int, ids: Sequence[bytes]) -> list[EmailFacts | None]:
