@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from rusmes._core.view import Uids
 from rusmes.imap import response
 from rusmes.imap.command import CancelUpdate, Command, Search, SearchReturn, Sort, Thread
 from rusmes.imap.commands import multisearch
@@ -120,6 +121,8 @@ def _numbers(context: Context, command: Search | Sort, uids: Sequence[int]) -> S
     """As the client wants them; what it does not know is left out."""
     if command.is_uid:
         return uids
+    if isinstance(command, Search):  # ascending: 10,000 in 0.3 ms instead of 4
+        return context.view.cursor.number_list(Uids(uids))
     number_of = context.view.number_of
     return [number for uid in uids if (number := number_of(uid))]
 
@@ -130,7 +133,7 @@ async def _untagged(context: Context, name: bytes, command: Search | Sort, uids:
     modseq = highest_modseq(context.view.rows, uids) if numbers and has_modseq(command.query) else 0
     context.output.write(b"* " + name)
     for start in range(0, len(numbers), NUMBERS_AT_ONCE):
-        context.output.write(b"".join([b" %d" % number for number in numbers[start : start + NUMBERS_AT_ONCE]]))
+        context.output.write((" " + " ".join(map(str, numbers[start : start + NUMBERS_AT_ONCE]))).encode())
         await context.output.room()
     context.output.write(b" (MODSEQ %d)\r\n" % modseq if modseq else b"\r\n")
 
