@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import date
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 # Longer ones are no dates.
@@ -33,6 +34,9 @@ def parse_sent_date(value: bytes) -> SentDate | None:
     """The date of a Date field's value; None when it has none."""
     if len(value) > _MAX_BYTES:
         return None
+    words = value.split()
+    if len(words) >= 6 and (plain := _plain(*words[:6])) is not None:
+        return plain
     match = _DATE.match(_COMMENT.sub(b" ", value) if b"(" in value else value)
     if match is None:
         return None
@@ -45,6 +49,32 @@ def parse_sent_date(value: bytes) -> SentDate | None:
     except ValueError:
         return None
     return SentDate(ordinal, (ordinal - _EPOCH) * 86400 + _seconds(hour, minute, second) - _offset(zone))
+
+
+def _plain(weekday: bytes, day: bytes, month: bytes, year: bytes, clock: bytes, zone: bytes) -> SentDate | None:
+    """The form that nearly every program writes, "Tue, 24 Nov 2026 05:06:07 +0000"; None for any other."""
+    if weekday[-1:] != b"," or not weekday[:-1].isalpha() or len(clock) != 8 or clock[2:6:3] != b"::":
+        return None
+    ordinal, offset = _ordinal(day, month, year), _plain_offset(zone)
+    if ordinal is None or offset is None or not (clock[:2] + clock[3:5] + clock[6:]).isdigit():
+        return None
+    return SentDate(ordinal, (ordinal - _EPOCH) * 86400 + _seconds(clock[:2], clock[3:5], clock[6:]) - offset)
+
+
+@lru_cache(maxsize=4096)
+def _ordinal(day: bytes, month: bytes, year: bytes) -> int | None:
+    number = _MONTHS.get(month.lower())
+    if number is None or len(day) > 2 or len(year) != 4 or not (day + year).isdigit():
+        return None
+    try:
+        return date(int(year), number, int(day)).toordinal()
+    except ValueError:
+        return None
+
+
+@lru_cache(maxsize=256)
+def _plain_offset(zone: bytes) -> int | None:
+    return _offset(zone) if len(zone) == 5 and zone[:1] in b"+-" and zone[1:].isdigit() else None
 
 
 def _full_year(year: bytes) -> int:

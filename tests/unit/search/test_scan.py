@@ -267,7 +267,7 @@ def test_large_messages_and_slow_stores_are_searched_aside(play: Callable[..., N
         assert searcher._executor is not None
         searcher.close()
         searcher.close()
-        monkeypatch.setattr(scan, "SLOW_SECONDS", -1.0)
+        monkeypatch.setattr(scan, "MAJOR_FAULTS", -1)
         monkeypatch.setattr(scan, "SLICE_EMAILS", 1)
         searcher = ScanSearcher(store)
         assert (await searcher.search(Scope(rows), q.HeaderContains("subject", "x"))).list() == [2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from datetime import UTC, date, datetime
 
@@ -67,3 +68,15 @@ def test_no_value_takes_long() -> None:
     for value in (b"a" * 199, b"1 " * 99, b"(" * 199, b"24 Nov 2026 " + b" " * 180, b"mon" * 60 + b", 24"):
         parse_sent_date(value)
     assert time.process_time() - begin < 0.1
+
+
+def test_the_common_form_is_read_as_the_rare_ones_are() -> None:
+    rnd = random.Random(11)
+    for _ in range(5000):
+        words = ["Tue,", str(rnd.randrange(33)), rnd.choice(("Nov", "feb", "Foo")), rnd.choice(("2026", "2023", "99", "20261"))]
+        words += [
+            rnd.choice(("05:06:07", "25:00:00", "5:06:07", "05:06", "0a:06:07", "23:59:60")),
+            rnd.choice(("+0130", "GMT", "-08", "+0099")),
+        ]
+        value = " ".join(words).encode()
+        assert parse_sent_date(value) == parse_sent_date(value.replace(b"Tue,", b"")), value
