@@ -165,6 +165,8 @@ class Committer:
 
     @property
     def failure(self) -> StoreError | None:
+        if self._environment.needs_recovery:
+            return self._failure or StoreError("storage failure", f"{self._environment.path} needs a restart")
         return self._failure
 
     async def submit(

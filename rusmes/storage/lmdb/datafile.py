@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 from typing import Final
 
 from msgspec import Struct
@@ -23,6 +24,7 @@ MARK_AT: Final = 2048
 IDENTITY_BYTES: Final = 16
 _NUMBER: Final = struct.Struct("=Q")
 _MAGIC: Final = 0xBEEFC0DE
+_MAGIC_AT_OF_OTHERS: Final = 24
 _VERSION: Final = 1
 _IS_META: Final = 0x08
 # Page number 8, padding 2, flags 2, bounds 4; magic 4, version 4, address 8, map size 8; tree of free pages, which begins
@@ -54,6 +56,8 @@ def parse_meta(raw: bytes, path: str) -> Meta:
     if len(raw) < META_BYTES:
         raise StoreCorrupt("the store is damaged", f"{path} has no LMDB meta page")
     _, flags, magic, version, page_bytes, last_page, txn_id = _META.unpack(raw[:META_BYTES])
+    if raw[_MAGIC_AT_OF_OTHERS : _MAGIC_AT_OF_OTHERS + 4] == _MAGIC.to_bytes(4, sys.byteorder):
+        raise StoreCorrupt("the store is of another LMDB", f"{path} has pages of LMDB 1, not 0.9")
     if magic != _MAGIC or not flags & _IS_META or page_bytes < MARK_AT * 2 or page_bytes & (page_bytes - 1):
         raise StoreCorrupt("the store is damaged", f"{path} has no LMDB meta page")
     if version != _VERSION:

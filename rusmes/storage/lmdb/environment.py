@@ -114,7 +114,7 @@ class Environment:
         try:
             if not self.read_only:
                 os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
-            self._journal.open()
+            self._journal.open(create=not self.read_only)
             with self._take_locks():
                 if self.is_alone:
                     self.recovered = recover(self.path, self.tables, self._journal, self._map_size)
@@ -252,6 +252,11 @@ class Environment:
             return (self._openings, self._env.info()["last_txnid"]) if self._env is not None else (0, 0)
         except lmdb.Error:
             return 0, 0
+
+    @property
+    def needs_recovery(self) -> bool:
+        """Whether nothing is written any more until all processes have gone and the store is recovered."""
+        return self._checkpointer is not None and self._checkpointer.shared.is_failed
 
     @property
     def is_open(self) -> bool:

@@ -98,8 +98,9 @@ class Journal:
         self._lock = threading.RLock()
         self._depth = 0
 
-    def open(self) -> None:
-        if self._slots < 0:
+    def open(self, *, create: bool) -> None:
+        """Without `create` a file that is missing stays so, and there is neither a checkpoint nor a lock. Raises OSError."""
+        if self._slots < 0 and (create or os.path.exists(self.path)):
             self._slots = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self._records = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
 
@@ -114,14 +115,14 @@ class Journal:
     def locked(self) -> Iterator[None]:
         """Never while holding LMDB's writer mutex."""
         with self._lock:
-            if not self._depth:
+            if not self._depth and self._slots >= 0:
                 fcntl.flock(self._slots, fcntl.LOCK_EX)
             self._depth += 1
             try:
                 yield
             finally:
                 self._depth -= 1
-                if not self._depth:
+                if not self._depth and self._slots >= 0:
                     fcntl.flock(self._slots, fcntl.LOCK_UN)
 
     # Checkpoints
@@ -132,7 +133,7 @@ class Journal:
         Raises:
             StoreCorrupt: what stands there is no checkpoint.
         """
-        raw = os.pread(self._slots, RING_START, 0)
+        raw = os.pread(self._slots, RING_START, 0) if self._slots >= 0 else b""
         found = [_unpack_slot(raw[at : at + PAGE], self.path) for at in range(0, RING_START, PAGE)]
         slots = [slot for slot in found if slot is not None]
         if slots:

@@ -10,6 +10,9 @@ so both go the same way:
 3. The data file is synced, and the checkpoint after it is marked clean.
 
 A crash in between changes nothing: the old checkpoint and the records stay until the new one is written.
+
+Records name tables by their numbers, so a version may add tables at the end of `MAIL_TABLES` and `QUEUE_TABLES`, and
+nowhere else.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ EPOCH = 5
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[Journal]:
     journal = Journal(str(tmp_path / "x"))
-    journal.open()
+    journal.open(create=True)
     journal.allocate()
     yield journal
     journal.close()

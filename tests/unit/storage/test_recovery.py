@@ -241,6 +241,13 @@ async def test_a_store_from_before_there_were_journals(queue_at: QueueAt, tmp_pa
     with lmdb.open(str(tmp_path / "queue-0.mdb"), subdir=False, max_dbs=10, map_size=1 << 28) as env:
         for name in QUEUE_TABLES[:-1]:
             env.open_db(name)  # a table is missing, as in an older layout
+    (tmp_path / "old").mkdir()
+    shutil.copy(tmp_path / "queue-0.mdb", tmp_path / "old")
+    reader = queue_at(tmp_path / "old", read_only=True)
+    with pytest.raises(StoreError):  # a table is missing; and a reader makes nothing, as root may be one
+        await reader.open()
+    assert not (tmp_path / "old/queue-0.mdb.journal").exists()
+    shutil.rmtree(tmp_path / "old")
     queue = queue_at()
     await queue.open()
     await put(queue, 1, 2)
@@ -249,15 +256,18 @@ async def test_a_store_from_before_there_were_journals(queue_at: QueueAt, tmp_pa
     assert ids(crashed) == [1, 2]
 
 
-async def test_another_lmdb_is_refused_before_anything_is_written(queue_at: QueueAt, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("at", "data", "reason"), [(20, b"\3", "data version 3"), (24, b"\xde\xc0\xef\xbe", "LMDB 1")])
+async def test_another_lmdb_is_refused_before_anything_is_written(
+    queue_at: QueueAt, tmp_path: Path, at: int, data: bytes, reason: str
+) -> None:
     queue = queue_at(tmp_path / "a")
     await queue.open()
     await put(queue, 1)
     path = copy_of(tmp_path / "a", tmp_path / "b")
-    for at in (20, 4096 + 20):
-        overwrite(path / "queue-0.mdb", at, b"\3")
+    for page in (0, 4096):
+        overwrite(path / "queue-0.mdb", page + at, data)
     before = (path / "queue-0.mdb").read_bytes()
-    with pytest.raises(StoreCorrupt, match="data version 3"):
+    with pytest.raises(StoreCorrupt, match=reason):
         await queue_at(path).open()
     assert (path / "queue-0.mdb").read_bytes() == before
 
@@ -359,6 +369,7 @@ async def test_a_data_file_that_cannot_be_synced_closes_the_store_until_it_is_re
     with pytest.raises(OSError, match="error"):
         checkpointer.checkpoint()
     sync.is_failing = False
+    assert not queue.is_writable()  # it is said before anybody is refused
     for _ in range(2):
         clock.advance(RECOVERY_SECONDS)
         with pytest.raises(StoreError):
