@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Final
 
-ALWAYS: Final = ("IMAP4rev2", "IMAP4rev1", "SASL-IR", "ID", "ENABLE", "LITERAL+")
-"""In every state. SASL-IR is RFC 4959, ID 2971, ENABLE 5161, LITERAL+ 7888."""
+ALWAYS: Final = ("IMAP4rev2", "IMAP4rev1", "SASL-IR", "ID", "ENABLE")
+"""In every state. SASL-IR is RFC 4959, ID 2971, ENABLE 5161."""
 
 AFTER_LOGIN: Final[tuple[str, ...]] = (
+    "LITERAL+",
+    "UTF8=ACCEPT",
     "IDLE",
     "UNSELECT",
     "UNAUTHENTICATE",
@@ -66,7 +68,8 @@ AFTER_LOGIN: Final[tuple[str, ...]] = (
 
 def before_login(mechanisms: Iterable[str], *, may_log_in: bool, may_start_tls: bool) -> list[str]:
     """RFC 9051 §6.2: STARTTLS while it can be said, LOGINDISABLED where a password would travel in the clear (§6.2.3)."""
-    names = list(ALWAYS)
+    # RFC 7888 §5: 4096 octets may come unasked, which is what the session takes before login; after it, any literal.
+    names = [*ALWAYS, "LITERAL-"]
     if may_start_tls:
         names.append("STARTTLS")
     names.extend(f"AUTH={name}" for name in mechanisms)
