@@ -365,6 +365,8 @@ class Rusmes(Server):
         config.write_text(self.configuration())
         self._make_accounts()
         self.spawn([sys.executable, "-m", "rusmes.server.entry", str(config)])
+        if self.imap_port:
+            wait_for_port(self.imap_port)
 
     def configuration(self) -> str:
         return f"""domain = "example.com"

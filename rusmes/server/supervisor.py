@@ -29,6 +29,7 @@ from rusmes.http.admin import AdminApi
 from rusmes.http.metrics import Exporter
 from rusmes.log import get_logger
 from rusmes.logfiles import compress_file
+from rusmes.server.allocator import keep_large_blocks_apart
 from rusmes.server.build import Ground
 from rusmes.server.channel import Channel
 from rusmes.server.control import Control
@@ -106,6 +107,7 @@ class Supervisor:
         slots = len(self._workers)
         self._ground.metrics.use_column(slots)
         self._ground.limits.use_column(slots)
+        keep_large_blocks_apart()
         gc.collect()
         gc.freeze()  # shared with the workers, as long as nobody's collector writes into it
         for worker in self._workers:
