@@ -126,10 +126,10 @@ _NOT_AUTHENTICATED: Final[tuple[type[c.Command], ...]] = (c.StartTls, c.Authenti
 _AUTHENTICATED: Final[tuple[type[c.Command], ...]] = (
     c.Enable, c.Namespace, c.Compress, c.Unauthenticate, c.Select, c.Create, c.Delete, c.Rename, c.Subscribe, c.List, c.Status,
     c.Append, c.Idle, c.Notify, c.GetQuota, c.GetQuotaRoot, c.SetQuota, c.GetAcl, c.SetAcl, c.DeleteAcl, c.ListRights,
-    c.MyRights, c.GetMetadata, c.SetMetadata, c.GetJmapAccess, c.CancelUpdate,
+    c.MyRights, c.GetMetadata, c.SetMetadata, c.GetJmapAccess,
 )  # fmt: skip
 _SELECTED: Final[tuple[type[c.Command], ...]] = (
-    c.Check, c.Close, c.Expunge, c.Fetch, c.Store, c.Copy, c.Search, c.Sort, c.Thread, c.Replace,
+    c.Check, c.Close, c.Expunge, c.Fetch, c.Store, c.Copy, c.Search, c.Sort, c.Thread, c.Replace, c.CancelUpdate,
 )  # fmt: skip
 
 ALLOWED: Final[dict[State, frozenset[type[c.Command]]]] = {

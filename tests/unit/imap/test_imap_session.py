@@ -88,13 +88,14 @@ AFTER_LOGIN = (
     b"RENAME a b", b"SUBSCRIBE a", b"UNSUBSCRIBE a", b'LIST "" *', b'LSUB "" *', b"STATUS a (MESSAGES)", b"IDLE",
     b"NOTIFY NONE",
     b'GETQUOTA ""', b"GETQUOTAROOT a", b'SETQUOTA "" ()', b"GETACL a", b"SETACL a b l", b"DELETEACL a b", b"LISTRIGHTS a b",
-    b"MYRIGHTS a", b"GETMETADATA a /x", b"SETMETADATA a (/x NIL)", b"GETJMAPACCESS", b'CANCELUPDATE "x"',
+    b"MYRIGHTS a", b"GETMETADATA a /x", b"SETMETADATA a (/x NIL)", b"GETJMAPACCESS",
     b"ESEARCH IN (personal) ALL",
 )  # fmt: skip
 WITH_A_MAILBOX = (
     b"CHECK", b"CLOSE", b"UNSELECT", b"EXPUNGE", b"UID EXPUNGE 1", b"FETCH 1 UID", b"UID FETCH 1 UID", b"STORE 1 FLAGS x",
     b"UID STORE 1 FLAGS x", b"COPY 1 a", b"UID COPY 1 a", b"MOVE 1 a", b"UID MOVE 1 a", b"SEARCH ALL", b"UID SEARCH ALL",
     b"SORT (SIZE) UTF-8 ALL", b"UID SORT (SIZE) UTF-8 ALL", b"THREAD REFERENCES UTF-8 ALL", b"ESEARCH ALL",
+    b'CANCELUPDATE "x"',
     b"UID THREAD REFERENCES UTF-8 ALL",
 )  # fmt: skip
 
