@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Final
 
+from rusmes.imap import command as c
+
 ALWAYS: Final = ("IMAP4rev2", "IMAP4rev1", "SASL-IR", "ID", "ENABLE")
 """In every state. SASL-IR is RFC 4959, ID 2971, ENABLE 5161."""
 
@@ -64,6 +66,21 @@ AFTER_LOGIN: Final[tuple[str, ...]] = (
     "INPROGRESS",
 )
 """Listed once somebody is logged in; before, a client learns nothing it could use."""
+
+
+COMMANDS: Final[dict[type[c.Command], str]] = {
+    c.Append: "APPEND", c.Idle: "IDLE", c.Notify: "NOTIFY", c.Compress: "COMPRESS", c.Namespace: "NAMESPACE",
+    c.Unauthenticate: "UNAUTHENTICATE", c.Replace: "REPLACE", c.Sort: "SORT", c.Thread: "THREAD", c.GetQuota: "QUOTA",
+    c.GetQuotaRoot: "QUOTA", c.SetQuota: "QUOTA", c.GetAcl: "ACL", c.SetAcl: "ACL", c.DeleteAcl: "ACL", c.ListRights: "ACL",
+    c.MyRights: "ACL", c.GetMetadata: "METADATA", c.SetMetadata: "METADATA", c.CancelUpdate: "CONTEXT",
+}  # fmt: skip
+"""Commands that are refused to an account whose capability of this name (up to a "=") is switched off."""
+
+
+def switched_off(disabled: Collection[str]) -> frozenset[type[c.Command]]:
+    """The commands an account may not use."""
+    off = {name.upper().removeprefix("IMAP.").partition("=")[0] for name in disabled}
+    return frozenset(kind for kind, name in COMMANDS.items() if name in off)
 
 
 def before_login(mechanisms: Iterable[str], *, may_log_in: bool, may_start_tls: bool) -> list[str]:

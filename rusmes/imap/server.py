@@ -22,6 +22,7 @@ from rusmes.clock import Clock
 from rusmes.errors import NotFound, RusmesError, StoreError
 from rusmes.imap import command as c
 from rusmes.imap import response
+from rusmes.imap.capabilities import switched_off
 from rusmes.imap.commands import HANDLERS, append
 from rusmes.imap.commands.context import Bad, Context, No, Ok, Outcome, Resources, Selected, Silent, outcome_of
 from rusmes.imap.commands.notify import end as end_notify
@@ -214,7 +215,8 @@ class Conversation:
     """One connection with its session."""
 
     __slots__ = (
-        "_bucket", "_bucket_at", "_connection", "_inflate", "_inflating", "_log", "_service", "_verbose",
+        "_bucket", "_bucket_at", "_connection", "_inflate", "_inflating", "_log", "_service",
+        "_switched_off", "_verbose",
         "attempt", "context", "last_words", "output", "session",
     )  # fmt: skip
 
@@ -226,10 +228,11 @@ class Conversation:
         self._inflate: Any = None
         self._inflating = b""
         """Compressed input that is not yet looked at."""
+        self._switched_off: frozenset[type[c.Command]] = frozenset()
         self.last_words = b""
         """Of a BYE that ends the session once the command is answered."""
         self._bucket = float(service.command_burst)
-        self._bucket_at = 0.0
+        self._bucket_at = service.clock.monotonic()
         self.attempt = Attempt(connection.peer_address, "imap", log.session_id)
         self.session = Session(append_limit=service.resources.config.imap.append_limit)
         self.output = Output(connection)
@@ -321,6 +324,8 @@ class Conversation:
         handler = HANDLERS.get(type(command))
         if handler is None:
             return Bad("unknown command")
+        if self._switched_off and type(command) in self._switched_off:
+            return No("this is switched off for this account", b"CANNOT")
         try:
             return await handler(self.context, command)
         except (ConnectionLost, DeadlineExceeded, Draining, EndlessLine):
@@ -430,9 +435,7 @@ class Conversation:
             self._bucket = 1e9
             return
         now = service.clock.monotonic()
-        self._bucket = min(
-            float(service.command_burst), self._bucket + (now - (self._bucket_at or now - 60)) * service.commands_per_second
-        )
+        self._bucket = min(float(service.command_burst), self._bucket + (now - self._bucket_at) * service.commands_per_second)
         self._bucket_at = now
         if self._bucket < 1:
             await asyncio.sleep((1 - self._bucket) / service.commands_per_second)
@@ -475,6 +478,7 @@ class Conversation:
         assert context.identity is not None
         self._log.user = context.identity.account
         self._verbose = self._log.enabled("debug")
+        self._switched_off = switched_off(context.identity.disabled_capabilities)
         self._connection.set_deadline(self._service.idle_timeout)
         self._log.info("login", tls=str(self._connection.tls or ""))
 

@@ -1,0 +1,269 @@
+"""What a transcript cannot say: deadlines, rates, accounts with something switched off, what is in the log and in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import pytest
+
+from rusmes.imap.hub import COALESCE_SECONDS
+from rusmes.model.identity import Identity
+from tests.sessions.imap.house import PASSWORD, ImapHouse, run
+
+MESSAGE = b"Subject: x\r\n\r\nhello\r\n"
+
+
+def test_silence_before_login_ends_it() -> None:
+    async def scenario() -> None:
+        async with ImapHouse(login_timeout="50ms") as house:
+            client = await house.connect()
+            assert (await client.line()).startswith("* OK")
+            assert await client.line() == "* BYE logged out for inactivity"
+            assert await client.is_closed()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("waits_in_idle", [False, True])
+def test_silence_after_login_ends_it(waits_in_idle: bool) -> None:
+    """RFC 9051 §5.4."""
+
+    async def scenario() -> None:
+        async with ImapHouse(idle_timeout="100ms") as house:
+            client = await house.login()
+            if waits_in_idle:
+                await client.send(b"a IDLE\r\n")
+                assert await client.line() == "+ idling"
+            assert await client.line() == "* BYE logged out for inactivity"
+            assert await client.is_closed()
+
+    run(scenario())
+
+
+def test_who_idles_hears_something_now_and_then() -> None:
+    async def scenario() -> None:
+        async with ImapHouse(idle_keepalive="50ms") as house:
+            client = await house.login()
+            await client.send(b"a IDLE\r\n")
+            assert await client.line() == "+ idling"
+            assert await client.line() == "* OK still here"
+            assert await client.line() == "* OK still here"
+            await client.send(b"DONE\r\n")
+            while (line := await client.line()).startswith("* OK"):
+                pass
+            assert line == "a OK idled"
+
+    run(scenario())
+
+
+def test_too_many_commands_are_slowed_down() -> None:
+    async def scenario() -> None:
+        async with ImapHouse(commands_per_minute=600) as house:
+            client = await house.login()
+            client.send_now(b"".join(b"n%d NOOP\r\n" % number for number in range(610)))
+            begin = asyncio.get_running_loop().time()
+            while await client.line() != "n609 OK done":
+                pass
+            # 600 at once, the others at 10 a second.
+            assert asyncio.get_running_loop().time() - begin > 0.8
+
+    run(scenario())
+
+
+def test_draining_says_goodbye_between_commands() -> None:
+    async def scenario() -> None:
+        async with ImapHouse() as house:
+            calm, idle = await house.login(), await house.login()
+            await idle.send(b"a IDLE\r\n")
+            assert await idle.line() == "+ idling"
+            for connection in house.connections:
+                connection.drain()
+            for client in (calm, idle):
+                assert await client.line() == "* BYE [UNAVAILABLE] the server is shutting down"
+                assert await client.is_closed()
+
+    run(scenario())
+
+
+def test_what_is_switched_off_for_an_account() -> None:
+    async def scenario() -> None:
+        async with ImapHouse() as house:
+            name = "alice@example.com"
+            house.backend.identities[name] = Identity(
+                name, frozenset({name}), disabled_capabilities=frozenset({"IDLE", "imap.COMPRESS=DEFLATE"})
+            )
+            client = await house.login()
+            [listed] = await client.ok("CAPABILITY")
+            assert " NAMESPACE " in listed
+            assert not {"IDLE", "COMPRESS=DEFLATE"} & set(listed.split())
+            assert (await client.command("IDLE"))[-1] == "NO [CANNOT] this is switched off for this account"
+            assert (await client.command("COMPRESS DEFLATE"))[-1].startswith("NO [CANNOT]")
+            name = "bob@example.com"
+            house.backend.identities[name] = Identity(name, disabled_capabilities=frozenset({"imap"}))
+            other = await house.connect()
+            await other.line()
+            assert (await other.command(f"LOGIN {name} {PASSWORD}"))[-1].startswith("NO [AUTHORIZATIONFAILED]")
+
+    run(scenario())
+
+
+def test_a_client_that_says_who_it_is_is_logged() -> None:
+    async def scenario() -> None:
+        async with ImapHouse() as house:
+            client = await house.login()
+            await client.ok('ID ("name" "Some Client" "version" "1.2")')
+            assert any('"name":"Some Client"' in line and '"version":"1.2"' in line for line in house.lines)
+
+    run(scenario())
+
+
+def test_the_selected_mailbox_is_deleted() -> None:
+    async def scenario() -> None:
+        async with ImapHouse() as house:
+            idle, busy, other = await house.login(), await house.login(), await house.login()
+            await other.ok("CREATE gone")
+            for client in (idle, busy):
+                await client.ok("SELECT gone")
+            await idle.send(b"a IDLE\r\n")
+            assert await idle.line() == "+ idling"
+            await other.ok("DELETE gone")
+            assert await idle.line() == "* BYE the selected mailbox was deleted"
+            assert await idle.is_closed()
+            await busy.send(b"a NOOP\r\n")
+            lines = [await busy.line(), await busy.line()]
+            assert "* BYE the selected mailbox was deleted" in lines
+            assert await busy.is_closed()
+
+    run(scenario())
+
+
+def test_many_changes_are_told_in_few_turns() -> None:
+    """Not every one of a burst is told on its own."""
+
+    async def scenario() -> None:
+        async with ImapHouse() as house:
+            client = await house.login()
+            await client.ok("SELECT INBOX")
+            await client.send(b"a IDLE\r\n")
+            assert await client.line() == "+ idling"
+            begin = asyncio.get_running_loop().time()
+            for _ in range(200):
+                await house.deliver("alice", MESSAGE)
+            took = asyncio.get_running_loop().time() - begin
+            told = []
+            while not told or told[-1] != "* 200 EXISTS":
+                told.append(await client.line())
+            assert len([line for line in told if line.endswith("EXISTS")]) <= 2 + took / COALESCE_SECONDS
+
+    run(scenario())
+
+
+def test_an_idler_that_does_not_read_costs_no_memory() -> None:
+    async def scenario() -> None:
+        async with ImapHouse() as house:
+            client = await house.login()
+            await client.ok("SELECT INBOX")
+            await client.send(b"a IDLE\r\n")
+            assert await client.line() == "+ idling"
+            [connection] = house.connections
+            connection.pause_writing()  # as the transport does when the peer's window is full
+            before = connection.bytes_out
+            for _ in range(50):
+                await house.deliver("alice", MESSAGE)
+            await asyncio.sleep(3 * COALESCE_SECONDS)
+            assert connection.bytes_out == before
+            connection.resume_writing()
+            house.hub.all_changed()  # as once in a while
+            await house.deliver("alice", MESSAGE)
+            while await client.line() != "* 51 EXISTS":
+                pass
+
+    run(scenario())
+
+
+def test_rows_are_shared_and_kept_for_a_while() -> None:
+    async def scenario() -> None:
+        async with ImapHouse() as house:
+            await house.deliver("alice", MESSAGE)
+            first, second = await house.login(), await house.login()
+            for client in (first, second):
+                await client.ok("SELECT INBOX")
+            assert len(house.hub._rows) == 1
+            [rows] = house.hub._rows.values()
+            assert rows.users == 2
+            for client in (first, second):
+                await client.ok("UNSELECT")
+            assert rows.users == 0
+            await house.deliver("alice", MESSAGE)
+            assert "* 2 EXISTS" in await first.ok("SELECT INBOX")
+            assert next(iter(house.hub._rows.values())) is rows
+
+    run(scenario())
+
+
+def test_rows_whose_changes_are_forgotten_are_compared() -> None:
+    """The change log does not reach back: the client is told the same as if it did."""
+
+    async def scenario() -> None:
+        async with ImapHouse() as house:
+            await house.deliver("alice", MESSAGE, MESSAGE, MESSAGE)
+            client, other = await house.login(), await house.login()
+            await client.ok("SELECT INBOX")
+            await other.ok("SELECT INBOX")
+            real = house.store.refresh_messages
+
+            async def forgets(*arguments: Any) -> None:
+                return None
+
+            await other.ok("STORE 1 +FLAGS.SILENT (\\Deleted)")
+            await other.ok("STORE 3 +FLAGS.SILENT (\\Flagged word)")
+            await other.ok("EXPUNGE")
+            await house.deliver("alice", MESSAGE)
+            [rows] = house.hub._rows.values()
+            rows.modseq -= 1
+            house.store.refresh_messages = forgets
+            told = await client.ok("NOOP")
+            house.store.refresh_messages = real
+            assert "* 1 EXPUNGE" in told
+            assert "* 3 EXISTS" in told
+            assert any("FETCH" in line and "\\Flagged" in line and "word" in line for line in told)
+
+    run(scenario())
+
+
+def test_a_compressed_bomb_ends_the_session_and_not_the_server() -> None:
+    import zlib
+
+    async def scenario() -> None:
+        async with ImapHouse() as house:
+            client = await house.login()
+            await client.ok("COMPRESS DEFLATE")
+            deflate = zlib.compressobj(9, wbits=-15)
+            bomb = b"".join(deflate.compress(b"x" * (1 << 20)) for _ in range(200)) + deflate.flush()
+            client.send_now(bomb)  # 200 MB of one line
+            inflate, heard = zlib.decompressobj(wbits=-15), b""
+            with contextlib.suppress(ConnectionResetError):
+                while data := await client.reader.read(4096):
+                    heard += inflate.decompress(data)
+            other = await house.login()
+            await other.ok("NOOP")
+
+    run(scenario())
+
+
+def test_what_is_not_deflated_ends_the_session() -> None:
+    import zlib
+
+    async def scenario() -> None:
+        async with ImapHouse() as house:
+            client = await house.login()
+            await client.ok("COMPRESS DEFLATE")
+            client.send_now(b"\xff\xff\xff\xff")
+            inflate, heard = zlib.decompressobj(wbits=-15), b""
+            while data := await client.reader.read(4096):
+                heard += inflate.decompress(data)
+            assert heard == b"* BYE this is not deflated\r\n"
+
+    run(scenario())
