@@ -193,7 +193,7 @@ class Transaction:
             if accepted:
                 final = await self._send_chunks(session, way)
         else:
-            final = await self._go_ahead(session)
+            final = self._ready_reply(session) or await self._reply(session, DATA_SECONDS)
             if final.code == 354:
                 # RFC 2920 §3.1: a server that waits for a message without recipients gets an empty one.
                 final = await (
@@ -201,7 +201,10 @@ class Transaction:
                     if accepted
                     else session.command(b".\r\n", FINAL_SECONDS)
                 )
-        await self._conclude(session, final, accepted, way)
+            else:
+                self._check_refusal(final)
+        if not self._succeed(session, final, accepted):
+            await self._fail(session, final, accepted, way)
         return postponed
 
     async def _step_by_step(self, session: Session, commands: list[bytes], indexes: list[int], way: Way) -> list[int]:
@@ -218,11 +221,13 @@ class Transaction:
         if accepted and session.offered.chunking and self._body.is_binary:
             final = await self._send_chunks(session, way)
         elif accepted:
-            session.send(b"DATA\r\n")
-            final = await self._go_ahead(session)
+            final = await self._command(session, b"DATA\r\n", DATA_SECONDS)
             if final.code == 354:
                 final = await self._send_data(session, way, may_begin_next=False)
-        await self._conclude(session, final, accepted, way)
+            else:
+                self._check_refusal(final)
+        if not self._succeed(session, final, accepted):
+            await self._fail(session, final, accepted, way)
         return postponed
 
     async def _reply(self, session: Session, seconds: float) -> Reply:
@@ -243,12 +248,10 @@ class Transaction:
         session.send(line)
         return await self._reply(session, seconds)
 
-    async def _go_ahead(self, session: Session) -> Reply:
-        """The reply to DATA: 354, or a refusal (RFC 5321 §4.3.2). A success would be that of another command."""
-        reply = self._ready_reply(session) or await self._reply(session, DATA_SECONDS)
-        if reply.code < 400 and reply.code != 354:
+    def _check_refusal(self, reply: Reply) -> None:
+        """DATA is answered by 354 or a refusal (RFC 5321 §4.3.2): a success would be that of another command. Raises Gone."""
+        if reply.code < 400:
             raise Gone(f"the server answers DATA with {reply}")
-        return reply
 
     async def _last_reply(self, session: Session, way: Way) -> Reply:
         """What the server says of the whole message. Whoever else waits for it does not wait as long as we do."""
@@ -320,21 +323,25 @@ class Transaction:
                 self._reports[index] = replied(self._recipients[index], reply, session)
         return accepted, postponed
 
-    async def _conclude(self, session: Session, reply: Reply | None, indexes: list[int], way: Way) -> None:
-        """The last word about those that were accepted; None: nobody was, and no message was sent."""
+    def _succeed(self, session: Session, reply: Reply | None, indexes: list[int]) -> bool:
+        """The last word about those that were accepted is a good one; False: it is not, or there are none."""
         self.may_have_arrived = False
         if reply is None or reply.code // 100 != 2 or not indexes:
-            if reply is not None:
-                for index in indexes:
-                    self._reports[index] = replied(self._recipients[index], reply, session)
-            if not way.has_next and not session.is_spoiled:
-                await self._reset(session)  # what is left of the transaction must not meet the next one
-            return
+            return False
         (status, text), code, host = reply.parts, reply.code, session.name
         for index in indexes:
             recipient = self._recipients[index]
             relayed = recipient.notify & NOTIFY_SUCCESS and not session.offered.dsn
             self._reports[index] = Report(recipient, "relayed" if relayed else "delivered", code, status, text, host)
+        return True
+
+    async def _fail(self, session: Session, reply: Reply | None, indexes: list[int], way: Way) -> None:
+        """The last word is a refusal; None: nobody was accepted, and no message was sent."""
+        if reply is not None:
+            for index in indexes:
+                self._reports[index] = replied(self._recipients[index], reply, session)
+        if not way.has_next and not session.is_spoiled:
+            await self._reset(session)  # what is left of the transaction must not meet the next one
 
 
 class BodyNeeds:

@@ -274,43 +274,40 @@ class Runner:
 
     async def _run(self, job: Job, worker: Worker) -> None:
         """Carry out one job. Raises Busy, with nothing done."""
+        active = job.active
         try:
-            await self._carry_out(job, worker)
+            if active.wish and worker.begun is None:
+                await self._give_up(job)
+                return
+            item = active.item or await self._content(active)
+            if item is None:
+                self._vanished(job)
+            elif item.action == "resume":
+                await self._resume(job, item)
+            else:
+                reports = await self._attempt(job, item, worker)
+                if not self._finish_delivered(job, item, reports):
+                    await self._finish(job, item, reports)
         except Busy:
             raise
-        except Exception:
-            _log.exception("a job failed; its recipients are tried again later", queue_id=id_text(job.active.id))
-            self._postpone(job)
-
-    async def _carry_out(self, job: Job, worker: Worker) -> None:
-        active = job.active
-        if active.wish and worker.begun is None:
-            await self._give_up(job)
-            return
-        try:
-            item = await self._content(active)
         except StoreError as error:
             _log.error("an entry cannot be read", queue_id=id_text(active.id), error=str(error))
             self._postpone(job)
-            return
-        if item is None:
-            self._vanished(job)
-            return
-        if item.action == "resume":
-            await self._resume(job, item)
-            return
+        except Exception:
+            _log.exception("a job failed; its recipients are tried again later", queue_id=id_text(active.id))
+            self._postpone(job)
+
+    async def _attempt(self, job: Job, item: Queued, worker: Worker) -> Sequence[Report]:
         recipients = job.recipients_of(item)
         try:
             if item.action == "local":
-                reports = await self._append(item, job.indexes, recipients)
-            else:
-                reports = await self._deliverer.deliver(item, recipients, job.destination, worker)
+                return await self._append(item, job.indexes, recipients)
+            return await self._deliverer.deliver(item, recipients, job.destination, worker)
         except Busy:
             raise
         except Exception as error:
             _log.exception("a delivery failed inside", queue_id=id_text(item.id))
-            reports = [Report(r, "delayed", 0, "4.3.0", f"internal error: {type(error).__name__}") for r in recipients]
-        await self._finish(job, item, reports)
+            return [Report(r, "delayed", 0, "4.3.0", f"internal error: {type(error).__name__}") for r in recipients]
 
     async def _append(self, item: Queued, indexes: Sequence[int], recipients: Sequence[Recipient]) -> Sequence[Report]:
         try:
@@ -381,24 +378,29 @@ class Runner:
         change = QueueChange(active.id, {} if is_done else changed, remove=is_done, content_id=content_id)
         self._outcomes.add(change, active, rows)
 
+    def _finish_delivered(self, job: Job, item: Queued, reports: Sequence[Report]) -> bool:
+        """The end of most mail: all recipients that were left are delivered, and nobody wants to hear of it. False: not so."""
+        active = job.active
+        if len(reports) != active.left:
+            return False
+        for report in reports:
+            if report.action not in ("delivered", "relayed") or report.recipient.notify & NOTIFY_SUCCESS:
+                return False
+        job.end()
+        self._attempts.count_delivered(item, reports, len(reports), self._clock.now())
+        active.left = 0
+        untouched = item.rendering.content.id if active.states is None else b""
+        self._conclude(active, {}, is_done=True, content_id=untouched)
+        return True
+
     async def _finish(self, job: Job, item: Queued, reports: Sequence[Report]) -> None:
         """Turn reports into an outcome, with the notices that are due."""
         active = job.active
         job.end()
-        delivered = 0
-        wants_notice = False
-        for report in reports:
-            if report.action in ("delivered", "relayed"):
-                delivered += 1
-                wants_notice = wants_notice or bool(report.recipient.notify & NOTIFY_SUCCESS)
         now = self._clock.now()
+        delivered = sum(report.action in ("delivered", "relayed") for report in reports)
         if delivered:
             self._attempts.count_delivered(item, reports, delivered, now)
-        if delivered == len(reports) == active.left and not wants_notice:
-            active.left = 0
-            untouched = item.rendering.content.id if active.states is None else b""
-            self._conclude(active, {}, is_done=True, content_id=untouched)
-            return
         changed, notices = self._attempts.new_states(job, item, reports, now)
         rows = []
         try:

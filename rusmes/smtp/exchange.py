@@ -127,6 +127,8 @@ class ReplyReader:
         Raises:
             MalformedReply
         """
+        if self._start == len(self._buffer):
+            return None
         if self.expected and not self._lines:
             simple = simple_reply(self._buffer, self._start)
             if simple is not None:

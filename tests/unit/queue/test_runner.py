@@ -653,11 +653,11 @@ def test_an_entry_that_cannot_be_read_comes_later() -> None:
 
 def test_a_defect_in_the_runner_loses_no_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(b: Bench) -> None:
-        async def broken(*args: Any) -> None:
+        def broken(*args: Any) -> None:
             raise RuntimeError("boom")
 
         with monkeypatch.context() as patch:
-            patch.setattr(b.runner, "_finish", broken)
+            patch.setattr(b.runner._attempts, "count_delivered", broken)
             await b.engine.send("a@x.org")
             await b.settle()
         assert b.runner.size == 1
