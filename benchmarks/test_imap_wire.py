@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import pytest
 
-from rusmes._core import imap as core
-from rusmes._core.imap import Framer, Lexer
+from rusmes._core import framer as core
+from rusmes._core.framer import Framer
+from rusmes._core.imap import Lexer
 from rusmes.imap import command as c
 from rusmes.imap.grammar import parse
 from rusmes.imap.names import matcher

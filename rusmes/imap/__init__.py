@@ -4,7 +4,8 @@ Not here: how messages are kept (`storage`), how searches are carried out (`sear
 
 | file | room |
 | --- | --- |
-| `_core/imap.pyx` | framer (commands with their literals, limits) and lexer |
+| `_core/framer.pyx` | commands with their literals out of the stream, limits |
+| `_core/imap.pyx` | the lexer of one command |
 | `command.py` | the commands as values |
 | `grammar.py` and its neighbours | bytes of one framed command to a value |
 | `session.py` | states, what may be said in which, sans-IO |

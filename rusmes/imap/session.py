@@ -24,8 +24,8 @@ from typing import Any, Final, Protocol
 
 from msgspec import Struct
 
-from rusmes._core import imap as core
-from rusmes._core.imap import Framer
+from rusmes._core import framer as core
+from rusmes._core.framer import Framer
 from rusmes._core.lines import EndlessLine
 from rusmes.imap import command as c
 from rusmes.imap.command import AnyCommand

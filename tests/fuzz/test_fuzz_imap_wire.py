@@ -12,8 +12,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rusmes._core import imap as core
-from rusmes._core.imap import Framer, GrammarError, Lexer
+from rusmes._core import framer as core
+from rusmes._core.framer import Framer
+from rusmes._core.imap import GrammarError, Lexer
 from rusmes.imap import command as c
 from rusmes.imap.grammar import COMMANDS, UID_COMMANDS, Malformed, parse, parse_announced
 from rusmes.imap.session import ALLOWED, NEED_DATA, Continuation, LiteralOffer, Refusal, Session, SinkFailure, State

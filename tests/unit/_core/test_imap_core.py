@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from rusmes._core import imap as core
-from rusmes._core.imap import Framer, GrammarError, Lexer, LiteralReached
+from rusmes._core import framer as core
+from rusmes._core.framer import Framer
+from rusmes._core.imap import GrammarError, Lexer, LiteralReached
 from rusmes._core.lines import EndlessLine, LineTooLong
 from tests.splits import assert_split_invariant
 
