@@ -3,7 +3,8 @@
 What is to be rendered is a sum of these numbers:
 """
 
-from typing import Final
+from collections.abc import Iterable
+from typing import Final, final
 
 from rusmes._core.cursor import Cursor
 from rusmes._core.rows import EmailFacts
@@ -26,6 +27,19 @@ UIDFETCH: Final[int]
 FACTS: Final[int]
 """All those that need facts"""
 
+@final
+class HeaderPick:
+    """Header fields that the store keeps of an email, as one item: `heading` ("BODY[HEADER.FIELDS (TO)] ") and a literal.
+
+    Raises:
+        ValueError: there are more than 32 names (in lower case).
+    """
+
+    def __new__(cls, heading: bytes, names: Iterable[bytes]) -> HeaderPick: ...
+
+def have_headers(facts: list[EmailFacts | None]) -> bool:
+    """Whether the store has fields of each of these emails; without any there were too many, or none."""
+
 def fetch_responses(
     cursor: Cursor,
     uids: Uids,
@@ -34,11 +48,13 @@ def fetch_responses(
     items: int,
     facts: list[EmailFacts | None] | None = None,
     more: list[bytes | None] | None = None,
+    picks: tuple[HeaderPick, ...] = (),
 ) -> tuple[bytes, int]:
     """The responses for `uids[start:stop]`, and how many messages were left out: those the client does not know, and those
     whose facts or `more` are None.
 
-    `facts` and `more` have an element for each of these messages; `more` is sent as it is, behind the items.
+    `facts` and `more` have an element for each of these messages; `more` is sent as it is, behind the items. `picks` are of
+    the fields in the facts.
 
     Raises:
         IndexError

@@ -1,12 +1,19 @@
 """FETCH responses, many at a time, from the columns of a mailbox and the emails' stored forms. See `render.pyi`."""
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memchr, memcpy
 
 from rusmes._core.cursor cimport Cursor
 from rusmes._core.encode cimport Buffer
 from rusmes._core.rows cimport EmailFacts
+from rusmes._core.scan cimport find_lf
 from rusmes._core.view cimport EXPUNGED, ODD, SYSTEM_BITS, MailboxRows, Uids
+
+cdef extern from "<strings.h>" nogil:
+    int strncasecmp(const char*, const char*, size_t)
+
 
 cdef enum:
     WITH_UID = 1
@@ -22,6 +29,7 @@ cdef enum:
     AS_UIDFETCH = 1024
     NEEDS_FACTS = 64 | 128 | 256 | 512
     ID_OCTETS = 16
+    MAX_PICKED = 32
     MAX_NESTING = 200          # of parentheses in a stored structure: mime stops at a depth of 32
 
 UID = WITH_UID
@@ -231,6 +239,89 @@ def internal_date(int64_t seconds) -> bytes:
     return out.take()
 
 
+# Header fields that the store has at hand
+
+@cython.final
+cdef class HeaderPick:
+    """The lines of some fields of a block, as a literal."""
+    cdef bytes heading
+    cdef tuple names
+    cdef const char* pointers[MAX_PICKED]
+    cdef Py_ssize_t sizes[MAX_PICKED]
+    cdef int count
+
+    def __cinit__(self, bytes heading not None, names not None):
+        cdef bytes name
+        self.heading = heading
+        self.names = tuple(names)
+        if len(self.names) > MAX_PICKED:
+            raise ValueError(f"more than {MAX_PICKED} names")
+        for name in self.names:
+            self.pointers[self.count] = PyBytes_AS_STRING(name)
+            self.sizes[self.count] = PyBytes_GET_SIZE(name)
+            self.count += 1
+
+    cdef bint is_named(self, const char* p, Py_ssize_t n) noexcept nogil:
+        """Whether the line begins with one of the names, blanks (RFC 5322 §4.5) and a colon."""
+        cdef int i
+        cdef Py_ssize_t k
+        for i in range(self.count):
+            k = self.sizes[i]
+            if n <= k or strncasecmp(p, self.pointers[i], <size_t>k) != 0:
+                continue
+            while k < n and (p[k] == c' ' or p[k] == c'\t'):
+                k += 1
+            if k < n and p[k] == c':':
+                return True
+        return False
+
+    cdef Py_ssize_t walk(self, const char* p, Py_ssize_t n, char* to) noexcept nogil:
+        """How many octets the fields have; they are copied when there is a place for them."""
+        cdef Py_ssize_t at = 0
+        cdef Py_ssize_t end, line
+        cdef Py_ssize_t size = 0
+        while at < n:
+            end = at
+            while True:
+                line = find_lf(p + end, n - end)
+                end = n if line < 0 else end + line + 1
+                if end >= n or (p[end] != c' ' and p[end] != c'\t'):
+                    break
+            if self.is_named(p + at, end - at):
+                if to != NULL:
+                    memcpy(to + size, p + at, <size_t>(end - at))
+                size += end - at
+            at = end
+        return size
+
+    cdef int put(self, Buffer out, const char* p, Py_ssize_t n) except -1:
+        cdef Py_ssize_t size = self.walk(p, n, NULL)
+        cdef char* at
+        out.put_bytes(self.heading)
+        out.put_char(c'{')
+        out.put_number(<uint64_t>size + 2)
+        out.put("}\r\n", 3)
+        if out.capacity - out.n < size:
+            out.grow(size)
+        self.walk(p, n, out.data + out.n)
+        while True:  # RFC 9051 §4.3: no NUL in a literal
+            at = <char*>memchr(out.data + out.n, 0, <size_t>size)
+            if at == NULL:
+                break
+            at[0] = <char>0x80
+        out.n += size
+        # The empty line belongs to every header that is fetched (RFC 9051 §6.4.5.1).
+        return out.put("\r\n ", 3)
+
+
+def have_headers(list facts not None) -> bool:
+    cdef EmailFacts fact
+    for fact in facts:
+        if fact is not None and fact.headers_at == fact.end:
+            return False
+    return True
+
+
 # Responses
 
 cdef int put_facts(Buffer out, EmailFacts facts, int items) except -1:
@@ -287,7 +378,8 @@ cdef int put_columns(Buffer out, Cursor cursor, Py_ssize_t row, int items) excep
 
 
 def fetch_responses(
-    Cursor cursor not None, Uids uids not None, Py_ssize_t start, Py_ssize_t stop, int items, list facts=None, list more=None
+    Cursor cursor not None, Uids uids not None, Py_ssize_t start, Py_ssize_t stop, int items, list facts=None, list more=None,
+    tuple picks not None=(),
 ) -> tuple:
     cdef Buffer out = Buffer.__new__(Buffer)
     cdef MailboxRows rows = cursor.rows
@@ -300,7 +392,7 @@ def fetch_responses(
     cdef EmailFacts fact
     if start < 0 or stop > uids.n or start > stop:
         raise IndexError(f"{start}:{stop} of {uids.n}")
-    if (items & NEEDS_FACTS and facts is None) or (facts is not None and len(facts) != stop - start) or (
+    if ((items & NEEDS_FACTS or picks) and facts is None) or (facts is not None and len(facts) != stop - start) or (
         more is not None and len(more) != stop - start
     ):
         raise ValueError("not as many as messages")
@@ -340,6 +432,10 @@ def fetch_responses(
         put_columns(out, cursor, row, items)
         if items & NEEDS_FACTS:
             put_facts(out, fact, items)
+        for pick in picks:
+            (<HeaderPick?>pick).put(
+                out, PyBytes_AS_STRING(fact.row) + fact.headers_at, <Py_ssize_t>(fact.end - fact.headers_at)
+            )
         if more is not None and more[i - start]:
             out.put_bytes(<bytes?>more[i - start])
         elif out.data[out.n - 1] == c' ':

@@ -53,6 +53,8 @@ class Plan(Struct, frozen=True):
     body: tuple[FetchItem, ...]
     saved_date: bool
     sets_seen: bool
+    picks: tuple[render.HeaderPick, ...] = ()
+    """`cached`, when all of it can be made without Python."""
     whole: bytes = b""
     """What comes before the literal when the whole message is the only thing that needs the body."""
 
@@ -75,7 +77,16 @@ def plan(wanted: tuple[FetchItem, ...]) -> Plan:
         else:
             (cached if _is_cached(item) else body).append(item)
             sets_seen = sets_seen or not (item.peek or item.name in _LEAVES_SEEN_ALONE)
-    return Plan(items, tuple(cached), tuple(body), saved_date, sets_seen, _heading(body[0]) if _is_whole(body) else b"")
+    picks: tuple[render.HeaderPick, ...] = ()
+    if all(item.partial is None for item in cached):
+        picks = tuple(render.HeaderPick(_heading(item), _names(item)) for item in cached)
+    whole = _heading(body[0]) if _is_whole(body) else b""
+    return Plan(items, tuple(cached), tuple(body), saved_date, sets_seen, picks, whole)
+
+
+def _names(item: FetchItem) -> frozenset[bytes]:
+    assert item.section is not None
+    return field_names(item.section)
 
 
 def _is_whole(body: list[FetchItem]) -> bool:

@@ -80,6 +80,8 @@ def _unmarked(text: str) -> str:
 
 
 def _shortened(text: str) -> str:
-    words = "".join(char if char.isprintable() else " " for char in text).split()
-    short = " ".join(words)
-    return short if len(short) <= MAX_CHARACTERS else short[:MAX_CHARACTERS].rstrip()
+    # No more words than characters are needed, however long the text is.
+    short = " ".join(text.split(None, MAX_CHARACTERS)[:MAX_CHARACTERS])[:MAX_CHARACTERS]
+    if not short.isprintable():
+        short = " ".join("".join(char if char.isprintable() else " " for char in short).split())
+    return short.rstrip()

@@ -31,6 +31,8 @@ COLUMNS_AT_ONCE: Final = 2000
 FACTS_AT_ONCE: Final = 200
 """Messages with ENVELOPE and its like: 500 to 1,000 octets each."""
 BODIES_AT_ONCE: Final = 200
+PARSED_AT_ONCE: Final = 50
+"""Messages whose parts are looked for, 20 to 100 us each."""
 BODY_OCTETS: Final = 256 * 1024
 """Of messages that are read together."""
 STREAMED_OCTETS: Final = 1024 * 1024
@@ -180,8 +182,11 @@ class _Answer:
         for start in range(0, len(uids), FACTS_AT_ONCE):
             stop = min(start + FACTS_AT_ONCE, len(uids))
             facts = self._facts(start, stop) if needs_facts else None
-            more = self._more(start, stop, facts) if wanted.cached or wanted.saved_date else None
-            data, missing = render.fetch_responses(context.view.cursor, uids, start, stop, self.items, facts, more)
+            picks = wanted.picks if facts is not None and wanted.picks and render.have_headers(facts) else ()
+            more = None
+            if wanted.saved_date or (wanted.cached and not picks):
+                more = self._more(start, stop, None if picks else facts)
+            data, missing = render.fetch_responses(context.view.cursor, uids, start, stop, self.items, facts, more, picks)
             context.output.write(data)
             self.missing += missing
             await self._room(stop == len(uids))
@@ -239,8 +244,9 @@ class _Answer:
     async def _send_bodies(self) -> None:
         context, uids = self.context, self.uids
         start = 0
+        at_once = BODIES_AT_ONCE if self.wanted.whole else PARSED_AT_ONCE
         while start < len(uids):
-            bodies = self._bodies(start, min(start + BODIES_AT_ONCE, len(uids)))
+            bodies = self._bodies(start, min(start + at_once, len(uids)))
             stop = start + len(bodies)
             items = self.items
             if self.sets_seen and await self._set_seen(start, stop):
