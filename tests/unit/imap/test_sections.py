@@ -71,7 +71,7 @@ def parsed(structure: bytes) -> list:
 def leaves(tree: list, path: tuple[int, ...], *, is_message: bool):
     """(path, octets, tree) of every part that is no multipart, and (path, None, tree) of those that are."""
     if isinstance(tree[0], list):
-        if path:
+        if not is_message:  # that of a message has no number of its own
             yield path, None, tree
         for number, child in enumerate([child for child in tree if isinstance(child, list)], 1):
             if not isinstance(child[0], list | bytes) or (len(child) < 7 and not isinstance(child[0], list)):
@@ -155,7 +155,7 @@ def test_header_lines_on_top_belong_to_the_message():
     [
         ((0, 3), b"pre"), ((2, 4), b"efix"), ((5, 4), b"xbod"), ((9, 100), b"y"), ((10, 1), b""), ((100, 5), b""),
         ((0, 100), b"prefixbody"),
-    ],  # fmt: skip
+    ],
 )
 def test_partials_count_over_all_pieces(partial, expected):
     cut = opened(b"..body", b"prefix", 2)
