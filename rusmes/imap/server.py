@@ -266,8 +266,10 @@ class Conversation:
                 self.write(event.data)
             elif isinstance(event, LiteralOffer):
                 await append.answer_offer(self.context, event)
-            elif not self._refuse(event):
-                return
+            else:
+                await self._take_turn()
+                if not self._refuse(event):
+                    return
 
     def write(self, data: bytes) -> None:
         self.output.write(data)
@@ -296,9 +298,7 @@ class Conversation:
     async def _obey(self, command: c.Command) -> bool:
         """Carry out a command and answer; False ends the session."""
         service, kind = self._service, type(command)
-        if self._bucket < 1 or not service.command_burst:
-            await self._slow_down()
-        self._bucket -= 1
+        await self._take_turn()
         service.metrics.inc(_COUNTERS.get(kind, m.IMAP_COMMANDS["other"]))
         began = service.clock.monotonic()
         if self._verbose:
@@ -427,6 +427,12 @@ class Conversation:
         if self.session.count_error():
             self._log.info("too many errors")
             self.last_words = b"too many errors"
+
+    async def _take_turn(self) -> None:
+        """Commands that are refused count as those that are not."""
+        if self._bucket < 1 or not self._service.command_burst:
+            await self._slow_down()
+        self._bucket -= 1
 
     async def _slow_down(self) -> None:
         """A token a command: `commands_per_minute` at once, then that rate."""
