@@ -240,3 +240,63 @@ def test_no_endpoint_is_told() -> None:
             await pool.open(LANE, plan)
 
     asyncio.run(main())
+
+
+def test_l6s_who_only_waits_has_a_place_beside_those_of_the_site() -> None:
+    shared = SharedCounters(1, 1024)
+    pool, plan = setup(Net(), "192.0.2.1", limits=shared, most=6, connections_per_site=1)
+
+    async def main() -> None:
+        first = await pool.open(LANE, plan)
+        assert pool.set_aside(LANE, first, plan)
+        assert not pool.set_aside(LANE, first, plan)
+        second = await pool.open(LANE, plan)
+        assert not pool.set_aside(LANE, second, plan)  # as many as the site may have connections
+        with pytest.raises(Busy):
+            await pool.open(LANE, plan)
+        assert [shared.count(key) for key in (b"out", b"out:site", b"out-aside:site")] == [2, 1, 1]
+        pool.give_back(LANE, first, plan)  # closed: its place is another's
+        assert [shared.count(key) for key in (b"out", b"out:site", b"out-aside:site")] == [1, 1, 0]
+        pool.drop(LANE, second)
+        await pool.stop()
+        assert [shared.count(key) for key in (b"out", b"out:site", b"out-aside:site")] == [0, 0, 0]
+
+    asyncio.run(main())
+
+
+def test_nothing_is_begun_with_a_server_with_whom_it_went_wrong_three_times_in_a_row() -> None:
+    pool, plan = setup(Net(), "192.0.2.1")
+    clock = pool._clock
+    assert isinstance(clock, FakeClock)
+
+    async def main() -> None:
+        session = await pool.open(LANE, plan)
+        assert not pool.may_begin_another(LANE, session, plan)  # it has not shown yet that it is quick
+        session.is_quick = True
+        for _ in range(5):
+            pool.strike(session)
+            pool.strike(session)
+            assert pool.may_begin_another(LANE, session, plan)
+            pool.forgive(session)
+        for _ in range(3):
+            pool.strike(session)
+        assert not pool.may_begin_another(LANE, session, plan)
+        pool.forgive(session)  # of a mail that had been begun before
+        assert not pool.may_begin_another(LANE, session, plan)
+        clock.advance(3601)
+        assert pool.may_begin_another(LANE, session, plan)
+        pool.drop(LANE, session)
+
+    asyncio.run(main())
+
+
+def test_a_site_with_a_rate_has_nothing_begun() -> None:
+    pool, plan = setup(Net(), "192.0.2.1", messages_per_second=100.0)
+
+    async def main() -> None:
+        session = await pool.open(LANE, plan)
+        session.is_quick = True
+        assert not pool.may_begin_another(LANE, session, plan)
+        pool.drop(LANE, session)
+
+    asyncio.run(main())
