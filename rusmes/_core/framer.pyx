@@ -190,6 +190,9 @@ cdef class Framer:
             raise RuntimeError("a literal waits for accept or refuse")
         if self.ended:
             if self.data is None:
+                # An idle session holds nothing of its last command.
+                self.text = None
+                self.literals = None
                 return E_NEED_DATA
             self.begin()
         while True:
@@ -248,10 +251,16 @@ cdef class Framer:
         self.is_synchronising = literal.synchronising
         self.is_binary = literal.binary
         if not self.overflowed:
+            if self.reason:
+                self.discarded += length
             self.size -= literal.length
         self.overflowed = False
         if self.reason:
-            self.text = PyBytes_FromStringAndSize(self.kept, self.size)
+            if self.text is None:
+                self.text = PyBytes_FromStringAndSize(self.kept, self.size)
+            else:
+                # Only the tag is needed any more. What is dropped counts: literals of no octets could come without end.
+                self.size = self.line
             if literal.synchronising:
                 # The client waits for "+" and gets the tagged reply instead: it does not send the literal.
                 self.ended = True

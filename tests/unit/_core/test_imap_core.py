@@ -221,6 +221,17 @@ def test_what_is_abandoned_is_aborted() -> None:
     assert framer.abandon() == []
 
 
+def test_nothing_of_a_command_is_held_while_nothing_comes() -> None:
+    framer = Framer(text_limit=TEXT_LIMIT, discard_limit=DISCARD_LIMIT)
+    framer.feed(b"a X {3+}\r\nabc\r\n")
+    assert framer.next() == core.OFFER
+    framer.accept()
+    assert framer.next() == core.COMMAND
+    assert framer.literals == [b"abc"]
+    assert framer.next() == core.NEED_DATA
+    assert (framer.text, framer.literals) == (None, None)
+
+
 def test_an_offer_wants_an_answer() -> None:
     framer = Framer(text_limit=TEXT_LIMIT, discard_limit=DISCARD_LIMIT)
     for call in (framer.accept, framer.refuse):
@@ -361,3 +372,22 @@ def test_classes_of_octets() -> None:
             else:
                 with pytest.raises((GrammarError, LiteralReached)):
                     getattr(lexer, method)()
+
+
+def test_literals_of_no_octets_after_a_refusal_count() -> None:
+    """Each costs the client six octets, so they must cost us little, and end."""
+    framer = Framer(text_limit=256 * 1024, discard_limit=1_000_000)
+    framer.feed(b"a X " + b"b" * 200_000 + b"{9+}\r\n")
+    assert framer.next() == core.OFFER
+    framer.refuse()
+    framer.feed(b"123456789" + b"{0+}\r\n" * 1000 + b" c\r\nd NOOP\r\n")
+    assert framer.next() == core.REFUSED
+    assert framer.text is not None and framer.text.startswith(b"a X ")
+    assert framer.next() == core.COMMAND
+    assert framer.text == b"d NOOP"
+    framer.feed(b"a X {9+}\r\n")
+    assert framer.next() == core.OFFER
+    framer.refuse()
+    framer.feed(b"123456789" + b"{0+}\r\n" * 300_000)
+    with pytest.raises(EndlessLine):
+        framer.next()
