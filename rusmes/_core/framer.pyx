@@ -251,20 +251,15 @@ cdef class Framer:
         self.is_synchronising = literal.synchronising
         self.is_binary = literal.binary
         if not self.overflowed:
-            if self.reason:
-                self.discarded += length
             self.size -= literal.length
         self.overflowed = False
         if self.reason:
-            if self.text is None:
-                self.text = PyBytes_FromStringAndSize(self.kept, self.size)
-            else:
-                # Only the tag is needed any more. What is dropped counts: literals of no octets could come without end.
-                self.size = self.line
             if literal.synchronising:
                 # The client waits for "+" and gets the tagged reply instead: it does not send the literal.
                 self.ended = True
+                self.text = PyBytes_FromStringAndSize(self.kept, self.size)
                 return E_REFUSED
+            # The text is not made before the end: a copy for each of many literals would be quadratic.
             self.left = literal.size
             self.refuse()
             return 0
