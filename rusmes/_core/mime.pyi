@@ -34,5 +34,9 @@ def envelope_values(fields: list[tuple[bytes, bytes]]) -> list[bytes | None]:
 def render_envelope(fields: list[tuple[bytes, bytes]], render_addresses: Callable[[bytes], bytes]) -> bytes:
     """ENVELOPE (RFC 9051 §7.5.2) of the fields; `render_addresses` makes the list of an address field, or NIL."""
 
+def plain_addresses(value: bytes) -> bytes | None:
+    """An address list as it stands in an ENVELOPE, if it is one as most programs write: addresses with words, a quoted string
+    without escapes, or nothing before their angle brackets, and commas. None for every other."""
+
 def message_ids(fields: list[tuple[bytes, bytes]], most: int) -> tuple[bytes, ...]:
     """Those of Message-ID (the first), In-Reply-To and References (the youngest first), once each, not more than `most`."""

@@ -11,6 +11,7 @@ from rusmes._core.scan cimport find_lf
 
 cdef enum:
     MAX_IDENTIFIER_OCTETS = 998
+    MAX_PLAIN_ADDRESSES = 1000   # a longer list goes the long way, where it is cut
 
 
 cdef inline const unsigned char* octets(bytes data) noexcept:
@@ -205,6 +206,102 @@ def render_envelope(list fields not None, render_addresses) -> bytes:
         if <bytes>parts[place] == b"NIL":
             parts[place] = parts[2]
     return b"(" + b" ".join(parts) + b")"
+
+
+cdef inline bint is_plain(unsigned char c) noexcept nogil:
+    """Whether an octet of an address or a name has no meaning of its own, and is no blank."""
+    return c > 32 and c != 127 and c not in b'"(),:;<>@\\[]'
+
+
+cdef Py_ssize_t plain_address(const unsigned char* p, Py_ssize_t i, Py_ssize_t n, Py_ssize_t* at) noexcept nogil:
+    """The end of "local@domain" at i, and where its "@" is; -1 when there is none."""
+    cdef Py_ssize_t start = i
+    while i < n and is_plain(p[i]):
+        i += 1
+    if i == start or i >= n or p[i] != c'@':
+        return -1
+    at[0] = i
+    i += 1
+    start = i
+    while i < n and is_plain(p[i]):
+        i += 1
+    return -1 if i == start else i
+
+
+cdef Py_ssize_t plain_name(const unsigned char* p, Py_ssize_t i, Py_ssize_t n, Py_ssize_t* start, Py_ssize_t* stop) noexcept nogil:
+    """The offset behind a name at i and the "<" that follows it; -1 when there is no such thing. [start, stop) is the name,
+    without quotes and outer blanks."""
+    start[0] = stop[0] = i
+    if i < n and p[i] == c'"':
+        i += 1
+        start[0] = i
+        while i < n and p[i] >= 32 and p[i] != 127 and p[i] != c'"' and p[i] != c'\\':
+            i += 1
+        if i >= n or p[i] != c'"':
+            return -1
+        stop[0] = i
+        i += 1
+        while start[0] < stop[0] and p[start[0]] == c' ':
+            start[0] += 1
+        while start[0] < stop[0] and p[stop[0] - 1] == c' ':
+            stop[0] -= 1
+        while i < n and is_blank(p[i]):
+            i += 1
+    else:
+        # Words with one space between them: what other blanks become is for the scanner of all lists to say.
+        while i < n and is_plain(p[i]):
+            while i < n and is_plain(p[i]):
+                i += 1
+            stop[0] = i
+            if i < n and p[i] == c' ':
+                i += 1
+    return i + 1 if i < n and p[i] == c'<' else -1
+
+
+def plain_addresses(bytes value not None):
+    cdef bytes text = unfolded(value)
+    cdef const unsigned char* p = octets(text)
+    cdef Py_ssize_t n = PyBytes_GET_SIZE(text)
+    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t count = 0
+    cdef Py_ssize_t start
+    cdef Py_ssize_t stop
+    cdef Py_ssize_t first
+    cdef Py_ssize_t at
+    cdef Py_ssize_t end
+    cdef list out = [b"("]
+    while count < MAX_PLAIN_ADDRESSES:
+        start = stop = first = i
+        end = plain_address(p, i, n, &at)
+        if end >= 0:
+            i = end
+        else:
+            first = plain_name(p, i, n, &start, &stop)
+            if first < 0:
+                return None
+            end = plain_address(p, first, n, &at)
+            if end < 0 or end >= n or p[end] != c'>':
+                return None
+            i = end + 1
+        out.append(b"(")
+        out.append(quoted(cut(p + start, stop - start)) if stop > start else b"NIL")
+        out.append(b" NIL ")
+        out.append(quoted(cut(p + first, at - first)))
+        out.append(b" ")
+        out.append(quoted(cut(p + at + 1, end - at - 1)))
+        out.append(b")")
+        count += 1
+        while i < n and is_blank(p[i]):
+            i += 1
+        if i == n:
+            out.append(b")")
+            return b"".join(out)
+        if p[i] != c',':
+            return None
+        i += 1
+        while i < n and is_blank(p[i]):
+            i += 1
+    return None
 
 
 def message_ids(list fields not None, Py_ssize_t most) -> tuple:

@@ -10,6 +10,7 @@ import re
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from rusmes._core.mime import plain_addresses
 from rusmes.mime.fields import unfold
 from rusmes.mime.quoting import nstring
 
@@ -59,7 +60,11 @@ def _rendered_cached(value: bytes) -> bytes:
 
 
 def render_addresses(value: bytes) -> bytes:
-    """The parenthesized list of an ENVELOPE, or NIL. Short values are remembered: the same people write again and again."""
+    """The parenthesized list of an ENVELOPE, or NIL. What is not plain is remembered when it is short: the same people write
+    again and again."""
+    plain = plain_addresses(value)
+    if plain is not None:
+        return plain
     return _rendered_cached(value) if len(value) <= 256 else _rendered(value)
 
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rusmes.mime.addresses import MAX_ADDRESSES, ParsedAddress, parse_addresses, render_addresses
+from rusmes._core.mime import plain_addresses
+from rusmes.mime.addresses import MAX_ADDRESSES, ParsedAddress, _rendered, parse_addresses, render_addresses
 
 END = (None, None, None, None)
 
@@ -83,3 +84,38 @@ def test_everything_parses_and_renders_to_balanced_lists(value: bytes) -> None:
             groups += 1 if mailbox is not None else -1
             assert groups in (0, 1)
     assert groups == 0
+
+
+PIECES = [
+    b"a", b"b.c", b"@", b"x@y.z", b"<", b">", b"<x@y.z>", b",", b", ", b" ", b"  ", b"\t", b"\r\n ", b"\r", b'"', b'"A B"',
+    b'"Doe, J"', b"\\", b"(", b")", b":", b";", b"[", b"]", b"\xc3\xb6", b"\0", b"\x0b", b"\x7f", b"\x01", b"Jane Doe",
+    b'" q "', b'""', b"=?utf-8?q?x?=",
+]  # fmt: skip
+ADDRESSES = [
+    b"x@y.z", b"<x@y.z>", b"Jane Doe <x@y.z>", b'"A, B" <x@y.z>', b'" q " <x@y.z>', b'"" <x@y.z>', b'"A"<x@y>', b"J  D <x@y>",
+    b"J\tD<x@y>",
+]  # fmt: skip
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=8).map(b"".join))
+def test_what_c_renders_is_what_the_scanner_finds(value: bytes) -> None:
+    plain = plain_addresses(value)
+    assert plain is None or plain == _rendered(value)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(ADDRESSES), st.sampled_from([b", ", b",", b" ,\r\n\t", b";", b",,"])), max_size=5))
+def test_plain_lists_are_rendered_in_c(items: list[tuple[bytes, bytes]]) -> None:
+    value = b" " + b"".join(address + separator for address, separator in items) + b"last@y.z\r"
+    plain = plain_addresses(value)
+    assert plain is None or plain == _rendered(value)
+    odd = {b"J  D <x@y>", b"J\tD<x@y>", b";", b",,"}
+    assert (plain is None) is any(part in odd for item in items for part in item)
+
+
+def test_a_list_without_end_is_cut() -> None:
+    for count in (1000, MAX_ADDRESSES + 10):
+        value = b"a@b.c, " * (count - 1) + b"a@b.c"
+        assert render_addresses(value) == _rendered(value)
+        assert render_addresses(value).count(b"(NIL") == min(count, MAX_ADDRESSES)
