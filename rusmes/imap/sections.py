@@ -10,6 +10,7 @@ How a path is read:
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final
@@ -148,14 +149,21 @@ class OpenedMessage:
         return next((value for name, value in part.fields if name == b"content-transfer-encoding"), b"").strip()
 
     def read(self, span: Span) -> bytes:
-        return span.prefix + self._buffer[span.start : span.end] if span.end > span.start else span.prefix
+        """The octets of a span that is small. Raises OSError."""
+        return span.prefix + self._piece(span.start, span.end) if span.end > span.start else span.prefix
 
     def chunks(self, span: Span) -> Iterator[bytes]:
         """The octets of a span, at most 64 KiB at once; as many as it says. Raises OSError."""
         if span.prefix:
             yield span.prefix
         for start in range(span.start, span.end, CHUNK_BYTES):
-            yield self._buffer[start : min(start + CHUNK_BYTES, span.end)]
+            yield self._piece(start, min(start + CHUNK_BYTES, span.end))
+
+    def _piece(self, start: int, end: int) -> bytes:
+        data = self._buffer[start:end]
+        if len(data) != end - start:
+            raise OSError(errno.EIO, "the file is shorter than the message", self.rendering.content.path)
+        return data
 
 
 def _picked(block: bytes, section: Section) -> bytes:
