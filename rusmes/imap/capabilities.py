@@ -6,7 +6,7 @@ session can tell, served.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from functools import lru_cache
 from typing import Final
 
 from rusmes.imap import command as c
@@ -77,13 +77,15 @@ COMMANDS: Final[dict[type[c.Command], str]] = {
 """Commands that are refused to an account whose capability of this name (up to a "=") is switched off."""
 
 
-def switched_off(disabled: Collection[str]) -> frozenset[type[c.Command]]:
+@lru_cache(64)
+def switched_off(disabled: frozenset[str]) -> frozenset[type[c.Command]]:
     """The commands an account may not use."""
     off = {name.upper().removeprefix("IMAP.").partition("=")[0] for name in disabled}
     return frozenset(kind for kind, name in COMMANDS.items() if name in off)
 
 
-def before_login(mechanisms: Iterable[str], *, may_log_in: bool, may_start_tls: bool) -> list[str]:
+@lru_cache(64)
+def before_login(mechanisms: tuple[str, ...], *, may_log_in: bool, may_start_tls: bool) -> tuple[str, ...]:
     """RFC 9051 §6.2: STARTTLS while it can be said, LOGINDISABLED where a password would travel in the clear (§6.2.3)."""
     # RFC 7888 §5: 4096 octets may come unasked, which is what the session takes before login; after it, any literal.
     names = [*ALWAYS, "LITERAL-"]
@@ -92,11 +94,12 @@ def before_login(mechanisms: Iterable[str], *, may_log_in: bool, may_start_tls: 
     names.extend(f"AUTH={name}" for name in mechanisms)
     if not may_log_in:
         names.append("LOGINDISABLED")
-    return names
+    return tuple(names)
 
 
-def after_login(disabled: Collection[str] = (), more: Iterable[str] = ()) -> list[str]:
+@lru_cache(64)
+def after_login(disabled: frozenset[str] = frozenset(), more: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Everything this account may use. `more` depends on the configuration and the connection: APPENDLIMIT=, COMPRESS=."""
     off = {name.upper().removeprefix("IMAP.") for name in disabled}
     names = (*ALWAYS, *AFTER_LOGIN, *more)
-    return [name for name in names if name.upper() not in off and name.upper().partition("=")[0] not in off]
+    return tuple(name for name in names if name.upper() not in off and name.upper().partition("=")[0] not in off)

@@ -51,12 +51,10 @@ def capability_list(context: Context) -> bytes:
     return " ".join(names).encode()
 
 
-def more_capabilities(context: Context) -> list[str]:
+def more_capabilities(context: Context) -> tuple[str, ...]:
     """Those that depend on the configuration and on the connection."""
-    names = [f"APPENDLIMIT={context.resources.config.imap.append_limit}"]  # RFC 7889 §3
-    if not context.is_compressed:  # RFC 4978 §1: not listed while it is on
-        names.append("COMPRESS=DEFLATE")
-    return names
+    limit = f"APPENDLIMIT={context.resources.config.imap.append_limit}"  # RFC 7889 §3
+    return (limit,) if context.is_compressed else (limit, "COMPRESS=DEFLATE")  # RFC 4978 §1: not listed while it is on
 
 
 async def capability(context: Context, command: Capability) -> Outcome:
