@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import zlib
 from typing import Any
 
 import pytest
@@ -266,5 +267,23 @@ def test_what_is_not_deflated_ends_the_session() -> None:
             while data := await client.reader.read(4096):
                 heard += inflate.decompress(data)
             assert heard == b"* BYE this is not deflated\r\n"
+
+    run(scenario())
+
+
+def test_commands_that_inflate_from_little_hold_up_no_one() -> None:
+    """Their answers compress well too, so nothing on the way to the client ever fills."""
+    bomb = zlib.compressobj(9, zlib.DEFLATED, -15)
+    data = bomb.compress(b"a NOOP\r\n" * 2_000_000) + bomb.flush(zlib.Z_SYNC_FLUSH)
+
+    async def scenario() -> None:
+        async with ImapHouse() as house:
+            greedy, other = await house.login(), await house.login()
+            await greedy.ok("COMPRESS DEFLATE")
+            await greedy.send(data)
+            for _ in range(20):
+                await other.ok("NOOP")
+            greedy.writer.transport.abort()
+            await asyncio.wait_for(other.ok("NOOP"), 5)
 
     run(scenario())
