@@ -32,7 +32,7 @@ class HeaderPick:
     """Header fields that the store keeps of an email, as one item: `heading` ("BODY[HEADER.FIELDS (TO)] ") and a literal.
 
     Raises:
-        ValueError: there are more than 32 names (in lower case).
+        ValueError: a name (in lower case) is empty, or there are more than 32.
     """
 
     def __new__(cls, heading: bytes, names: Iterable[bytes]) -> HeaderPick: ...

@@ -254,8 +254,8 @@ cdef class HeaderPick:
         cdef bytes name
         self.heading = heading
         self.names = tuple(names)
-        if len(self.names) > MAX_PICKED:
-            raise ValueError(f"more than {MAX_PICKED} names")
+        if len(self.names) > MAX_PICKED or b"" in self.names:
+            raise ValueError(f"an empty name, or more than {MAX_PICKED}")
         for name in self.names:
             self.pointers[self.count] = PyBytes_AS_STRING(name)
             self.sizes[self.count] = PyBytes_GET_SIZE(name)
@@ -267,6 +267,8 @@ cdef class HeaderPick:
         cdef Py_ssize_t k
         for i in range(self.count):
             k = self.sizes[i]
+            if p[0] != self.pointers[i][0] and p[0] | 32 != self.pointers[i][0]:
+                continue
             if n <= k or strncasecmp(p, self.pointers[i], <size_t>k) != 0:
                 continue
             while k < n and (p[k] == c' ' or p[k] == c'\t'):
