@@ -415,6 +415,14 @@ class Connection(asyncio.Protocol):
             self.write(answer)
             self._hand_over()
 
+    def acknowledge(self) -> None:
+        """Let the kernel acknowledge what has arrived now, and not in 40 ms: for half a message of a peer that sends the other
+        half after that (Nagle's algorithm, RFC 896 and RFC 1122 §4.2.3.2)."""
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None and not self._lost and hasattr(socket, "TCP_QUICKACK"):
+            with contextlib.suppress(OSError):  # a Unix socket
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
     def unread(self, data: bytes) -> None:
         """Put bytes back in front of everything that is not yet received."""
         if not data:
@@ -545,7 +553,7 @@ class Connection(asyncio.Protocol):
             waiter.set_result(None)
 
     def nudge(self) -> None:
-        """Let the session say something: an interruptible `receive` that has no input raises Nudged, now or at its next call."""
+        """Let the session say something: an interruptible `receive` without input raises Nudged, now or at its next call."""
         self._nudged = True
         waiter = self._waiter
         if self.interruptible and waiter is not None and not waiter.done():
