@@ -59,4 +59,4 @@ NAME_OCTETS: Final = 1000
 ID_FIELDS: Final = 30
 ID_FIELD_OCTETS: Final = 30
 ID_VALUE_OCTETS: Final = 1024
-"""RFC 2971 §3.3."""
+"""RFC 2971 §3.3; what is more is cut off."""

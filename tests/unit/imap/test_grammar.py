@@ -235,8 +235,8 @@ def test_every_command_is_tried() -> None:
 
 BAD = [
     "", "FOO", "NOOP x", "CAPABILITY (", "LOGOUT {}", "UID", "UID NOOP", "UID FOO 1", "UIDFETCH 1 FLAGS", "NO OP", "NOOP\t",
-    "NOOP\r", "ID", "ID x", "ID (a b)", 'ID ("a")', 'ID ("a" "b" "c")', 'ID ("a" "b")x', 'ID ("' + "x" * 31 + '" NIL)',
-    'ID ("a" "' + "x" * 1025 + '")', "ID (" + " ".join(['"a" NIL'] * 31) + ")", "ID NILL", "ID nil x", "AUTHENTICATE",
+    "NOOP\r", "ID", "ID x", "ID (a b)", 'ID ("a")', 'ID ("a" "b" "c")', 'ID ("a" "b")x',
+    "ID NILL", "ID nil x", "AUTHENTICATE",
     "AUTHENTICATE (", "AUTHENTICATE PLAIN x y", 'AUTHENTICATE PLAIN "x"', 'AUTHENTICATE "PLAIN"', "LOGIN", "LOGIN a",
     "LOGIN a b c", "LOGIN  a b", "LOGIN a  b", "LOGIN (a) b", 'LOGIN "a b', 'LOGIN "a"b c', "LOGIN a* b", 'LOGIN "\xe9" b',
     "LOGIN \xe9 b", "LOGIN a\\ b", 'LOGIN "a\\x" b', "LOGIN a%b c", "LOGIN ~{} b", "LOGIN x{} b", "LOGIN {}x b", "ENABLE",
@@ -417,6 +417,12 @@ def test_messages(text: str) -> None:
 )
 def test_a_command_is_judged_before_its_literal(text: str, count: int, expected: object) -> None:
     assert parse_announced(b"a " + text.encode().replace(b"{}", b"\0"), [b"xyz"] * count) == expected
+
+
+@pytest.mark.rfc("2971", "3.3")
+def test_what_a_client_says_of_itself_is_cut_to_the_limits() -> None:
+    assert of('ID ("' + "x" * 31 + '" "' + "y" * 1025 + '")') == c.Id(T, ((b"x" * 30, b"y" * 1024),))
+    assert of("ID (" + " ".join(['"a" NIL'] * 31) + ")") == c.Id(T, ((b"a", None),) * 30)
 
 
 # What is grammar and cannot be done
