@@ -22,6 +22,7 @@ AFTER_LOGIN: Final[tuple[str, ...]] = (
     "UNAUTHENTICATE",
     "MULTIAPPEND",
     "CATENATE",
+    "URL-PARTIAL",
     "REPLACE",
     "NOTIFY",
     "CHILDREN",
