@@ -24,6 +24,7 @@ cdef struct Charset:
 cdef class TextPipe:
     cdef list patterns
     cdef Needle needle[64]     # of `patterns`
+    cdef bint has_space[64]    # a match may be cut by a fold, or take in what is none
     cdef int count
     cdef Py_ssize_t carry      # octets of a searched buffer that a match may begin in
     # The run
@@ -64,7 +65,6 @@ cdef class TextPipe:
     cdef void take_header(self, const unsigned char* p, Py_ssize_t n) noexcept nogil
     cdef void put_words(self, const unsigned char* p, Py_ssize_t n) noexcept nogil
     cdef bint has_room(self, Py_ssize_t size) noexcept nogil
-    cdef bint has_space(self, int j) noexcept nogil
 
 
 cdef Charset find_charset(const unsigned char* name, Py_ssize_t size) noexcept nogil

@@ -336,6 +336,7 @@ cdef class TextPipe:
         for i in range(self.count):
             self.needle[i] = (<Pattern?>patterns[i]).needle
             self.carry = max(self.carry, self.needle[i].n - 1)
+            self.has_space[i] = any(space in (<Pattern>patterns[i]).folded for space in b" \t\r\n")
         self.raw = <unsigned char*>malloc(RAW_OCTETS + 16)
         self.wide = <unsigned char*>malloc(WIDE_OCTETS)
         self.folded = <unsigned char*>malloc(<size_t>(FOLDED_OCTETS + self.carry))
@@ -509,11 +510,13 @@ cdef class TextPipe:
         cdef Py_ssize_t returns = 0   # CRs right before, which belong to the fold when LF follows
         cdef uint64_t open = 0        # patterns that a look at the bare octets does not settle
         cdef int j
+        cdef bint has_folds
         n = min(n, MAX_HEADER_OCTETS)
         if find_mark(p, 0, n) == n:
+            has_folds = memchr(p, c'\n', <size_t>n) != NULL
             for j in range(self.count):
                 # A match across a fold has the blank that the next line begins with.
-                if self.wanted >> j & 1 and self.needle[j].is_ascii and not self.has_space(j):
+                if self.wanted >> j & 1 and self.needle[j].is_ascii and not (has_folds and self.has_space[j]):
                     if find_ascii(&self.needle[j], p, n) >= 0:
                         self.found |= <uint64_t>1 << j
                         self.wanted &= ~(<uint64_t>1 << j)
@@ -535,12 +538,6 @@ cdef class TextPipe:
         self.begin()
         self.put_words(self.scratch, k)
         self.end()
-
-    cdef bint has_space(self, int j) noexcept nogil:
-        """Whether a match may be cut by a fold, or take in what is none."""
-        cdef const unsigned char* p = self.needle[j].p
-        cdef size_t n = <size_t>self.needle[j].n
-        return memchr(p, c' ', n) != NULL or memchr(p, c'\t', n) != NULL or memchr(p, c'\r', n) != NULL or memchr(p, c'\n', n) != NULL
 
     cdef void put_words(self, const unsigned char* p, Py_ssize_t n) noexcept nogil:
         """Unfolded text with encoded words."""

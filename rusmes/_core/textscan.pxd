@@ -26,6 +26,9 @@ cdef class EmailReader:
     cdef int find_bodies(
         self, Py_ssize_t first, Py_ssize_t count, EmailPlaces* places, Message* messages, object get_blobs, object open_file
     ) except -1
+    cdef int look_in_files(
+        self, Py_ssize_t first, list in_files, EmailPlaces* places, Message* messages, object open_file
+    ) except -1
     cdef int look_at_all(self, Py_ssize_t first, Py_ssize_t count, const Message* messages, const EmailPlaces* places) except -1
 
 

@@ -11,6 +11,8 @@ from typing import Any, Final, final
 
 from typing_extensions import disjoint_base
 
+from rusmes._core.pages import Table
+
 _Rows = list[tuple[Any, Any]]
 """Pairs of key and value, as buffers, in the order in which they were asked for; what is missing is left out."""
 
@@ -45,6 +47,17 @@ class EmailReader:
             get_blobs: the rows of bodies that have to be looked at.
             open_file: a buffer with the body that is in a file.
         """
+
+    def take_pages(
+        self,
+        first: int,
+        account_id: int,
+        ids: list[bytes],
+        emails: Table,
+        blobs: Table,
+        open_file: Callable[[bytes], AbstractContextManager[Any]],
+    ) -> list[int]:
+        """The same with tables that are read where they are mapped; the places in `ids` of those that were not found."""
 
     def take_message(
         self, position: int, thread_id: bytes, cached: bytes, prefix: bytes, body: Any, skip: int, header_size: int

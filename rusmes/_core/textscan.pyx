@@ -14,6 +14,7 @@ from libc.string cimport memchr, memcmp, memcpy, memset
 
 from rusmes._core.casemap cimport Pattern
 from rusmes._core.emailrow cimport BlobPlaces, EmailPlaces, find_blob_places, find_email_places
+from rusmes._core.pages cimport Table
 from rusmes._core.textpipe cimport BASE64, IDENTITY, QUOTED_PRINTABLE, TextPipe
 
 
@@ -36,6 +37,11 @@ cdef enum:
     MAX_HEADER_OCTETS = 256 * 1024   # as rusmes.mime.fields
 
 HEADER, TEXT, BODY, MAX_TERMS = K_HEADER, K_TEXT, K_BODY, TERMS
+
+# What a row was found to be.
+cdef enum:
+    MISSING = 1
+    IN_FILE = 2
 
 # What is done with a part.
 cdef enum:
@@ -190,6 +196,71 @@ cdef class EmailReader:
             free(places)
             free(messages)
 
+    def take_pages(
+        self, Py_ssize_t first, uint64_t account_id, list ids not None, Table emails not None, Table blobs not None, open_file
+    ) -> list:
+        cdef Py_ssize_t count = len(ids)
+        cdef Py_ssize_t i
+        cdef Py_ssize_t size = 0
+        cdef const unsigned char* row
+        cdef BlobPlaces blob
+        cdef bytes id
+        cdef EmailPlaces* places
+        cdef Message* messages
+        cdef const unsigned char** keys
+        cdef unsigned char* kinds
+        if first < 0 or first + count > self.size:
+            raise IndexError(first + count)
+        places = <EmailPlaces*>calloc(<size_t>count + 1, sizeof(EmailPlaces))
+        messages = <Message*>calloc(<size_t>count + 1, sizeof(Message))
+        keys = <const unsigned char**>calloc(<size_t>count + 1, sizeof(unsigned char*))
+        kinds = <unsigned char*>calloc(<size_t>count + 1, 1)
+        try:
+            if places == NULL or messages == NULL or keys == NULL or kinds == NULL:
+                raise MemoryError
+            for i in range(count):
+                id = <bytes?>ids[i]
+                if PyBytes_GET_SIZE(id) != ID_OCTETS:
+                    raise ValueError("the id of an email has 16 octets")
+                keys[i] = <const unsigned char*>PyBytes_AS_STRING(id)
+            with nogil:
+                for i in range(count):
+                    row = emails.find(keys[i], ID_OCTETS, &size)
+                    if row == NULL or not find_email_places(row, size, &places[i]):
+                        places[i].blob_id = NULL
+                        kinds[i] = MISSING
+                        continue
+                    if places[i].account_id != account_id:
+                        places[i].blob_id = NULL
+                        continue
+                    set_message(&messages[i], &places[i])
+                    if not self.needs_body(&messages[i]):
+                        messages[i].has_body = True
+                        continue
+                    row = blobs.find(places[i].blob_id, ID_OCTETS, &size)
+                    if row == NULL or not find_blob_places(row, size, &blob):
+                        kinds[i] = MISSING
+                    elif blob.is_file:
+                        kinds[i] = IN_FILE
+                        messages[i].header_size = <Py_ssize_t>blob.header_size
+                    else:
+                        set_body(&messages[i], blob.body, <Py_ssize_t>blob.size, <Py_ssize_t>blob.header_size)
+            self.look_at_all(first, count, messages, places)
+            self.look_in_files(
+                first,
+                [
+                    (i, PyBytes_FromStringAndSize(<const char*>places[i].blob_id, ID_OCTETS))
+                    for i in range(count) if kinds[i] == IN_FILE
+                ],
+                places, messages, open_file,
+            )
+            return [i for i in range(count) if kinds[i] == MISSING]
+        finally:
+            free(places)
+            free(messages)
+            free(keys)
+            free(kinds)
+
     cdef int find_bodies(
         self, Py_ssize_t first, Py_ssize_t count, EmailPlaces* places, Message* messages, object get_blobs, object open_file
     ) except -1:
@@ -197,7 +268,6 @@ cdef class EmailReader:
         cdef list whose = []
         cdef list in_files = []
         cdef list rows = []
-        cdef bytes blob_id
         cdef BlobPlaces blob
         cdef Py_buffer view
         cdef Py_ssize_t i
@@ -228,6 +298,13 @@ cdef class EmailReader:
             PyBuffer_Release(&view)
             at += 1
         self.look_at_all(first, count, messages, places)
+        return self.look_in_files(first, in_files, places, messages, open_file)
+
+    cdef int look_in_files(
+        self, Py_ssize_t first, list in_files, EmailPlaces* places, Message* messages, object open_file
+    ) except -1:
+        cdef Py_buffer view
+        cdef Py_ssize_t i
         for i, blob_id in in_files:
             with open_file(blob_id) as buffer:
                 PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
@@ -262,7 +339,7 @@ cdef class EmailReader:
             PyBuffer_Release(&view)
 
 
-cdef void set_body(Message* message, const unsigned char* p, Py_ssize_t size, Py_ssize_t header_size) noexcept:
+cdef void set_body(Message* message, const unsigned char* p, Py_ssize_t size, Py_ssize_t header_size) noexcept nogil:
     message.body = p
     message.size = size
     message.header_size = min(max(header_size, 0), size)

@@ -67,7 +67,7 @@ from rusmes.storage.lmdb.layout import (
     name_key,
     number_key,
 )
-from rusmes.storage.lmdb.scanning import scan_emails
+from rusmes.storage.lmdb.scanning import MappedFile, scan_emails
 from rusmes.storage.lmdb.sending import renderings
 from rusmes.storage.lmdb.verify import verify_mail
 from rusmes.storage.memory import CHANGE_RETENTION_SECONDS, KEY_RETENTION_SECONDS
@@ -121,6 +121,7 @@ class LmdbMailStore:
         self._environment = Environment(
             os.path.join(self._path, "mail.mdb"), MAIL_TABLES, map_size=map_size, is_exclusive=False, read_only=read_only
         )
+        self._mapped = MappedFile(self._environment.path)
         self.blobs = LmdbBlobs(
             self._environment,
             os.path.join(self._path, "blobs", "mail"),
@@ -158,6 +159,7 @@ class LmdbMailStore:
 
     async def close(self) -> None:
         await asyncio.get_running_loop().run_in_executor(None, self._committer.stop)
+        self._mapped.close()
         self._environment.close()
 
     def is_writable(self) -> bool:
@@ -394,7 +396,7 @@ class LmdbMailStore:
         return listing.email_bodies(self._environment, self.blobs, account_id, email_ids, limit_bytes)
 
     def scan_emails(self, account_id: int, email_ids: Sequence[bytes], reader: EmailReader, *, first: int = 0) -> None:
-        scan_emails(self._environment, self.blobs, account_id, email_ids, reader, first)
+        scan_emails(self._environment, self.blobs, self._mapped, account_id, email_ids, reader, first)
 
     async def messages(self, mailbox_id: int, *, first_uid: int = 1, last_uid: int = 0) -> list[Message]:
         with self._environment.reading() as txn:
