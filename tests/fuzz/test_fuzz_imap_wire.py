@@ -263,6 +263,7 @@ QUOTED = re.compile(rb'"((?:[^"\\\r\n\x00\x80-\xff]|\\["\\])*)"')
 
 
 @given(st.text('ab"\\ (\x01\r\n\xe9', max_size=12).map(lambda text: text.encode("latin-1")))
+@settings(deadline=None)
 def test_quoted_strings_are_what_a_regular_expression_reads(inner: bytes) -> None:
     raw = b'"' + inner
     expected = QUOTED.match(raw)
@@ -276,6 +277,7 @@ def test_quoted_strings_are_what_a_regular_expression_reads(inner: bytes) -> Non
 
 
 @given(st.lists(st.integers(1, 2**32 - 1) | st.just(0), min_size=1, max_size=20), st.randoms())
+@settings(deadline=None)
 def test_sets_are_what_was_written(numbers: list[int], dice: random.Random) -> None:
     pairs = [(number, dice.choice(numbers)) for number in numbers]
     written = ",".join(f"{first or '*'}:{last or '*'}" for first, last in pairs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rusmes._core.imap import GrammarError
@@ -26,6 +26,7 @@ def test_date_times() -> None:
 
 
 @given(st.integers(-62135596800, 253402300799))
+@settings(deadline=None)
 def test_date_times_go_both_ways(seconds: int) -> None:
     assert parse_date_time(format_date_time(seconds)[1:-1]) == seconds
 

@@ -6,7 +6,7 @@ import re
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rusmes.imap.names import BadName, decode_name, decode_utf7, encode_name, encode_utf7, fold_inbox, matcher
@@ -32,12 +32,14 @@ def test_modified_utf7(name: str, coded: bytes) -> None:
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
+@settings(deadline=None)
 def test_modified_utf7_goes_both_ways(name: str) -> None:
     assert decode_utf7(encode_utf7(name)) == name
     assert encode_utf7(name).isascii()
 
 
 @given(st.binary(max_size=20) | st.text("&-AO,abc+/kU", max_size=12).map(str.encode))
+@settings(deadline=None)
 def test_one_name_has_one_spelling(raw: bytes) -> None:
     try:
         name = decode_utf7(raw)
@@ -116,6 +118,7 @@ def test_patterns(pattern: str, yes: list[str], no: list[str]) -> None:
 
 
 @given(st.text("ab/%*", max_size=10), st.text("ab/", max_size=12))
+@settings(deadline=None)
 def test_patterns_match_what_a_regular_expression_matches(pattern: str, name: str) -> None:
     expression = "".join({"*": "(?s:.*)", "%": "[^/]*"}.get(c, re.escape(c)) for c in pattern)
     assert matcher(pattern)(name) == (re.fullmatch(expression, name) is not None)
