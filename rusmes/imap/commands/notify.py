@@ -50,6 +50,8 @@ async def notify(context: Context, command: Notify) -> Outcome:
         return Ok("no notifications")
     notification = Notification(context, command.groups)
     context.notify = notification
+    if notification.selected is not None:
+        context.conversation.begin_idling()
     await notification.begin(tell_status=command.status)
     return Ok("you will be told")
 
@@ -76,6 +78,7 @@ def end(context: Context) -> None:
     context.notify = None
     if notification is not None:
         notification.stop()
+        context.conversation.stop_idling()
 
 
 class Notification:
