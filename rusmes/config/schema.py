@@ -141,6 +141,8 @@ class Imap(Struct, frozen=True, kw_only=True):
     """The largest message APPEND takes, told to clients as APPENDLIMIT."""
     commands_per_minute: Count = 60_000
     """Of one session; the same number at once, then it is slowed down to this rate. 0 = no limit."""
+    message_limit: Count = 0
+    """The most messages one command works on, told to clients as MESSAGELIMIT (RFC 9738: at least 1000). 0 = no limit."""
     idle_keepalive: Duration = Duration("2m")
     """After this much silence a client in IDLE is told "* OK Still here", which keeps address translators awake. 0 = never."""
 

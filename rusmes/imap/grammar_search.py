@@ -18,6 +18,7 @@ Found = TypeVar("Found")
 
 _STAR: Final = ord("*")
 _DOLLAR: Final = ord("$")
+_MAX_UID: Final = 0xFFFFFFFF
 
 # Charsets
 
@@ -312,6 +313,12 @@ class _Keys:
                 return q.YoungerThan(lexer.nz_number())
             case "MODSEQ":
                 return _modseq(lexer)
+            case "UIDAFTER":  # RFC 9738 §3.5
+                number = lexer.nz_number()
+                return q.Uids(q.SequenceSet(((number + 1, _MAX_UID),))) if number < _MAX_UID else q.Uids(q.SequenceSet())
+            case "UIDBEFORE":
+                number = lexer.nz_number()
+                return q.Uids(q.SequenceSet(((1, number - 1),))) if number > 1 else q.Uids(q.SequenceSet())
             case "EMAILID":  # RFC 8474 §6
                 return q.EmailIdIs(lexer.atom())
             case "THREADID":

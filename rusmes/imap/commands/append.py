@@ -14,6 +14,7 @@ from rusmes import metrics as m
 from rusmes.errors import NotAllowed, NotFound, OverQuota, RusmesError, StoreFull
 from rusmes.imap.command import Append, AppendMessage, Command, Literal, Replace, UrlPart
 from rusmes.imap.commands.context import Context, Handler, No, NotPermitted, Ok, Outcome, Refused, outcome_of
+from rusmes.imap.commands.messagelimit import refuse_more
 from rusmes.imap.commands.rights import Located, locate
 from rusmes.imap.commands.urls import fetch_url
 from rusmes.imap.response import number_set, untagged_ok
@@ -96,6 +97,7 @@ class LiteralSink:
 
 async def append(context: Context, command: Append) -> Outcome:
     try:
+        refuse_more(context, len(command.messages))
         target = await _target(context, command.mailbox)
         appended = await _store(context, target, command.messages)
     finally:

@@ -51,6 +51,8 @@ class Found(Struct):
     uids: Uids
     since: int
     largest_uid: int
+    limited: bytes = b""
+    """The response code of MESSAGELIMIT, when not all messages were looked at."""
 
 
 def begin_updates(context: Context, command: Search | Sort, found: Found, order: Sequence[int] | None = None) -> str:

@@ -18,6 +18,7 @@ from rusmes.errors import NotFound, StoreError
 from rusmes.imap import response
 from rusmes.imap.command import Command, Fetch
 from rusmes.imap.commands.context import Bad, Context, Handler, No, Ok, Outcome
+from rusmes.imap.commands.messagelimit import newest, with_code
 from rusmes.imap.fetch import Plan, Streamed, UnknownEncoding, body_item, cached_fields, plan
 from rusmes.imap.sections import OpenedMessage
 from rusmes.imap.view import NoSuchNumber
@@ -55,6 +56,8 @@ async def fetch(context: Context, command: Fetch) -> Outcome:
         uids = (view.rows.mask_uids(_runs(uids)) & view.rows.mask_modseq(command.changed_since + 1)).uids()
     if command.partial is not None:
         uids = _part_of(uids, command.partial)
+    # What another command needs of us (SELECT with QRESYNC, NOTIFY) is not a command of the client's.
+    uids, limited = newest(context, uids) if command.tag != b"*" else (uids, b"")
     items = wanted.items
     if command.is_uid and not session.is_uid_only:
         items |= render.UID
@@ -62,7 +65,7 @@ async def fetch(context: Context, command: Fetch) -> Outcome:
         items |= render.MODSEQ  # RFC 7162 §3.1.4.1
     if session.is_uid_only:
         items |= render.UIDFETCH  # RFC 9586 §3.3: the UID is its number
-    return await _Answer(context, wanted, items, uids).send()
+    return with_code(context, await _Answer(context, wanted, items, uids).send(), limited)
 
 
 def _runs(uids: Uids) -> list[tuple[int, int]]:

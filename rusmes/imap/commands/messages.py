@@ -18,6 +18,7 @@ from rusmes.imap import response
 from rusmes.imap.command import Command, Copy, Expunge, Store
 from rusmes.imap.commands import fetch
 from rusmes.imap.commands.context import Bad, Context, Handler, No, NotPermitted, Ok, Outcome, ReadOnly, Refused
+from rusmes.imap.commands.messagelimit import newest, refuse_more, with_code
 from rusmes.imap.commands.rights import Located, locate
 from rusmes.imap.response import number_set
 from rusmes.imap.view import NoSuchNumber
@@ -64,6 +65,7 @@ async def store(context: Context, command: Store) -> Outcome:
         uids = view.select(command.messages, is_uid=command.is_uid, saved=here.saved)
     except NoSuchNumber as error:
         return Bad(error.public)
+    uids, limited = newest(context, uids)
     changes = _allowed_changes(context, command, uids)
     done: set[int] = set()
     try:
@@ -78,7 +80,7 @@ async def store(context: Context, command: Store) -> Outcome:
         if len(done) != len(uids):
             view.forget_expected([uid for uid in uids if uid not in done])
     await context.refresh()
-    return await _stored(context, command, uids, done)
+    return with_code(context, await _stored(context, command, uids, done), limited)
 
 
 def _expect(context: Context, command: Store, uids: Uids, operation: str, flags: tuple[str, ...]) -> None:
@@ -164,10 +166,13 @@ async def expunge(context: Context, command: Expunge) -> Outcome:
         marked = marked & rows.mask_uids(
             [(uid, uid) for uid in here.saved] if command.uids.saved else command.uids.resolve(context.view.largest_uid() or 1)
         )
-    if uids := marked.uids().list():
-        await with_progress(context, command, context.store.expunge(here.mailbox_id, uids, only_deleted=True))
+    uids, limited = marked.uids(), b""
+    if command.uids is not None:
+        uids, limited = newest(context, uids)
+    if len(uids):
+        await with_progress(context, command, context.store.expunge(here.mailbox_id, uids.list(), only_deleted=True))
         await context.refresh()
-    return Ok("expunged", _highest(context))
+    return with_code(context, Ok("expunged", _highest(context)), limited)
 
 
 def _highest(context: Context) -> bytes:
@@ -189,6 +194,11 @@ async def copy(context: Context, command: Copy) -> Outcome:
     except NoSuchNumber as error:
         return Bad(error.public)
     target = await _target(context, command.mailbox)
+    limited = b""
+    if command.move:
+        uids, limited = newest(context, uids)
+    else:
+        refuse_more(context, len(uids))
     await context.refresh()
     there = [uid for uid in uids if view.rows.row_of(uid) >= 0]
     if len(there) != len(uids) and not command.is_uid:
@@ -205,7 +215,7 @@ async def copy(context: Context, command: Copy) -> Outcome:
         # RFC 6851 §4.3: before the EXPUNGEs.
         context.output.write(response.untagged_ok("moved", code))
     await context.refresh()
-    return Ok("moved", _highest(context))
+    return with_code(context, Ok("moved", _highest(context)), limited)
 
 
 async def _target(context: Context, name: str) -> Located:

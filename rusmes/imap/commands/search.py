@@ -15,6 +15,7 @@ from rusmes.imap.command import CancelUpdate, Command, Search, SearchReturn, Sor
 from rusmes.imap.commands import multisearch
 from rusmes.imap.commands.context import Bad, Context, Handler, No, Ok, Outcome
 from rusmes.imap.commands.contexts import Found, begin_updates, scope_of
+from rusmes.imap.commands.messagelimit import candidates, limit_of, narrow, refuse_more
 from rusmes.imap.commands.results import (
     has_modseq,
     highest_modseq,
@@ -38,12 +39,12 @@ async def search(context: Context, command: Search) -> Outcome:
     uids = found.uids.list()
     if results is None and not context.session.is_rev2:
         await _untagged(context, b"SEARCH", command, uids)
-        return Ok("searched")
+        return Ok("searched", found.limited)
     results = results or SearchReturn(all=True)  # RFC 9051 §6.4.4: as RETURN (ALL)
     if results.save:
         context.here.saved = saved_uids(uids, results)
     await _esearch(context, command, results, uids)
-    return Ok(begin_updates(context, command, found) if results.update else "searched")
+    return Ok(begin_updates(context, command, found) if results.update else "searched", found.limited)
 
 
 async def sort(context: Context, command: Sort) -> Outcome:
@@ -108,9 +109,14 @@ async def _find(context: Context, command: Search | Sort | Thread) -> Found:
     if isinstance(command, Search | Sort) and command.results is not None and command.results.save:
         here.saved = []  # RFC 9051 §6.4.4.1: after a NO the variable is empty
     since, largest_uid = scope.rows.modseq, scope.largest_uid
+    limited = b""
+    if isinstance(command, Search):
+        limited = narrow(context, scope, command.query)
+    elif limit_of(context):
+        refuse_more(context, candidates(scope, command.query).count())  # RFC 9738 §3.3: not in parts
     searcher = context.resources.searcher
     uids = await searcher.search(scope, command.query, progress=in_progress(context, command.tag))
-    return Found(scope, uids, since, largest_uid)
+    return Found(scope, uids, since, largest_uid, limited)
 
 
 def _same(uid: int) -> int:

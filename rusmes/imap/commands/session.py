@@ -53,8 +53,11 @@ def capability_list(context: Context) -> bytes:
 
 def more_capabilities(context: Context) -> tuple[str, ...]:
     """Those that depend on the configuration and on the connection."""
-    limit = f"APPENDLIMIT={context.resources.config.imap.append_limit}"  # RFC 7889 §3
-    return (limit,) if context.is_compressed else (limit, "COMPRESS=DEFLATE")  # RFC 4978 §1: not listed while it is on
+    config = context.resources.config.imap
+    names: tuple[str, ...] = (f"APPENDLIMIT={config.append_limit}",)  # RFC 7889 §3
+    if config.message_limit:
+        names += (f"MESSAGELIMIT={config.message_limit}",)  # RFC 9738 §3
+    return names if context.is_compressed else (*names, "COMPRESS=DEFLATE")  # RFC 4978 §1: not listed while it is on
 
 
 async def capability(context: Context, command: Capability) -> Outcome:
