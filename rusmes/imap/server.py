@@ -268,7 +268,8 @@ class Conversation:
                     connection.acknowledge()  # an APPEND of imaplib: 46 ms without it, 3 with it
                 waits = not self._inflating and not connection.has_input
                 try:
-                    data = await self._receive(interruptible=True)
+                    # A command that has begun may end when the server stops: a message that is half here is not lost.
+                    data = await self._receive(interruptible=not is_partial)
                 except Nudged:
                     await self._tell_unasked()
                     continue
@@ -517,6 +518,7 @@ class Conversation:
     def logged_out(self) -> None:
         """RFC 8437: the time to log in begins again."""
         self._log.user = ""
+        self._switched_off = frozenset()
         self._connection.set_deadline(self._service.login_timeout)
 
     async def start_tls(self, tag: bytes) -> Outcome:
@@ -640,6 +642,8 @@ class Conversation:
             if selected.takes_recent:
                 self._service.hub.claim_soon(selected.rows)
             self.push(news)
+            while selected.view.is_unfinished and not self._connection.is_clogged:
+                self.push(selected.view.sync(True))
 
     def push(self, data: bytes) -> None:
         """Send while `receive` waits."""

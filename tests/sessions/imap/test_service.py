@@ -89,6 +89,48 @@ def test_draining_says_goodbye_between_commands() -> None:
     run(scenario())
 
 
+def test_draining_waits_for_a_command_that_has_begun() -> None:
+    async def scenario() -> None:
+        async with ImapHouse() as house:
+            client = await house.login()
+            await client.send(b"a APPEND INBOX {%d}\r\n" % len(MESSAGE))
+            assert (await client.line()).startswith("+")
+            await client.send(MESSAGE[:5])
+            await asyncio.sleep(0.05)
+            [connection] = house.connections
+            connection.drain()
+            await asyncio.sleep(0.05)
+            await client.send(MESSAGE[5:] + b"\r\n")
+            assert (await client.line()).startswith("a OK [APPENDUID")
+            assert await client.line() == "* BYE [UNAVAILABLE] the server is shutting down"
+
+    run(scenario())
+
+
+def test_thousands_of_changes_reach_an_idler() -> None:
+    """More than are told at once (`view.TOLD_AT_ONCE`)."""
+
+    async def scenario() -> None:
+        async with ImapHouse() as house:
+            client, other = await house.login(), await house.login()
+            count = 4500
+            await other.ok("SELECT INBOX")
+            appends = b" ".join(b"{%d+}\r\n%b" % (len(MESSAGE), MESSAGE) for _ in range(150))
+            for _ in range(count // 150):
+                await other.ok(b"APPEND INBOX " + appends)
+            await client.ok("SELECT INBOX")
+            await client.send(b"a IDLE\r\n")
+            assert await client.line() == "+ idling"
+            await other.ok("STORE 1:* +FLAGS.SILENT (\\Flagged)")
+            seen = set()
+            while len(seen) < count:
+                line = await client.line()
+                seen.add(int(line.split()[1]))
+                assert "\\Flagged" in line
+
+    run(scenario())
+
+
 def test_what_is_switched_off_for_an_account() -> None:
     async def scenario() -> None:
         async with ImapHouse() as house:
