@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from rusmes.imap.commands import messages
 from tests.sessions.imap.house import ImapClient, ImapHouse, run, store_of
 
 ALICE, BOB = "alice@example.com", "bob@example.com"
@@ -231,5 +232,32 @@ def test_sessions_on_one_mailbox_converge(kind, seed, tmp_path):
             truth = [[message.uid, frozenset(message.flags)] for message in await house.store.messages(mailbox.id)]
             for client in clients:
                 assert client.messages == truth
+
+    run(scenario())
+
+
+def test_a_long_command_says_that_it_goes_on(monkeypatch):
+    """RFC 9585 §4."""
+    monkeypatch.setattr(messages, "PROGRESS_SECONDS", 0.02)
+
+    async def scenario():
+        async with ImapHouse() as house:
+            await house.store.create_account(ALICE, mailboxes=("Archive",))
+            await house.deliver("alice", b"Subject: 1\r\n\r\n")
+            client = await house.login()
+            await client.ok("SELECT INBOX")
+            copy, may_go_on = house.store.copy, asyncio.Event()
+
+            async def slow_copy(*arguments, **options):
+                await may_go_on.wait()
+                return await copy(*arguments, **options)
+
+            house.store.copy = slow_copy
+            client.writer.write(b"slow COPY 1 Archive\r\n")
+            assert await client.line() == '* OK [INPROGRESS ("slow" NIL NIL)] still working'
+            may_go_on.set()
+            [*progress, last] = await client.answer("slow")
+            assert all("INPROGRESS" in line for line in progress)
+            assert last.startswith("OK [COPYUID")
 
     run(scenario())
