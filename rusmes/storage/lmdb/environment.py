@@ -1,4 +1,5 @@
-"""One LMDB environment: opening and locking, named tables, reading, committing, growing.
+"""One LMDB environment: opening and locking, named tables, reading, committing, growing. (Over 500 lines, because all of it
+shares the locks below and depends on their order.)
 
 LMDB itself syncs nothing (NOSYNC). A commit is durable by its record in the journal, which is synced under the writer mutex
 and before LMDB commits: so records are durable in order, nobody ever reads what a power loss could take back, and a sync
