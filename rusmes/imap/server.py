@@ -8,7 +8,6 @@ which writes its untagged responses; the news of the selected mailbox, without E
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import ssl
 import zlib
 from collections.abc import Callable
@@ -32,6 +31,7 @@ from rusmes.imap.session import NEED_DATA, Continuation, LiteralOffer, Refusal, 
 from rusmes.log import SessionLog, get_logger
 from rusmes.metrics import Metrics
 from rusmes.model.identity import Identity
+from rusmes.net.addresses import Networks
 from rusmes.net.connection import Connection, ConnectionLost, DeadlineExceeded, Draining, Nudged, PipelinedPlaintext
 from rusmes.storage.api import MailStore
 
@@ -120,7 +120,7 @@ class ImapService:
         self.commands_per_second = config.imap.commands_per_minute / 60
         self.command_burst = config.imap.commands_per_minute
         self.login_timeout = min(config.imap.idle_timeout, config.connection_limits.idle_timeout)
-        self.plaintext_networks = tuple(config.auth.plaintext_networks)
+        self.plaintext_networks = Networks(config.auth.plaintext_networks)
         self.hostname = (config.hostname or config.domain).encode()
         self.resources = Resources(
             store=self.store,
@@ -165,14 +165,7 @@ class ImapService:
 
     def is_plaintext_allowed(self, address: str) -> bool:
         """Whether the peer may log in without TLS."""
-        if not address:  # a Unix socket
-            return True
-        try:
-            parsed = ipaddress.ip_address(address.partition("%")[0])
-        except ValueError:
-            return False
-        mapped = getattr(parsed, "ipv4_mapped", None)
-        return any((mapped or parsed) in network for network in self.plaintext_networks)
+        return not address or address in self.plaintext_networks  # "" is a Unix socket
 
 
 class Output:

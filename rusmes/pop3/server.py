@@ -6,7 +6,6 @@ QUIT reply can log in again at once.
 
 from __future__ import annotations
 
-import ipaddress
 import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
@@ -30,6 +29,7 @@ from rusmes.metrics import (
 )
 from rusmes.model.content import Rendering
 from rusmes.model.identity import Identity
+from rusmes.net.addresses import Networks
 from rusmes.net.connection import Connection, ConnectionLost, DeadlineExceeded, Draining, PipelinedPlaintext
 from rusmes.pop3 import reply
 from rusmes.pop3.commands import GONE, NEEDS_TLS, NOT_NOW, UNREADABLE, Commands, Limits
@@ -84,7 +84,7 @@ class Pop3Service:
         """Take over a new configuration; sessions that are open keep what they have."""
         self.timeout = config.pop3.timeout
         self.login_timeout = min(config.pop3.timeout, config.connection_limits.idle_timeout)
-        self.plaintext_networks = tuple(config.auth.plaintext_networks)
+        self.plaintext_networks = Networks(config.auth.plaintext_networks)
         self.greeting = reply.line(Reply(True, f"{config.hostname or config.domain} POP3 ready"))
 
     def refusal(self, reason: str) -> bytes:
@@ -113,14 +113,7 @@ class Pop3Service:
 
     def is_plaintext_allowed(self, address: str) -> bool:
         """Whether the peer may log in without TLS."""
-        if not address:  # a Unix socket
-            return True
-        try:
-            parsed = ipaddress.ip_address(address.partition("%")[0])
-        except ValueError:
-            return False
-        mapped = getattr(parsed, "ipv4_mapped", None)
-        return any((mapped or parsed) in network for network in self.plaintext_networks)
+        return not address or address in self.plaintext_networks  # "" is a Unix socket
 
 
 class Conversation:
