@@ -53,7 +53,9 @@ async def fetch(context: Context, command: Fetch) -> Outcome:
     if command.changed_since is not None:
         if command.vanished:
             context.output.write(await _vanished(context, command.messages, command.changed_since))
-        uids = (view.rows.mask_uids(_runs(uids)) & view.rows.mask_modseq(command.changed_since + 1)).uids()
+        # What changed is few, as a rule; what is asked for is everything.
+        changed = (view.mask() & view.rows.mask_modseq(command.changed_since + 1)).uids()
+        uids = Uids(uid for uid in changed if uid in uids)
     if command.partial is not None:
         uids = _part_of(uids, command.partial)
     # What another command needs of us (SELECT with QRESYNC, NOTIFY) is not a command of the client's.
@@ -66,18 +68,6 @@ async def fetch(context: Context, command: Fetch) -> Outcome:
     if session.is_uid_only:
         items |= render.UIDFETCH  # RFC 9586 §3.3: the UID is its number
     return with_code(context, await _Answer(context, wanted, items, uids).send(), limited)
-
-
-def _runs(uids: Uids) -> list[tuple[int, int]]:
-    runs: list[tuple[int, int]] = []
-    first = last = 0
-    for uid in uids:
-        if uid != last + 1 or not first:
-            if first:
-                runs.append((first, last))
-            first = uid
-        last = uid
-    return [*runs, (first, last)] if first else runs
 
 
 def _part_of(uids: Uids, partial: tuple[int, int]) -> Uids:
