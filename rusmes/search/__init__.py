@@ -9,6 +9,8 @@ out), nor a ranking.
 | `api.py` | the contract: a mailbox to look at, the searcher, what is refused |
 | `scan.py` | the searcher that reads: the cheapest question first, messages that are settled are not looked at again |
 | `plan.py` | a query as a tree of questions, some answered, some open |
+| `slices.py` | long work in turns |
+| `arrange.py` | sorting and threading what was found; `orders.py` keeps what was asked for before |
 | `sorting.py` | SORT and its keys (RFC 5256 §3, RFC 5957) |
 | `threads.py` | THREAD, both algorithms (RFC 5256 §3, §4) |
 | `subject.py` | the base subject (RFC 5256 §2.1) |

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
@@ -36,11 +37,12 @@ class Scope(Struct):
     """UIDs that "$" stands for (RFC 9051 §6.4.4.1)."""
 
 
-class ThreadNode(Struct):
-    """A message with its answers; `uid` 0 for one that is not there, or not found (RFC 5256 §5, thread-members)."""
+class Threads(Struct):
+    """Messages in threads: each before its answers, which are `counts` many; UID 0 for one that is not there, or not found
+    (RFC 5256 §5, thread-members). Four octets a number."""
 
-    uid: int
-    children: list[ThreadNode]
+    uids: array[int]
+    counts: array[int]
 
 
 Progress = Callable[[int, int], Awaitable[None]]
@@ -60,5 +62,5 @@ class Searcher(Protocol):
         """The UIDs in the order of the criteria, (key of RFC 5256 §5 in capitals, whether reversed); those that were expunged
         meanwhile are left out."""
 
-    async def thread(self, scope: Scope, uids: Uids, algorithm: str) -> list[ThreadNode]:
+    async def thread(self, scope: Scope, uids: Uids, algorithm: str) -> Threads:
         """The messages in threads: `algorithm` is ORDEREDSUBJECT or REFERENCES."""

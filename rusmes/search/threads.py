@@ -5,12 +5,13 @@ Nothing here recurses: threads made of thousands of answers to answers exist.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from msgspec import Struct
 
-from rusmes.search.api import ThreadNode
+from rusmes.search.api import Threads
 
 # Of more references the youngest count: nobody shall make us follow what nobody can read.
 MAX_REFERENCES: Final = 200
@@ -32,16 +33,18 @@ class Threadable(Struct):
     """The oldest first; the one of In-Reply-To when there are no References."""
 
 
-def by_subject(messages: Sequence[Threadable]) -> list[ThreadNode]:
+def by_subject(messages: Sequence[Threadable]) -> Threads:
     """ORDEREDSUBJECT: "poor man's threading". All answers are children of the first message."""
     threads: dict[bytes, list[Threadable]] = {}
     for message in sorted(messages, key=_sent):  # stable: equal dates stay in mailbox order
         threads.setdefault(message.subject, []).append(message)
     # A dictionary keeps the order in which subjects were met, which is that of the first messages' dates.
-    return [
-        ThreadNode(first.uid, [ThreadNode(message.uid, []) for message in others])
-        for first, *others in threads.values()
-    ]  # fmt: skip
+    found = Threads(array("I"), array("I"))
+    for thread in threads.values():
+        found.uids.extend(message.uid for message in thread)
+        found.counts.append(len(thread) - 1)
+        found.counts.extend([0] * (len(thread) - 1))
+    return found
 
 
 def _sent(message: Threadable) -> float:
@@ -85,7 +88,7 @@ class _Node:
         return self.message is not None and self.message.is_reply
 
 
-def by_references(messages: Sequence[Threadable]) -> list[ThreadNode]:
+def by_references(messages: Sequence[Threadable]) -> Threads:
     """REFERENCES."""
     roots = [node for node in _linked(messages) if node.parent is None]  # steps 1 and 2
     heads = _pruned(roots)
@@ -236,9 +239,13 @@ def _merged(heads: list[_Node]) -> list[_Node]:
     return list(merged)
 
 
-def _values(heads: list[_Node]) -> list[ThreadNode]:
-    made: dict[_Node, ThreadNode] = {}
-    for node in _bottom_up(heads):
-        uid = node.message.uid if node.message is not None else 0
-        made[node] = ThreadNode(uid, [made[child] for child in node.children])
-    return [made[head] for head in heads]
+def _values(heads: list[_Node]) -> Threads:
+    found = Threads(array("I"), array("I"))
+    stack = heads[::-1]
+    while stack:
+        node = stack.pop()
+        found.uids.append(node.message.uid if node.message is not None else 0)
+        found.counts.append(len(node.children))
+        if node.children:
+            stack.extend(reversed(node.children))
+    return found

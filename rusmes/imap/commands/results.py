@@ -10,11 +10,11 @@ from rusmes.imap import response
 from rusmes.imap.command import SearchReturn
 from rusmes.imap.commands.context import Context
 from rusmes.model.query import And, Fuzzy, ModifiedSince, Not, Numbers, Or, Query
-from rusmes.search.api import Progress, ThreadNode
+from rusmes.search.api import Progress, Threads
 
 # RFC 9585 §3: a client shall not think that we are gone; no sooner than this, and no more often.
 PROGRESS_SECONDS: Final = 10.0
-_THREAD_OCTETS: Final = 16 * 1024
+_THREAD_PIECES: Final = 10_000
 
 
 def any_key(query: Query, holds: Callable[[Query], bool]) -> bool:
@@ -95,34 +95,34 @@ def result_items(
     return items
 
 
-def thread_pieces(threads: Sequence[ThreadNode], number_of: Callable[[int], int]) -> Iterator[bytes]:
-    """Threads as RFC 5256 §4 writes them, in pieces: (2)(3 6 (4 23)(44 7 96))."""
-    out: list[bytes] = []
-    size = 0
-    for thread in threads:
-        stack: list[ThreadNode | bytes] = [b")", thread, b"("]
+def thread_pieces(threads: Threads, number_of: Callable[[int], int]) -> Iterator[bytes]:
+    """Threads as RFC 5256 §4 writes them, in pieces: (2)(3 6 (4 23)(44 7 96)). An only answer follows its message, several
+    have parentheses."""
+    out: list[str] = []
+    stack: list[list[int]] = []
+    """Of each message above: answers still to come, whether they have parentheses, whether it has."""
+    for uid, count in zip(threads.uids, threads.counts, strict=True):
+        has_parentheses = not stack or stack[-1][1]
+        if has_parentheses:
+            out.append("(")
+        if uid:
+            out.append(f"{number_of(uid)} " if count else str(number_of(uid)))
+        if count:
+            stack.append([count, count > 1, has_parentheses])
+            continue
+        if has_parentheses:
+            out.append(")")
         while stack:
-            item = stack.pop()
-            if isinstance(item, bytes):
-                out.append(item)
-                size += len(item)
-                continue
-            if item.uid:
-                out.append(b"%d" % number_of(item.uid))
-                size += 10
-            separator = b" " if item.uid and item.children else b""
-            if len(item.children) == 1:
-                stack.append(item.children[0])
-            else:
-                for child in reversed(item.children):
-                    stack += [b")", child, b"("]
-            if separator:
-                stack.append(separator)
-        if size > _THREAD_OCTETS:
-            yield b"".join(out)
-            out, size = [], 0
+            stack[-1][0] -= 1
+            if stack[-1][0]:
+                break
+            if stack.pop()[2]:
+                out.append(")")
+        if not stack and len(out) > _THREAD_PIECES:
+            yield "".join(out).encode()
+            out = []
     if out:
-        yield b"".join(out)
+        yield "".join(out).encode()
 
 
 def in_progress(context: Context, tag: bytes) -> Progress:

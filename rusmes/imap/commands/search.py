@@ -129,6 +129,11 @@ def _numbers(context: Context, command: Search | Sort, uids: Sequence[int]) -> S
         return uids
     if isinstance(command, Search):  # ascending: 10,000 in 0.3 ms instead of 4
         return context.view.cursor.number_list(Uids(uids))
+    known = sorted(uids)
+    found = context.view.cursor.number_list(Uids(known))
+    if len(found) == len(known):
+        number_by_uid = dict(zip(known, found, strict=True))
+        return [number_by_uid[uid] for uid in uids]
     number_of = context.view.number_of
     return [number for uid in uids if (number := number_of(uid))]
 

@@ -88,9 +88,9 @@ def test_a_map_that_is_too_short_or_of_something_else_is_refused(environment: An
     whole = (tmp_path / "x.mdb").read_bytes()
     with environment.begin() as txn:
         for data in (b"", bytes(100_000), os.urandom(100_000), whole[:9000], whole[:4096] + bytes(100_000)):
-            with pytest.raises(ValueError, match="LMDB|snapshot"):
+            with pytest.raises(ValueError, match=r"LMDB|snapshot"):
                 Snapshot(data, txn.id())
-        with pytest.raises(ValueError, match="LMDB|snapshot"):
+        with pytest.raises(ValueError, match=r"LMDB|snapshot"):
             Snapshot(whole, txn.id() + 2)
 
 

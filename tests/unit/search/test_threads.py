@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 import time
+from array import array
+from itertools import islice
 from typing import Any
 
 import pytest
 
 from rusmes.imap.commands.results import thread_pieces
-from rusmes.search.api import ThreadNode
+from rusmes.search.api import Threads
 from rusmes.search.threads import Threadable, by_references, by_subject
 from tests.oracles import threads as oracle
 
@@ -23,11 +25,20 @@ def message(uid: int, id: str = "", references: str = "", subject: str = "", *, 
     )
 
 
-def shape(threads: list[ThreadNode]) -> list[Any]:
-    return [(node.uid, shape(node.children)) for node in threads]
+def shape(threads: Threads) -> list[Any]:
+    """(uid, answers) pairs"""
+    pairs = iter(zip(threads.uids, threads.counts, strict=True))
+
+    def answers(count: int) -> list[Any]:
+        return [(uid, answers(more)) for uid, more in islice(pairs, count)]
+
+    found = []
+    for uid, count in pairs:
+        found.append((uid, answers(count)))
+    return found
 
 
-def written(threads: list[ThreadNode]) -> str:
+def written(threads: Threads) -> str:
     return b"".join(thread_pieces(threads, lambda uid: uid)).decode()
 
 
@@ -86,12 +97,10 @@ def test_ordered_subject(messages: list[Threadable], threads: str) -> None:
 
 @pytest.mark.rfc("5256", "4")
 def test_the_example_of_the_response() -> None:
-    def node(uid: int, *children: ThreadNode) -> ThreadNode:
-        return ThreadNode(uid, list(children))
-
-    threads = [node(2), node(3, node(6, node(4, node(23)), node(44, node(7, node(96)))))]
-    assert written(threads) == "(2)(3 6 (4 23)(44 7 96))"
-    assert written([node(0, node(3), node(5))]) == "((3)(5))"
+    uids, counts = [2, 3, 6, 4, 23, 44, 7, 96], [0, 1, 2, 1, 0, 1, 1, 0]
+    assert written(Threads(array("I", uids), array("I", counts))) == "(2)(3 6 (4 23)(44 7 96))"
+    assert written(Threads(array("I", [0, 3, 5]), array("I", [2, 0, 0]))) == "((3)(5))"
+    assert written(Threads(array("I"), array("I"))) == ""
 
 
 def random_messages(rnd: random.Random) -> list[Threadable]:
@@ -114,14 +123,11 @@ def test_random_mailboxes_are_threaded_like_the_oracle() -> None:
 
 
 def test_every_message_is_in_one_thread_once() -> None:
-    def uids(threads: list[ThreadNode]) -> list[int]:
-        return [uid for node in threads for uid in ([node.uid] if node.uid else []) + uids(node.children)]
-
     rnd = random.Random(8)
     for _ in range(1000):
         messages = random_messages(rnd)
         for threads in (by_references(messages), by_subject(messages)):
-            assert sorted(uids(threads)) == [message.uid for message in messages]
+            assert sorted(uid for uid in threads.uids if uid) == [message.uid for message in messages]
 
 
 @pytest.mark.parametrize("kind", ["chain", "backwards", "star", "strangers", "subjects", "references"])
