@@ -90,7 +90,7 @@ def test_status_and_health_tell_the_truth(server: RunningServer) -> None:
         status = json.loads(server.rusmes("--json", "status"))
         assert status["running"]
         assert [worker["alive"] for worker in status["workers"]] == [True, True]
-        assert {listener["protocol"] for listener in status["listeners"]} == {"smtp", "submission", "pop3"}
+        assert {listener["protocol"] for listener in status["listeners"]} == {"smtp", "submission", "imap", "pop3"}
         assert server.page("/health")[0] == 200
         assert server.page("/live")[0] == 200
         assert server.page("/status")[0] == 403
