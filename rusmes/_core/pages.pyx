@@ -84,11 +84,13 @@ cdef class Snapshot:
     def table(self, bytes name not None) -> Table:
         cdef Py_ssize_t size = 0
         cdef int flags = 0
-        cdef const unsigned char* leaf = NULL
-        cdef const unsigned char* record = self.find(
-            self.main, <const unsigned char*>PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name), &leaf, &size, &flags
-        )
+        cdef Place near
+        cdef const unsigned char* record
         cdef Table table
+        near.leaf = NULL
+        record = self.find(
+            self.main, <const unsigned char*>PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name), &near, &size, &flags
+        )
         if record == NULL or not flags & F_SUBDATA or size != DB_OCTETS:
             raise KeyError(name)
         table = Table.__new__(Table)
@@ -144,25 +146,31 @@ cdef class Snapshot:
         return low
 
     cdef const unsigned char* find(
-        self, uint64_t root, const unsigned char* key, Py_ssize_t key_size, const unsigned char** leaf, Py_ssize_t* size, int* flags
+        self, uint64_t root, const unsigned char* key, Py_ssize_t key_size, Place* near, Py_ssize_t* size, int* flags
     ) noexcept nogil:
         cdef const unsigned char* page
         cdef const unsigned char* node
         cdef Py_ssize_t other_size = 0
         cdef bint is_equal = False
         cdef int place, depth
-        if leaf[0] != NULL:   # between two keys of this page there is no other page
-            page = leaf[0]
+        if near.leaf != NULL:
+            page = near.leaf
+            if near.node + 1 < key_count(page):   # the next one: ids are asked for in the order in which they were given
+                node = self.node(page, near.node + 1, &other_size)
+                if node != NULL and other_size == key_size and memcmp(node + NODE_HEAD, key, <size_t>key_size) == 0:
+                    near.node += 1
+                    return self.value(page, near.node, size, flags)
             place = self.search(page, 0, key, key_size, &is_equal)
-            if is_equal or 0 <= place < key_count(page) - 1:
+            if is_equal or 0 <= place < key_count(page) - 1:   # between two keys of this page there is no other page
+                near.node = place
                 return self.value(page, place, size, flags) if is_equal else NULL
         for depth in range(DEEPEST):
             page = self.page(root, P_LEAF | P_BRANCH)
             if page == NULL:
                 return NULL
             if u16(page + 10) & P_LEAF:
-                leaf[0] = page
-                place = self.search(page, 0, key, key_size, &is_equal)
+                near.leaf = page
+                place = near.node = self.search(page, 0, key, key_size, &is_equal)
                 return self.value(page, place, size, flags) if is_equal else NULL
             # The first key of a branch is less than all.
             place = self.search(page, 1, key, key_size, &is_equal)
@@ -197,7 +205,7 @@ cdef class Snapshot:
 cdef class Table:
     cdef const unsigned char* find(self, const unsigned char* key, Py_ssize_t key_size, Py_ssize_t* size) noexcept nogil:
         cdef int flags = 0
-        return self.snapshot.find(self.root, key, key_size, &self.leaf, size, &flags)
+        return self.snapshot.find(self.root, key, key_size, &self.near, size, &flags)
 
     def get(self, bytes key not None):
         cdef Py_ssize_t size = 0

@@ -59,6 +59,7 @@ cdef class TextScan(EmailReader):
     cdef Term terms[64]
     cdef int count
     cdef TextPipe pipe
+    cdef bint begins[256]      # the name of a field that is looked for begins with this octet
     cdef uint64_t header_terms
     cdef uint64_t cached_terms # of the header, that the cache answers
     cdef uint64_t text_terms   # of header and body

@@ -66,6 +66,10 @@ cdef inline unsigned char lower(unsigned char c) noexcept nogil:
     return c | 32 if 65 <= c <= 90 else c
 
 
+cdef inline unsigned char upper(unsigned char c) noexcept nogil:
+    return c - 32 if 97 <= c <= 122 else c
+
+
 cdef inline bint is_token(unsigned char c) noexcept nogil:
     """RFC 2045 §5.1, as `rusmes.mime.structure` has it."""
     return c == 33 or 35 <= c <= 39 or c == 42 or c == 43 or c == 45 or c == 46 or 48 <= c <= 57 or 65 <= c <= 90 or 94 <= c <= 126
@@ -398,6 +402,8 @@ cdef class TextScan(EmailReader):
             term.name_size = PyBytes_GET_SIZE(name)
             term.is_cached = term.kind == K_HEADER and name in cached
             if term.kind == K_HEADER:
+                if term.name_size:
+                    self.begins[lower(term.name[0])] = self.begins[upper(term.name[0])] = True
                 self.header_terms |= bit
                 if term.is_cached:
                     self.cached_terms |= bit
@@ -483,6 +489,8 @@ cdef class TextScan(EmailReader):
         cdef uint64_t bit
         n = min(n, MAX_HEADER_OCTETS)
         while self.todo & terms:
+            while i < n and not self.begins[p[i]]:
+                i = line_end(p, i, n) + 1
             i = next_field(p, i, n, &name_at, &name_end, &value_at, &value_end)
             if i < 0:
                 break

@@ -6,6 +6,7 @@ Measured (CPU, 10,000 messages of 3.6 KB, LMDB): a text in subjects 7 ms, in bod
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import compress
 
 from rusmes._core.textscan import FieldReader, TextScan
 from rusmes._core.view import Mask, Uids
@@ -75,7 +76,8 @@ class _Candidates:
         self._progress = progress
         self._uids = rows.uids_of(row_list)
         self._ids = rows.email_ids(row_list)
-        self._sizes = [rows.message_size(row) for row in row_list]
+        is_dear = any(question.kind == p.DEAR_TEXT for question in plan.questions)
+        self._sizes = [rows.message_size(row) for row in row_list] if is_dear else []
         self._all: Lanes = int.from_bytes(b"\1" * len(row_list), "little")
         self._known = {id(mask): _lanes(mask.octets(row_list)) for mask in _masks(plan.root)}
         self._bounds: list[p.Bounds[Lanes]] = [(0, self._all)] * len(plan.questions)
@@ -96,7 +98,7 @@ class _Candidates:
                 yes = self._spread(answer, open_places)
                 self._bounds[place] = (yes, yes | (self._all ^ looked_at))
         surely, _ = self._evaluate()
-        return [self._uids[place] for place in _places(surely, len(self._uids))]
+        return list(compress(self._uids, surely.to_bytes(len(self._uids), "little")))
 
     def _evaluate(self) -> p.Bounds[Lanes]:
         return p.evaluate(
@@ -118,7 +120,7 @@ class _Candidates:
 
     async def _answer(self, stage: str, questions: list[p.Question], places: list[int]) -> list[bytes]:
         """For each question an octet for each place."""
-        ids = [self._ids[place] for place in places]
+        ids = self._ids if len(places) == len(self._ids) else [self._ids[place] for place in places]
         if stage == p.SAVED:
             return await self._days(questions, [self._uids[place] for place in places])
         if stage in (p.SENT, p.THREAD):
@@ -172,4 +174,4 @@ def _lanes(octets: bytes | bytearray) -> Lanes:
 
 
 def _places(lanes: Lanes, count: int) -> list[int]:
-    return [place for place, octet in enumerate(lanes.to_bytes(count, "little")) if octet]
+    return list(compress(range(count), lanes.to_bytes(count, "little")))
