@@ -26,6 +26,16 @@ def test_a_capability_is_in_the_table(name: str) -> None:
     assert name in listed
 
 
+def test_an_rfc_of_the_table_has_a_test_of_the_service() -> None:
+    rows = [line for line in DOCUMENT.read_text().splitlines() if line.startswith("| `")]
+    told = {number for row in rows for number in re.findall(r"\b(\d{4})\b", row.split("|")[2])}
+    sessions = DOCUMENT.parents[1] / "tests" / "sessions" / "imap"
+    proven: set[str] = set()
+    for path in [*sessions.glob("*.py"), *sessions.glob("scripts/*.txt")]:
+        proven.update(re.findall(r"RFC (\d{4})", path.read_text()))
+    assert not told - proven
+
+
 def test_no_name_twice() -> None:
     names = [*capabilities.ALWAYS, *capabilities.AFTER_LOGIN]
     assert len({name.upper() for name in names}) == len(names)
