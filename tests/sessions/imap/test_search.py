@@ -7,11 +7,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
+from rusmes.errors import StoreError
+from rusmes.imap.commands import results
 from rusmes.model.ids import id_text
-from rusmes.search import plan
+from rusmes.search import plan, slices
 from tests.sessions.imap.house import ImapClient, ImapHouse, run, store_of
 
 Scenario = Callable[[ImapHouse, ImapClient], Awaitable[None]]
@@ -372,5 +375,55 @@ def test_what_the_client_does_not_know_is_not_found(play: Callable[[Scenario], N
         lines = await client.ok("UID SEARCH ALL")
         assert "* 2 EXPUNGE" in lines
         assert (await client.ok("SEARCH ALL"))[0] == "* SEARCH 1 2 3 4"
+
+    play(scenario)
+
+
+@pytest.mark.rfc("9585", "3")
+def test_a_long_search_tells_how_far_it_is(play: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "PROGRESS_SECONDS", -1.0)
+    monkeypatch.setattr(slices, "SLICE_EMAILS", 1)
+
+    async def scenario(house: ImapHouse, client: ImapClient) -> None:
+        *lines, last = await client.ok("SEARCH BODY pizza")
+        assert last == "* SEARCH 1 4"
+        assert lines == [f'* OK [INPROGRESS ("t{client._number}" {done} 4)] still searching' for done in (1, 2, 3)]
+
+    play(scenario)
+
+
+def test_a_followed_search_that_fails_ends_and_says_so(play: Callable[[Scenario], None]) -> None:
+    async def scenario(house: ImapHouse, client: ImapClient) -> None:
+        await client.send(b"f1 SEARCH RETURN (UPDATE COUNT) UNSEEN\r\n")
+        await client.answer("f1")
+        with mock.patch.object(house.searcher, "search", side_effect=StoreError("storage failure", "disk")):
+            lines = await client.ok("STORE 1 +FLAGS (\\Seen)")
+            assert lines[-1] == '* NO [NOUPDATE "f1"] storage failure'
+            *_, refused = await client.command("SEARCH BODY pizza")
+            assert refused.startswith("NO [UNAVAILABLE]")
+        assert not any("f1" in line for line in await client.ok("STORE 1 -FLAGS (\\Seen)"))
+
+    play(scenario)
+
+
+def test_uid_only_clients_search_by_uids(play: Callable[[Scenario], None]) -> None:
+    async def scenario(house: ImapHouse, client: ImapClient) -> None:
+        await client.ok("ENABLE UIDONLY")
+        for command in ("SEARCH ALL", "UID SEARCH 1:2", "SORT (DATE) UTF-8 ALL", "UID THREAD REFERENCES UTF-8 2"):
+            assert (await client.command(command))[-1].startswith("BAD [UIDREQUIRED]"), command
+        assert await client.ok("UID SEARCH BODY pizza") == ["* SEARCH 1 4"]
+        assert await client.ok("UID SORT (DATE) UTF-8 UID 1:3") == ["* SORT 2 1 3"]
+
+    play(scenario)
+
+
+def test_an_empty_mailbox(play: Callable[[Scenario], None]) -> None:
+    async def scenario(house: ImapHouse, client: ImapClient) -> None:
+        await client.ok("SELECT Archive")
+        for keys in ("ALL", "1", "*", "UID 1:*", "BODY x", "NOT BODY x", "NOT SENTON 1-Jan-2026"):
+            assert await client.ok(f"SEARCH {keys}") == ["* SEARCH"], keys
+        assert await client.ok("SORT (SUBJECT) UTF-8 ALL") == ["* SORT"]
+        assert await client.ok("THREAD REFERENCES UTF-8 ALL") == ["* THREAD"]
+        assert await client.ok("ESEARCH IN (selected) RETURN (COUNT) ALL") == []
 
     play(scenario)
