@@ -109,16 +109,35 @@ def test_search(benchmark: Any, ask: Ask, name: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["ARRIVAL", "DATE", "SUBJECT", "FROM", "DISPLAYFROM"])
-def test_sort(benchmark: Any, ask: Ask, key: str) -> None:
+def test_sort_for_the_first_time(benchmark: Any, ask: Ask, key: str) -> None:
     uids = Uids(range(1, MESSAGES + 1))
-    found = benchmark(lambda: ask(lambda searcher, scope: searcher.sort(scope, uids, [(key, True)])))
-    assert len(found) == MESSAGES
+
+    def question(searcher: ScanSearcher, scope: Scope) -> Coroutine[Any, Any, list[int]]:
+        return ScanSearcher(searcher._store).sort(scope, uids, [(key, True)])
+
+    assert len(benchmark(lambda: ask(question))) == MESSAGES
+
+
+def test_sort_again(benchmark: Any, ask: Ask) -> None:
+    uids = Uids(range(1, MESSAGES + 1))
+    benchmark(lambda: ask(lambda searcher, scope: searcher.sort(scope, uids, [("SUBJECT", True)])))
 
 
 @pytest.mark.parametrize("algorithm", ["ORDEREDSUBJECT", "REFERENCES"])
-def test_thread(benchmark: Any, ask: Ask, algorithm: str) -> None:
+def test_thread_for_the_first_time(benchmark: Any, ask: Ask, algorithm: str) -> None:
     uids = Uids(range(1, MESSAGES + 1))
-    benchmark(lambda: ask(lambda searcher, scope: searcher.thread(scope, uids, algorithm)))
+
+    async def question(searcher: ScanSearcher, scope: Scope) -> None:
+        fresh = ScanSearcher(searcher._store)
+        await fresh.thread(scope, uids, algorithm)
+        fresh.close()
+
+    benchmark(lambda: ask(question))
+
+
+def test_thread_again(benchmark: Any, ask: Ask) -> None:
+    uids = Uids(range(1, MESSAGES + 1))
+    benchmark(lambda: ask(lambda searcher, scope: searcher.thread(scope, uids, "REFERENCES")))
 
 
 MEGABYTE = ("\r\n".join(" ".join(random.Random(2).choices(WORDS, k=12)) for _ in range(14_000))[: 1 << 20]).encode()
