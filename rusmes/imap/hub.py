@@ -44,6 +44,9 @@ KEPT_ROWS: Final = 1_000_000
 
 UNKNOWN: Final = (0, 0)
 
+CHANGES_AT_ONCE: Final = 10_000
+"""Looked at one by one in an account that is followed; for more of them all its mailboxes are read again."""
+
 _log = get_logger("imap")
 
 
@@ -85,6 +88,23 @@ class Rows:
         self.lock: asyncio.Lock | None = None
 
 
+class Followed:
+    """An account that sessions follow: its mailboxes, read once for all of them (10,000 take 100 ms)."""
+
+    __slots__ = ("commit_number", "followers", "lock", "mailboxes", "modseq", "subscribed", "subscribed_at")
+
+    def __init__(self) -> None:
+        self.followers: dict[Follower, None] = {}
+        self.mailboxes: dict[int, Mailbox] = {}
+        """By id; replaced, never changed."""
+        self.modseq = -1
+        """Changes of the account up to this one are in `mailboxes`."""
+        self.commit_number = UNKNOWN
+        self.subscribed: frozenset[str] = frozenset()
+        self.subscribed_at = UNKNOWN
+        self.lock = asyncio.Lock()
+
+
 def new_rows(mailbox: Mailbox) -> MailboxRows:
     return MailboxRows(mailbox.id, account_id=mailbox.account_id, uid_validity=mailbox.uid_validity)
 
@@ -124,7 +144,7 @@ class Hub:
         self._by_account: dict[int, dict[Rows, None]] = {}
         self._unused: OrderedDict[int, Rows] = OrderedDict()
         self._unused_rows = 0
-        self._followers: dict[int, dict[Follower, None]] = {}
+        self._followed: dict[int, Followed] = {}
         self._changed: set[int] = set()
         self._telling: asyncio.Task[None] | None = None
         self._told_at = 0.0
@@ -145,13 +165,13 @@ class Hub:
         self.changed(int.from_bytes(payload, "big"))
 
     def changed(self, account_id: int) -> None:
-        if account_id in self._by_account or account_id in self._followers:
+        if account_id in self._by_account or account_id in self._followed:
             self._changed.add(account_id)
             self._begin_telling()
 
     def all_changed(self, payload: bytes = b"") -> None:
         """Notices were lost; look at everything somebody waits for."""
-        self._changed.update(self._followers)
+        self._changed.update(self._followed)
         self._changed.update(account_id for account_id, all_rows in self._by_account.items() if any(r.idlers for r in all_rows))
         if self._changed:
             self._begin_telling()
@@ -196,7 +216,8 @@ class Hub:
                     idler.rows_changed()
                 if not number % IDLERS_AT_ONCE:
                     await asyncio.sleep(0)
-        for follower in list(self._followers.get(account_id, ())):
+        followed = self._followed.get(account_id)
+        for follower in list(followed.followers) if followed is not None else ():
             follower.account_changed(account_id)
 
     def start(self) -> None:
@@ -333,11 +354,58 @@ class Hub:
         rows.idlers.pop(idler, None)
 
     def follow(self, account_id: int, follower: Follower) -> None:
-        self._followers.setdefault(account_id, {})[follower] = None
+        self._followed.setdefault(account_id, Followed()).followers[follower] = None
 
     def unfollow(self, account_id: int, follower: Follower) -> None:
-        of_account = self._followers.get(account_id)
-        if of_account is not None:
-            of_account.pop(follower, None)
-            if not of_account:
-                del self._followers[account_id]
+        followed = self._followed.get(account_id)
+        if followed is not None:
+            followed.followers.pop(follower, None)
+            if not followed.followers:
+                del self._followed[account_id]
+
+    async def mailboxes(self, account_id: int) -> dict[int, Mailbox]:
+        """The mailboxes of an account by id, for those who follow it; one that has not changed is the same object.
+
+        Raises:
+            NotFound: the account is gone.
+            StoreError
+        """
+        followed = self._followed.setdefault(account_id, Followed())
+        async with followed.lock:
+            number = self._store.commit_number()
+            if number != followed.commit_number or number == UNKNOWN:
+                await self._bring_up_to_date(account_id, followed)
+                followed.commit_number = number
+            return followed.mailboxes
+
+    async def _bring_up_to_date(self, account_id: int, followed: Followed) -> None:
+        store = self._store
+        changes = None
+        if followed.modseq >= 0:
+            changes = await store.changes(account_id, followed.modseq, limit=CHANGES_AT_ONCE)
+        if changes is None or len(changes) >= CHANGES_AT_ONCE:
+            account = await store.account_by_id(account_id)
+            if account is None:
+                raise NotFound("the account was deleted")
+            followed.modseq = account.modseq
+            followed.mailboxes = {mailbox.id: mailbox for mailbox in await store.mailboxes(account_id)}
+            return
+        touched = {int.from_bytes(change.id[:8], "big") for change in changes if change.kind in ("mailbox", "message")}
+        mailboxes = dict(followed.mailboxes)
+        for id in touched:
+            mailbox = await store.mailbox_by_id(id)
+            if mailbox is None or mailbox.account_id != account_id:
+                mailboxes.pop(id, None)
+            elif mailbox != mailboxes.get(id):
+                mailboxes[id] = mailbox
+        followed.modseq = max((change.modseq for change in changes), default=followed.modseq)
+        followed.mailboxes = mailboxes
+
+    async def subscriptions(self, account_id: int) -> frozenset[str]:
+        """What the account is subscribed to, for those who follow it. Raises NotFound, StoreError."""
+        followed = self._followed.setdefault(account_id, Followed())
+        number = self._store.commit_number()
+        if number != followed.subscribed_at or number == UNKNOWN:
+            followed.subscribed = frozenset(await self._store.subscriptions(account_id))
+            followed.subscribed_at = number
+        return followed.subscribed

@@ -107,24 +107,33 @@ class Notification:
         return self.selected is None or self.selected.filter == "selected"
 
     async def begin(self, *, tell_status: bool) -> None:
-        """Remember how things are, and tell them with STATUS (§3.1)."""
+        """Remember how things are, and tell them with STATUS (§3.1). Raises StoreError."""
         context = self._context
-        mailboxes = await context.store.mailboxes(context.account_id)
-        self._subscribed = frozenset(await context.store.subscriptions(context.account_id))
-        self._known = {mailbox.id: mailbox for mailbox in mailboxes}
-        for mailbox in mailboxes:
-            group = self._group_of(mailbox.name)
-            if group is None:
-                continue
-            if "MailboxMetadataChange" in group.events:
-                self._entries[mailbox.id] = await self._metadata(mailbox.id)
-            if tell_status and not self._is_selected(mailbox.id) and MESSAGE_EVENTS & set(group.events):
-                context.output.write(self._status(mailbox, "FlagChange" in group.events))
-                await context.output.room()
+        if not self._groups:
+            return
+        self._known = mailboxes = await context.hub.mailboxes(context.account_id)
+        self._subscribed = await self._subscriptions()
+        if self._wants("MailboxMetadataChange"):
+            for mailbox in mailboxes.values():
+                if self._has(mailbox.name, "MailboxMetadataChange"):
+                    self._entries[mailbox.id] = await self._metadata(mailbox.id)
         if self._wants("ServerMetadataChange"):
             self._server_entries = await self._metadata(0)
-        if self._groups:
-            context.hub.follow(context.account_id, self)
+        context.hub.follow(context.account_id, self)
+        if not tell_status:
+            return
+        for mailbox in mailboxes.values():
+            group = self._group_of(mailbox.name)
+            if group is not None and MESSAGE_EVENTS & set(group.events) and not self._is_selected(mailbox.id):
+                context.output.write(self._status(mailbox, "FlagChange" in group.events))
+                await context.output.room()
+
+    async def _subscriptions(self) -> frozenset[str]:
+        """Names, where they make a difference."""
+        uses_them = any(group.filter == "subscribed" for group in self._groups)
+        if uses_them or self._wants("SubscriptionChange") or self._wants("MailboxName"):
+            return await self._context.hub.subscriptions(self._context.account_id)
+        return frozenset()
 
     async def tell_selected(self, may_expunge: bool) -> None:
         """News of the selected mailbox, whose rows are up to date; new messages with what was asked for (§5.1)."""
@@ -151,16 +160,19 @@ class Notification:
             self._task = asyncio.get_running_loop().create_task(self._follow())
 
     async def _follow(self) -> None:
-        context = self._context
+        context, loop = self._context, asyncio.get_running_loop()
         try:
             while self._stale:
                 self._stale = False
+                began = loop.time()
                 lines = await self._differences()
                 if len(self.pending) + len(lines) > OVERFLOW_LINES:
                     self._overflow()
                     return
                 self.pending += lines
                 context.conversation.tell_pending()
+                # Whoever follows much is told less often, so that it costs the others of the worker a tenth at most.
+                await asyncio.sleep(9 * (loop.time() - began))
         except RusmesError as error:
             context.log.warn("notifications end", reason=str(error))
             self._overflow()
@@ -176,20 +188,21 @@ class Notification:
 
     async def _differences(self) -> list[bytes]:
         context = self._context
-        now = {mailbox.id: mailbox for mailbox in await context.store.mailboxes(context.account_id)}
+        now = await context.hub.mailboxes(context.account_id)
         before, self._known = self._known, now
-        subscribed = frozenset(await context.store.subscriptions(context.account_id))
+        subscribed = await self._subscriptions()
         changed, self._subscribed = subscribed ^ self._subscribed, subscribed
-        lines, told = self._names(before, now)
+        different = [mailbox for id, mailbox in now.items() if before.get(id) is not mailbox]
+        lines, told = self._names(before, now, different)
         if self._wants("SubscriptionChange"):
             lines += [
                 list_line(self._encoded(name), (b"\\Subscribed",) if name in subscribed else ())
                 for name in sorted(changed - told)
                 if self._has(name, "SubscriptionChange")
             ]
-        for id, mailbox in now.items():
-            old = before.get(id)
-            if old is None or old.highest_modseq == mailbox.highest_modseq or self._is_selected(id):
+        for mailbox in different:
+            old = before.get(mailbox.id)
+            if old is None or old.highest_modseq == mailbox.highest_modseq or self._is_selected(mailbox.id):
                 continue
             group = self._group_of(mailbox.name)
             if group is None:
@@ -200,7 +213,9 @@ class Notification:
         lines += await self._annotations(now)
         return lines
 
-    def _names(self, before: dict[int, Mailbox], now: dict[int, Mailbox]) -> tuple[list[bytes], set[str]]:
+    def _names(
+        self, before: dict[int, Mailbox], now: dict[int, Mailbox], different: list[Mailbox]
+    ) -> tuple[list[bytes], set[str]]:
         """§5.4: created, deleted and renamed mailboxes; the lines, and the names they told of."""
         lines: list[bytes] = []
         told: set[str] = set()
@@ -211,8 +226,8 @@ class Notification:
                 attributes += (b"\\Subscribed",)
             lines.append(list_line(self._encoded(name), attributes, extended=extended))
 
-        for id, mailbox in now.items():
-            old = before.get(id)
+        for mailbox in different:
+            old = before.get(mailbox.id)
             if old is not None and old.name != mailbox.name:
                 if self._has(mailbox.name, "MailboxName") or self._has(old.name, "MailboxName"):
                     extended = b'"OLDNAME" (%b)' % astring(self._encoded(old.name), utf8=True)
@@ -220,8 +235,9 @@ class Notification:
                     told.add(old.name)
             elif old is None and self._has(mailbox.name, "MailboxName"):
                 tell(mailbox.name)
-        for id, old in before.items():
-            if id not in now and self._has(old.name, "MailboxName"):
+        for id in before.keys() - now.keys():
+            old = before[id]
+            if self._has(old.name, "MailboxName"):
                 tell(old.name, (b"\\NonExistent",))
         return lines, told
 
