@@ -1,9 +1,9 @@
 """Comparing texts without case: i;unicode-casemap (RFC 5051), and a search for a text in others that uses it.
 
 Folding takes a character to its titlecase, decomposes that (with compatibility mappings), and again, until nothing changes; so
-"é" is "E" and an accent, and "ﬁ" is "FI", one step further than the RFC goes, which leaves the second one in lower case. Hangul
-syllables stay whole, as the RFC has it. UTF-8 that is none is taken octet by octet as ISO 8859-1, so that a text without a label
-is found under either name.
+"é" is "E" and an accent, and "ﬁ" is "FI", one step further than the RFC goes, which leaves the second one in lower case.
+Hangul syllables stay whole, as the RFC has it. UTF-8 that is none is taken octet by octet as ISO 8859-1, so that a text
+without a label is found under either name.
 """
 
 from typing import final

@@ -1,8 +1,8 @@
 """Text of messages as characters: transfer encodings (RFC 2045 §6), charsets, encoded words of header fields (RFC 2047).
 
 Everything is decoded somehow: what breaks the rules of its encoding is stepped over or kept as it is. An unknown charset is
-UTF-8, and UTF-8 that is none is ISO 8859-1, octet by octet. Of ISO 8859-1 the wider windows-1252 is taken, of GB2312 GB18030, as
-everybody does.
+UTF-8, and UTF-8 that is none is ISO 8859-1, octet by octet. Of ISO 8859-1 the wider windows-1252 is taken, of GB2312
+GB18030, as everybody does.
 """
 
 from typing_extensions import disjoint_base

@@ -1,8 +1,8 @@
 """Looking at emails where they lie in the store: texts in their headers and bodies, and values of their fields.
 
-A store hands rows to `EmailReader.take`, some hundred at a time; texts are decoded and searched without the GIL. What is where in a
-message follows the rules of `rusmes.mime.structure`. The text of a message is that of its text and message parts, decoded, and of
-the headers of the messages in it; header text is unfolded and has its encoded words decoded.
+A store hands rows to `EmailReader.take`, some hundred at a time; texts are decoded and searched without the GIL. What is
+where in a message follows the rules of `rusmes.mime.structure`. The text of a message is that of its text and message parts,
+decoded, and of the headers of the messages in it; header text is unfolded and has its encoded words decoded.
 """
 
 from collections.abc import Callable, Sequence
