@@ -214,6 +214,18 @@ def email_to_send(key: bytes, row: bytes) -> tuple[bytes, bytes, int]:
         StoreCorrupt: the checksum does not fit.
     """
 
+def bodies_to_send(
+    get: Callable[..., bytes | None], emails: object, blobs: object, account_id: int, ids: Iterable[bytes], limit_bytes: int
+) -> list[tuple[bytes, bytes, int, tuple[int, int, int, bytes | None]] | None]:
+    """Blob id, prefix, skip and what `open_blob` says of emails of one account; None for one that is not there.
+
+    Stops before the email that would make more than `limit_bytes` together (0 = no limit), files not counted.
+
+    Raises:
+        NotFound: a body is gone.
+        StoreCorrupt
+    """
+
 def seal_blob(key: bytes, kind: int, size: int, header_bytes: int, checksum: int, body: bytes) -> bytes:
     """The row of a body: its head with the head's checksum, and the body (b"" when it is in a file)."""
 

@@ -7,7 +7,7 @@ from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memchr, memcpy
 
-from rusmes.errors import StoreCorrupt
+from rusmes.errors import NotFound, StoreCorrupt
 
 cdef extern from *:
     """
@@ -567,6 +567,39 @@ def email_to_send(bytes key not None, bytes row not None) -> tuple:
     if at + prefix > n:
         raise StoreCorrupt("the store is damaged", f"emails {key.hex()}: lengths")
     return cut(p + 8, ID_OCTETS), cut(p + at, prefix), load64(p + 56)
+
+
+def bodies_to_send(
+    object get, object emails, object blobs, uint64_t account_id, object ids not None, uint64_t limit_bytes
+) -> list:
+    cdef list found = []
+    cdef const unsigned char* p
+    cdef const unsigned char* q
+    cdef Py_ssize_t n, at, prefix
+    cdef uint64_t total = 0
+    cdef bytes id, blob_id, email, blob, data
+    for id in ids:
+        email = get(id, None, emails) if PyBytes_GET_SIZE(id) == ID_OCTETS else None
+        if email is not None:
+            n = check("emails", id, email, EMAIL_OCTETS)
+            p = octets(email)
+        if email is None or load64(p) != account_id:
+            found.append(None)
+            continue
+        if not p[64]:
+            total += load64(p + 48)
+        if found and total > limit_bytes > 0:
+            break
+        prefix = load32(p + 69)
+        at = EMAIL_OCTETS + <Py_ssize_t>load32(p + 65) * MEMBERSHIP_OCTETS
+        if at + prefix > n:
+            raise StoreCorrupt("the store is damaged", f"emails {id.hex()}: lengths")
+        blob_id = cut(p + 8, ID_OCTETS)
+        blob = get(blob_id, None, blobs)
+        if blob is None:
+            raise NotFound("the body is gone", f"blob {blob_id.hex()}")
+        found.append((blob_id, cut(p + at, prefix), load64(p + 56), open_blob(blob_id, blob)))
+    return found
 
 
 def seal_blob(bytes key not None, int kind, uint64_t size, uint64_t header_bytes, uint32_t checksum, bytes body not None) -> bytes:

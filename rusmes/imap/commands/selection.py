@@ -89,7 +89,7 @@ def _describe(context: Context, selected: Selected, name: str) -> None:
         told += list_line(encode_name(name, is_utf8=session.is_utf8))
     else:
         told += recent(view.recent_count())
-        if first := view.first_unseen():
+        if not session.is_uid_only and (first := view.first_unseen()):  # RFC 9586 §3.2: no sequence numbers
             told += untagged_ok("first unseen", b"UNSEEN %d" % first)
     context.output.write(told)
 

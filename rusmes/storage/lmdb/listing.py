@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from rusmes._core.blocks import add_all_to, load_blocks, message_marks
 from rusmes._core.blocks import saved_dates as saved_of
-from rusmes._core.rows import EmailFacts, facts_of
-from rusmes.errors import NotFound
+from rusmes._core.rows import EmailFacts, bodies_to_send, facts_of
 from rusmes.model.content import Rendering
 from rusmes.model.mailbox import Mailbox
 from rusmes.storage.lmdb.blobs import LmdbBlobs
@@ -31,7 +30,7 @@ from rusmes.storage.lmdb.layout import (
     MailboxRecord,
     number_key,
 )
-from rusmes.storage.lmdb.sending import content_of_row
+from rusmes.storage.lmdb.sending import content_of
 
 if TYPE_CHECKING:
     from rusmes._core.view import MailboxRows
@@ -76,9 +75,7 @@ def expunged_since(environment: Environment, mailbox_id: int, modseq: int) -> li
     return None if changed is None else sorted(uid for uid, (action, _) in changed.items() if action == DESTROYED)
 
 
-def _changed(
-    rows: Snapshot, mailbox: MailboxRecord, since_modseq: int, limit: int
-) -> dict[int, tuple[int, int]] | None:
+def _changed(rows: Snapshot, mailbox: MailboxRecord, since_modseq: int, limit: int) -> dict[int, tuple[int, int]] | None:
     """By UID: whether the message is new, other than it was or gone, and since when. None: the log does not tell.
 
     One that came and went is left out: who asks never knew it.
@@ -108,23 +105,10 @@ def email_facts(environment: Environment, account_id: int, ids: Sequence[bytes])
 def email_bodies(
     environment: Environment, blobs: LmdbBlobs, account_id: int, ids: Sequence[bytes], limit_bytes: int
 ) -> list[Rendering | None]:
-    found: list[Rendering | None] = []
-    total = 0
+    handles = environment.handles
     with environment.reading() as txn:
-        rows = Snapshot(environment, txn)
-        for id in ids:
-            [facts] = facts_of(txn.get, environment.handles[EMAILS], account_id, (id,))
-            if facts is None:
-                found.append(None)
-                continue
-            total += 0 if facts.is_file else facts.size
-            if found and total > limit_bytes > 0:
-                break
-            row = rows.get(BLOBS, facts.blob_id)
-            if row is None:
-                raise NotFound("the body is gone", f"blob {facts.blob_id.hex()}")
-            found.append(Rendering(content_of_row(blobs, facts.blob_id, row), facts.prefix, facts.skip))
-    return found
+        rows = bodies_to_send(txn.get, handles[EMAILS], handles[BLOBS], account_id, ids, limit_bytes)
+        return [Rendering(content_of(blobs, row[0], row[3]), row[1], row[2]) if row is not None else None for row in rows]
 
 
 def saved_dates(environment: Environment, mailbox_id: int, uids: Sequence[int]) -> list[float | None]:

@@ -75,7 +75,12 @@ def _present(environment: Environment, txn: Transaction, table: int, keys: Seque
 
 
 def content_of_row(blobs: LmdbBlobs, id: bytes, row: bytes) -> Content:
-    size, header_bytes, checksum, data = open_blob(id, row)
+    return content_of(blobs, id, open_blob(id, row))
+
+
+def content_of(blobs: LmdbBlobs, id: bytes, opened: tuple[int, int, int, bytes | None]) -> Content:
+    """`opened` is what `open_blob` says."""
+    size, header_bytes, checksum, data = opened
     if data is None:
         return blobs.content_of(id, size, header_bytes, is_file=True, checksum=checksum)
     return Content(id, size, header_bytes, data=data, stored=True)
