@@ -171,7 +171,7 @@ class ImapService:
 class Output:
     """The way to the client, compressed from `compress` on."""
 
-    __slots__ = ("_connection", "_deflate", "_is_unsettled", "_unflushed")
+    __slots__ = ("_connection", "_deflate", "_is_unsettled", "_time", "_turn_ends", "_unflushed")
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -179,6 +179,8 @@ class Output:
         self._is_unsettled = False
         """The compressor keeps bytes back."""
         self._unflushed = 0
+        self._time = asyncio.get_running_loop().time
+        self._turn_ends = 0.0
 
     def write(self, data: bytes) -> None:
         self._unflushed += len(data)
@@ -195,12 +197,21 @@ class Output:
             self._connection.write(self._deflate.flush(zlib.Z_SYNC_FLUSH))
 
     async def room(self) -> None:
-        """Wait until the client has read most of what was written. Raises SendTimeout, ConnectionLost."""
+        """Wait until the client has read most of what was written, and let others have their turn when ours was long.
+
+        Raises:
+            SendTimeout, ConnectionLost: nobody would read what more is done.
+        """
         if self._unflushed >= FLUSH_OCTETS:
-            if self._deflate is not None:
-                # What compresses well never fills the way to the client, and nothing else would make us wait.
-                await asyncio.sleep(0)
             await self.flush()
+        if self._time() >= self._turn_ends:
+            await asyncio.sleep(0)
+            await self.flush()
+            self.begin_turn()
+
+    def begin_turn(self) -> None:
+        """From now on `room` lets others go on after `TURN_SECONDS`."""
+        self._turn_ends = self._time() + TURN_SECONDS
 
     async def flush(self) -> None:
         self.settle()
@@ -247,14 +258,10 @@ class Conversation:
         self._look_at_tls()
         # RFC 9051 §7.1.1: the greeting may save the client a question.
         self.write(b"* OK [CAPABILITY %b] %b IMAP ready\r\n" % (capability_list(self.context), service.hostname))
-        time = asyncio.get_running_loop().time
-        turn_ends = time() + TURN_SECONDS
+        self.output.begin_turn()
         is_partial = False
         """What came last was not a whole command."""
         while True:
-            if time() >= turn_ends:
-                await self._give_way()
-                turn_ends = time() + TURN_SECONDS
             event = session.next_event()
             if event is NEED_DATA:
                 if is_partial:
@@ -271,7 +278,9 @@ class Conversation:
                 session.receive(data)
                 is_partial = True
                 if waits:
-                    turn_ends = time() + TURN_SECONDS
+                    self.output.begin_turn()
+                else:
+                    await self.output.room()
                 continue
             is_partial = False
             if isinstance(event, c.Command):
@@ -285,6 +294,7 @@ class Conversation:
                 await self._take_turn()
                 if not self._refuse(event):
                     return
+                await self.output.room()
 
     def write(self, data: bytes) -> None:
         self.output.write(data)
@@ -307,11 +317,6 @@ class Conversation:
             self._inflating = self._inflate.unconsumed_tail
             if data:
                 return data
-
-    async def _give_way(self) -> None:
-        """Let other sessions go on. Raises SendTimeout, ConnectionLost: nobody would read what more is done."""
-        await asyncio.sleep(0)
-        await self.output.flush()
 
     # Commands
 

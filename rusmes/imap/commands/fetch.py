@@ -237,7 +237,7 @@ class _Answer:
     async def _send_bodies(self) -> None:
         context, uids = self.context, self.uids
         start = 0
-        at_once = BODIES_AT_ONCE if self.wanted.whole else PARSED_AT_ONCE
+        at_once = BODIES_AT_ONCE if self.wanted.whole else max(1, 4 * PARSED_AT_ONCE // max(4, len(self.wanted.body)))
         while start < len(uids):
             bodies = self._bodies(start, min(start + at_once, len(uids)))
             stop = start + len(bodies)

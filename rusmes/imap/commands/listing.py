@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from rusmes.imap.command import Command, List
 from rusmes.imap.commands import rights
-from rusmes.imap.commands.context import ALL_RIGHTS, Context, Handler, Ok, Outcome
+from rusmes.imap.commands.context import ALL_RIGHTS, Context, Handler, No, Ok, Outcome
 from rusmes.imap.commands.mailboxes import begin_status, status_items
 from rusmes.imap.commands.metadata import chosen, entries_of, metadata_line
 from rusmes.imap.commands.rights import ANYONE, OTHER_USERS, Located, is_others, may_be_shared
@@ -21,6 +21,10 @@ from rusmes.imap.names import encode_name, matcher
 from rusmes.imap.response import list_line, status_line
 from rusmes.model.mailbox import Mailbox
 from rusmes.storage.names import parents
+
+MAX_PATTERNS: Final = 100
+MATCHED_AT_ONCE: Final = 50
+"""Names, with all patterns: 0.3 us for each character and each pattern of several wildcards."""
 
 
 class Node(Struct):
@@ -140,17 +144,31 @@ async def list_(context: Context, command: List) -> Outcome:
         context.output.write(list_line(encode_name(root, is_utf8=True), [b"\\Noselect"]))
         return Ok("this is the separator")
     patterns = [command.reference + pattern for pattern in command.patterns]
+    if len(patterns) > MAX_PATTERNS:
+        return No("too many patterns", b"LIMIT")
+    begin_status(context, command.return_status)
+    is_asked = command.select_subscribed or command.return_subscribed
+    nodes = await tree(context, with_others=any(map(_reaches_others, patterns)), with_subscriptions=is_asked)
+    for found in _select(command, nodes, await _matches(context, patterns, nodes)):
+        await _tell(context, command, found)
+    return Ok("these are they")
+
+
+async def _matches(context: Context, patterns: list[str], nodes: Mapping[str, Node]) -> Callable[[str], bool]:
+    """Whether a name matches one of the patterns; of all that are there it is found out first, in turns."""
     matchers = [matcher(pattern) for pattern in patterns]
 
     def matches(name: str) -> bool:
         return any(matched(name) for matched in matchers)
 
-    begin_status(context, command.return_status)
-    is_asked = command.select_subscribed or command.return_subscribed
-    nodes = await tree(context, with_others=any(map(_reaches_others, patterns)), with_subscriptions=is_asked)
-    for found in _select(command, nodes, matches):
-        await _tell(context, command, found)
-    return Ok("these are they")
+    if len(matchers) == 1 or len(nodes) <= MATCHED_AT_ONCE:
+        return matches
+    known = {}
+    for number, name in enumerate(nodes, 1):
+        known[name] = matches(name)
+        if not number % MATCHED_AT_ONCE:
+            await context.output.room()
+    return lambda name: known[name] if name in known else matches(name)
 
 
 def _reaches_others(pattern: str) -> bool:

@@ -329,3 +329,23 @@ def test_commands_that_inflate_from_little_hold_up_no_one() -> None:
             await asyncio.wait_for(other.ok("NOOP"), 5)
 
     run(scenario())
+
+
+def test_a_search_among_many_names_is_done_in_turns() -> None:
+    """100 patterns of stars over 300 names take a second or so; others are served meanwhile."""
+    patterns = " ".join(f"*a{number}*b*c*d*e*f*g*h*" for number in range(100))
+
+    async def scenario() -> None:
+        async with ImapHouse() as house:
+            greedy, other = await house.login(), await house.login()
+            for number in range(300):
+                await house.store.create_mailbox(1, f"{number}abcdefghijklmnopqrstuvwxyz")
+            await greedy.send(f'a LIST "" ({patterns})\r\n'.encode())
+            await other.ok("NOOP")
+            answer = asyncio.create_task(greedy.line())
+            await other.ok("NOOP")
+            assert not answer.done()
+            assert (await answer).startswith("a OK")
+            assert (await greedy.command(f'LIST "" ({patterns} x)'))[-1].startswith("NO [LIMIT]")
+
+    run(scenario())
