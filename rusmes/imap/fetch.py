@@ -173,7 +173,8 @@ def _binary(message: OpenedMessage, item: FetchItem) -> bytes | Streamed:
     assert item.section is not None
     span = message.span(item.section)
     if span is None:
-        return _heading(item) + b"NIL"
+        # RFC 9051 §9, msg-att-static: BINARY.SIZE is always a number.
+        return _heading(item) + (b"0" if item.name == "BINARY.SIZE" else b"NIL")
     found = message.part(item.section.path) if item.section.path else None
     encoding = b"" if found is None or found[1] else message.encoding(found[0])
     if decoder(encoding) is None:
