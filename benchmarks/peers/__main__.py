@@ -211,9 +211,7 @@ def syncs(options: argparse.Namespace) -> None:
     with running(ours):
         trace = Path(options.scratch) / "strace.out"
         pids = [argument for pid in measure.process_tree(ours.root_pid()) for argument in ("-p", str(pid))]
-        tracer = subprocess.Popen(
-            ["strace", "-f", "-qq", "-e", "trace=fsync,fdatasync,msync", "-o", str(trace), *pids]
-        )
+        tracer = subprocess.Popen(["strace", "-f", "-qq", "-e", "trace=fsync,fdatasync,msync", "-o", str(trace), *pids])
         time.sleep(1)
         measure.run_load(smtp_source(ours.port, 100, 5000, 1024, "user0@example.com"))
         tracer.send_signal(signal.SIGINT)
