@@ -62,9 +62,8 @@ class Flagging:
     """One change of flags in one mailbox, block by block.
 
     `change_words` is `storage.flags.change`, for keywords. `operation` is set, add or remove; `unchanged_since` -1 lets all
-    pass. `changed` counts the messages that are other than before; `passed` collects all that were not refused: (UID, modseq,
-    email id, date, size, bits, keywords, saved). `shared` collects the UIDs of those whose email is in other places too: they
-    are left as they are.
+    pass. `changed` counts the messages that are other than before; `passed` collects the UIDs of all that were not refused,
+    `shared` of those among them whose email is in other places too: they are left as they are.
     """
 
     @property
@@ -74,7 +73,7 @@ class Flagging:
     @property
     def shared(self) -> list[int]: ...
     @property
-    def passed(self) -> list[tuple[int, int, bytes, float, int, int, tuple[str, ...], float]]: ...
+    def passed(self) -> list[int]: ...
     @property
     def marks(self) -> list[bytes]:
         """For the change log."""

@@ -458,6 +458,7 @@ cdef class Flagging:
         if after != before or new_words != words:
             if before & SHARED:
                 self.shared.append(uid)
+                self.passed.append(uid)
                 return None
             if PyBytes_GET_SIZE(new_words) > 0xFFFF:
                 raise ValueError("keywords of more than 65,535 octets")
@@ -470,8 +471,5 @@ cdef class Flagging:
             self.count(before, after, load64(p + SIZE))
             self.log(key, p, uid, (before ^ after) & FLAGS & ~DELETED != 0 or new_words != words)
             self.changed += 1
-        self.passed.append((
-            uid, load64(p + MODSEQ), cut(p + EMAIL, ID_OCTETS), load_double(p + DATE), load64(p + SIZE), p[BITS] & FLAGS,
-            words_of(p), load_double(p + SAVED),
-        ))
+        self.passed.append(uid)
         return new

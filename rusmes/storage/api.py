@@ -283,8 +283,8 @@ class MailStore(Protocol):
             StoreCorrupt
         """
 
-    async def change_flags(self, mailbox_id: int, change: FlagChange) -> list[Message]:
-        """The messages as they are afterwards, those that were refused (`unchanged_since`) left out."""
+    async def change_flags(self, mailbox_id: int, change: FlagChange) -> list[int]:
+        """The UIDs of the messages that are so now, in order: those that are there and were not refused (`unchanged_since`)."""
 
     async def expunge(self, mailbox_id: int, uids: Sequence[int], *, only_deleted: bool = False) -> list[int]:
         """Remove messages; the UIDs that went. Blobs without references are removed in the same transaction."""

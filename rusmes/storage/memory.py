@@ -539,7 +539,7 @@ class MemoryMailStore(MemorySharing):
     async def thread(self, account_id: int, thread_id: bytes) -> list[bytes]:
         return sorted(self._account_by_id(account_id).threads.get(thread_id, ()))
 
-    async def change_flags(self, mailbox_id: int, change: FlagChange) -> list[Message]:
+    async def change_flags(self, mailbox_id: int, change: FlagChange) -> list[int]:
         mailbox = self._mailbox_by_id(mailbox_id)
         bits, keywords = split_flags(change.flags)
         limit = change.unchanged_since
@@ -554,7 +554,7 @@ class MemoryMailStore(MemorySharing):
             for id in unseen_in:
                 self._log(mailbox.account, modseq, "mailbox", mailbox_key(id), "updated")
             self._tell(mailbox.account)
-        return [message_value(row, mailbox) for row in rows]
+        return [row.uid for row in rows]
 
     def _set_flags(self, mailbox: MailboxRecord, row: Row, bits: int, keywords: tuple[str, ...], modseq: int) -> set[int]:
         """Keywords belong to the email: its messages in other mailboxes get them too. `\\Deleted` is the message's own.

@@ -74,8 +74,7 @@ async def store(context: Context, command: Store) -> Outcome:
             for start in range(0, len(subset), STORED_AT_ONCE):
                 some = tuple(subset.list(start, start + STORED_AT_ONCE))
                 request = FlagChange(some, operation, flags, command.unchanged_since)
-                messages = await with_progress(context, command, context.store.change_flags(here.mailbox_id, request))
-                done.update([message.uid for message in messages])
+                done.update(await with_progress(context, command, context.store.change_flags(here.mailbox_id, request)))
     finally:
         if len(done) != len(uids):
             view.forget_expected([uid for uid in uids if uid not in done])

@@ -462,7 +462,7 @@ class LmdbMailStore:
             email = find_email(rows, account_id, thread_id)  # one that is alone in its thread has no row there
             return [thread_id] if email is not None and email.thread_id == thread_id else []
 
-    async def change_flags(self, mailbox_id: int, change: FlagChange) -> list[Message]:
+    async def change_flags(self, mailbox_id: int, change: FlagChange) -> list[int]:
         return await self._submit(lambda batch: mail.change_flags(batch, mailbox_id, change))
 
     async def expunge(self, mailbox_id: int, uids: Sequence[int], *, only_deleted: bool = False) -> list[int]:

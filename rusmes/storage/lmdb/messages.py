@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 
 from rusmes._core.batch import Batch
 from rusmes._core.blocks import UID_BITS, Flagging, block_key, messages_in
@@ -13,9 +12,8 @@ from rusmes.errors import NotAllowed, OverQuota
 from rusmes.mime.fields import parse_fields
 from rusmes.mime.identifiers import message_ids
 from rusmes.model.ids import IdSource
-from rusmes.model.mailbox import Message
 from rusmes.storage.api import ALL_FLAGS, FlagChange
-from rusmes.storage.flags import DELETED, SEEN, change, join_flags, kept_flags, split_flags
+from rusmes.storage.flags import DELETED, SEEN, change, kept_flags, split_flags
 from rusmes.storage.lmdb.blobs import LmdbBlobs
 from rusmes.storage.lmdb.edits import Edit, Rows, read_account, read_email, read_mailbox, read_message
 from rusmes.storage.lmdb.layout import (
@@ -34,7 +32,6 @@ from rusmes.storage.lmdb.layout import (
     EmailRecord,
     MailboxRecord,
     message_id,
-    message_value,
     number_key,
 )
 
@@ -86,15 +83,17 @@ def _present(rows: Rows, mailbox_id: int, uids: Sequence[int]) -> list[tuple[int
 
 def _blocks(mailbox_id: int, uids: Sequence[int]) -> list[tuple[bytes, list[int]]]:
     """The keys of the rows in which these messages would be, with the UIDs of each, in order."""
-    possible = sorted({uid for uid in uids if 0 < uid <= 0xFFFFFFFF})
-    groups = [list(group) for _, group in groupby(possible, key=lambda uid: uid >> UID_BITS)]
-    return [(block_key(mailbox_id, group[0]), group) for group in groups]
+    groups: dict[int, list[int]] = {}
+    for uid in sorted(set(uids)):
+        if 0 < uid <= 0xFFFFFFFF:
+            groups.setdefault(uid >> UID_BITS, []).append(uid)
+    return [(block_key(mailbox_id, group[0]), group) for group in groups.values()]
 
 
 # Flags
 
 
-def change_flags(batch: Batch, mailbox_id: int, request: FlagChange) -> list[Message]:
+def change_flags(batch: Batch, mailbox_id: int, request: FlagChange) -> list[int]:
     mailbox = read_mailbox(batch, mailbox_id)
     account = read_account(batch, mailbox.account_id)
     bits, keywords = split_flags(request.flags)
@@ -105,10 +104,6 @@ def change_flags(batch: Batch, mailbox_id: int, request: FlagChange) -> list[Mes
         new = flagging.change(key, row, uids) if row is not None else None
         if new is not None:
             batch.put(MESSAGES, key, new)
-    passed = {
-        uid: Message(uid, modseq, email_id, date, size, join_flags(flags, words), uid >= mailbox.first_recent, saved)
-        for uid, modseq, email_id, date, size, flags, words, saved in flagging.passed
-    }
     if flagging.changed or flagging.shared:
         edit = Edit(batch, account)
         edit.log_all(flagging.marks)
@@ -119,16 +114,13 @@ def change_flags(batch: Batch, mailbox_id: int, request: FlagChange) -> list[Mes
             if message is not None:
                 new_flags = change(request.operation, message.bits, message.keywords, bits, keywords)
                 _set_flags(batch, edit, boxes, unseen_in, mailbox_id, uid, message, *new_flags)
-        # An email may be twice in one mailbox: what an earlier change did to a later message is read again.
-        for uid, message in _present(batch, mailbox_id, flagging.shared):
-            passed[uid] = message_value(message, uid, mailbox.first_recent)
         for box_id, box in boxes.items():
             box.highest_modseq = edit.modseq
             edit.put_mailbox(box)
             if box_id in unseen_in:
                 edit.log(MAILBOX | UPDATED, number_key(box_id))
         edit.finish()
-    return [passed[uid] for uid in sorted(passed)]
+    return flagging.passed
 
 
 def _set_flags(
