@@ -70,20 +70,34 @@ async def _target(context: Context, name: str) -> Located:
 
 
 class LiteralSink:
-    """A store's writer that takes no NUL in a literal that is not binary (RFC 9051 §4.3, RFC 3516 §4.4)."""
+    """A store's writer that takes no NUL in a literal that is not binary (RFC 9051 §4.3, RFC 3516 §4.4), and ends its lines.
 
-    __slots__ = ("_is_binary", "_writer")
+    A message has CRLF (RFC 5322 §2.1); with LF alone it would be all header. Programs that append files do that; Dovecot puts
+    a CR before such an LF as well, Cyrus refuses the message.
+    """
+
+    __slots__ = ("_has_cr", "_is_binary", "_writer")
 
     def __init__(self, writer: ContentWriter, *, is_binary: bool) -> None:
         self._writer = writer
         self._is_binary = is_binary
+        self._has_cr = True
+        """The CR of an LF that comes next was there; at the beginning, it may end another part of CATENATE."""
 
     def write(self, data: bytes) -> None:
         """Raises Refused, StoreFull, StoreError; the writer is aborted then."""
-        if not self._is_binary and 0 in data:
-            self._writer.abort()
-            raise Refused("a message with NUL must come as a literal8", b"CANNOT")
+        if not self._is_binary:
+            if 0 in data:
+                self._writer.abort()
+                raise Refused("a message with NUL must come as a literal8", b"CANNOT")
+            if data.count(b"\n") != data.count(b"\r\n"):
+                data = self._with_line_ends(data)
+            self._has_cr = data.endswith(b"\r")
         self._writer.write(data)
+
+    def _with_line_ends(self, data: bytes) -> bytes:
+        first = 1 if self._has_cr and data.startswith(b"\n") else 0
+        return data[:first] + data[first:].replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
 
     def finish(self) -> Content:
         return self._writer.finish()
