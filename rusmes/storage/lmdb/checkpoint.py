@@ -220,19 +220,21 @@ class Checkpointer:
             sync_directory(os.path.dirname(self._journal.path))
         mark = read_mark(self._data)
         is_known = last is not None and last.identity == mark.identity
-        identity = mark.identity if is_known else os.urandom(IDENTITY_BYTES)
-        self._mark(Mark(identity, True))
         meta = newest_meta(self._data, self._path)
         slot = Slot(
             sequence=last.sequence + 1 if last else 1,
-            is_clean=False,
-            identity=identity,
+            is_clean=True,
+            identity=mark.identity if is_known else os.urandom(IDENTITY_BYTES),
             # Below 2^63, and never one that a journal of this name had before.
             epoch=last.epoch + 1 if last else int.from_bytes(os.urandom(7), "big") + 1,
             txn_id=meta.txn_id,
             offset=RING_START,
             meta=meta.raw,
         )
+        if not is_known:  # the journal knows its file before the file says that it is in use: a crash may come in between
+            self._journal.write_slot(slot)
+        self._mark(Mark(slot.identity, True))
+        slot = replace(slot, sequence=slot.sequence + 1, is_clean=False)
         self._journal.write_slot(slot)
         self.shared.reset(slot)
         return slot

@@ -23,6 +23,7 @@ from rusmes.metrics import Metrics
 from rusmes.storage.api import QueueChange
 from rusmes.storage.commit import RECOVERY_SECONDS
 from rusmes.storage.lmdb import checkpoint as checkpoints
+from rusmes.storage.lmdb.journal import Journal
 from rusmes.storage.lmdb.layout import Q_META, QUEUE_TABLES
 from rusmes.storage.lmdb.mail_store import LmdbMailStore
 from rusmes.storage.lmdb.queue_store import LmdbQueueStore
@@ -76,6 +77,41 @@ async def test_what_was_acknowledged_is_there_after_a_crash(queue_at: QueueAt, t
     await crashed.open()
     assert crashed._environment.recovered == 0
     assert ids(crashed) == [1, 3, 4, 5]
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+async def test_a_crash_at_any_step_of_opening_loses_nothing(
+    queue_at: QueueAt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_new: bool
+) -> None:
+    expected = []
+    if not is_new:
+        queue = queue_at(tmp_path / "a")
+        await queue.open()
+        await put(queue, 1, 2)
+        await queue.close()
+        expected = [1, 2]
+    copies: list[Path] = []
+
+    def watched(target: type, name: str) -> None:
+        original = getattr(target, name)
+
+        def step(*arguments: object) -> None:
+            original(*arguments)
+            copies.append(copy_of(tmp_path / "a", tmp_path / f"crash{len(copies)}"))
+
+        monkeypatch.setattr(target, name, step)
+
+    watched(Journal, "write_slot")
+    watched(checkpoints.Checkpointer, "_mark")
+    await queue_at(tmp_path / "a").open()
+    monkeypatch.undo()
+    assert len(copies) >= (3 if is_new else 2)
+    for path in copies:
+        crashed = queue_at(path)
+        await crashed.open()
+        assert ids(crashed) == expected
+        await put(crashed, 9)
+        await crashed.close()
 
 
 async def test_a_crash_in_recovery_changes_nothing(queue_at: QueueAt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
