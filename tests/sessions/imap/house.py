@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import random
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +26,12 @@ from rusmes.config import schema
 from rusmes.config.units import Duration, Networks, parse_network
 from rusmes.imap.hub import Hub
 from rusmes.imap.server import ImapService
-from rusmes.log import LogSink, SessionLog
-from rusmes.model.address import Address
-from rusmes.model.content import Rendering
 from rusmes.model.ids import IdSource
-from rusmes.model.mail import Recipient
-from rusmes.model.plan import Append, Refusal
-from rusmes.net.connection import Connection, ConnectionLost, TlsInfo
 from rusmes.search.scan import ScanSearcher
 from rusmes.storage.lmdb.mail_store import LmdbMailStore
 from rusmes.storage.memory import MemoryMailStore
 from tests.sessions.harness import client_context, run, server_context
-from tests.sessions.pop3.house import PASSWORD, STRANGER, TRUSTED, Accounts
+from tests.sessions.service import PASSWORD, STRANGER, TRUSTED, Accounts, ServedHouse
 
 __all__ = ["PASSWORD", "STRANGER", "TRUSTED", "ImapClient", "ImapHouse", "run"]
 
@@ -56,8 +49,10 @@ def store_of(kind: str, directory: Path | None = None) -> Any:
     )
 
 
-class ImapHouse:
+class ImapHouse(ServedHouse):
     """A service with everything around it. `store` is closed with it."""
+
+    protocol = "imap"
 
     def __init__(
         self,
@@ -69,6 +64,7 @@ class ImapHouse:
         dice: random.Random | None = None,
         **imap: Any,
     ) -> None:
+        super().__init__(implicit_tls=implicit_tls)
         settings = {**SETTINGS, **imap}
         for name in ("idle_timeout", "idle_keepalive"):
             settings[name] = Duration(settings[name])
@@ -89,8 +85,6 @@ class ImapHouse:
         self.store = store if store is not None else store_of("memory")
         self.hub = Hub(self.store, metrics=self.metrics)
         self.searcher = ScanSearcher(self.store, clock=self.clock)
-        self.lines: list[str] = []
-        self.connections: list[Connection] = []
         self.service = ImapService(
             self.config,
             store=self.store,
@@ -103,70 +97,27 @@ class ImapHouse:
             searcher=self.searcher,
             implicit_tls=implicit_tls,
         )
-        self._implicit = implicit_tls
         self._dice = dice
-        self._sink = LogSink(lambda line: self.lines.append(line.decode()), level="trace")
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._clients: list[ImapClient] = []
 
     async def __aenter__(self) -> ImapHouse:
         await self.store.open()
-        loop = asyncio.get_running_loop()
-        context = server_context() if self._implicit else None
-        self._server = await loop.create_server(lambda: Connection(self._made), "127.0.0.1", 0, ssl=context)
-        self.port = self._server.sockets[0].getsockname()[1]
+        await self._listen()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        for client in self._clients:
-            await client.close()
-        self._server.close()
-        if self._tasks:
-            _, pending = await asyncio.wait(self._tasks, timeout=5)
-            for task in pending:
-                task.cancel()
-            assert not pending, "a session did not end with its client"
-        await self._server.wait_closed()
+        await self._close()
         await self.hub.stop()
         self.searcher.close()
         await self.store.close()
-        assert not any(PASSWORD in line for line in self.lines), "a password is in the log"
         assert not any(rows.users or rows.idlers for rows in self.hub._rows.values()), "rows stay in use"
         assert not any("a command failed" in line for line in self.lines), [x for x in self.lines if "a command failed" in x]
 
     async def _sleep(self, seconds: float) -> None:
         """Failed logins are not slowed down here."""
 
-    def _made(self, connection: Connection) -> None:
-        self.connections.append(connection)
-        log = SessionLog(f"session-{len(self.connections)}", connection.peer_address, "imap", sink=self._sink)
-        task = asyncio.get_running_loop().create_task(self._serve(connection, log))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _serve(self, connection: Connection, log: SessionLog) -> None:
-        if self._implicit:
-            connection.tls = TlsInfo(connection._transport.get_extra_info("ssl_object"))
-        with contextlib.suppress(ConnectionLost):
-            await self.service.handle(connection, log)
-
-    async def deliver(self, name: str, *messages: bytes, mailbox: str = "INBOX", flags: Sequence[str] = ()) -> None:
-        """Append messages to a mailbox of an account, as a delivery does."""
-        account = f"{name}@example.com"
-        for message in messages:
-            writer = self.store.blobs.writer()
-            writer.write(message)
-            rendering = Rendering(writer.finish())
-            append = Append(Recipient(Address(name, "example.com"), account), account, rendering, mailbox, tuple(flags))
-            [result] = await self.store.append([append])
-            assert not isinstance(result, Refusal), result
-
     async def connect(self, source: str = TRUSTED) -> ImapClient:
         """A connection; its greeting is still to be read."""
-        reader, writer = await asyncio.open_connection(
-            "127.0.0.1", self.port, local_addr=(source, 0), ssl=client_context() if self._implicit else None
-        )
-        client = ImapClient(reader, writer, self._dice)
+        client = ImapClient(*await self._streams(source), self._dice)
         self._clients.append(client)
         return client
 

@@ -21,71 +21,24 @@ import pytest
 import uvloop
 
 from rusmes._core.counters import Metrics, SharedCounters
-from rusmes.auth.api import ScramCredentials
 from rusmes.auth.authenticator import FullAuthenticator
-from rusmes.auth.passwords import Hasher
 from rusmes.clock import FakeClock, SystemClock
 from rusmes.config import schema
 from rusmes.config.units import Duration, Networks, parse_network
-from rusmes.log import LogSink, SessionLog
-from rusmes.model.address import Address
-from rusmes.model.content import Rendering
-from rusmes.model.identity import Identity
-from rusmes.model.mail import Recipient
-from rusmes.model.plan import Append, Refusal
-from rusmes.net.connection import Connection, ConnectionLost, TlsInfo
 from rusmes.pop3.server import Pop3Service
 from rusmes.storage.memory import MemoryMailStore
 from tests.sessions.harness import client_context, run, server_context
+from tests.sessions.service import PASSWORD, STRANGER, TRUSTED, Accounts, ServedHouse
 
 __all__ = ["PASSWORD", "STRANGER", "TRUSTED", "Client", "House", "changed", "client_context", "run", "scenario"]
 
-TRUSTED = "127.0.0.1"
-STRANGER = "127.0.0.66"
-"""Not inside [auth] plaintext_networks."""
-
-PASSWORD = "s3cret"
 REPLY_SECONDS = 5.0
 
 
-class Accounts:
-    """Two accounts with the same password; `error` makes it fail."""
-
-    mechanisms = frozenset({"PLAIN", "LOGIN", "SCRAM-SHA-256", "EXTERNAL"})
-    decoy_secret = b"d" * 32
-    scram_iterations = 4096
-
-    def __init__(self) -> None:
-        self.identities = {name: Identity(name, frozenset({name})) for name in ("alice@example.com", "bob@example.com")}
-        self.error: Exception | None = None
-        self._keys = Hasher(time_cost=1, memory_kib=8, scram_iterations=4096).scram_keys(PASSWORD)
-
-    async def generation(self) -> int:
-        return 1
-
-    async def verify(self, name: str, password: str) -> Identity | None:
-        if self.error is not None:
-            raise self.error
-        return self.identities.get(name) if password == PASSWORD else None
-
-    async def scram(self, name: str) -> ScramCredentials | None:
-        return self._keys if name in self.identities else None
-
-    async def find(self, name: str) -> Identity | None:
-        return self.identities.get(name)
-
-    async def deliverable(self, name: str) -> str:
-        return name if name in self.identities else ""
-
-    def known(self, name: str) -> bool:
-        return name in self.identities
-
-    async def verify_token(self, name: str, token: str) -> Identity | None:
-        return None
-
-
-class House:
+class House(ServedHouse):
     """A service with everything around it. `store` may be any mail store; tests wrap it to make it fail."""
+
+    protocol = "pop3"
 
     def __init__(
         self,
@@ -97,6 +50,7 @@ class House:
         store: Any = None,
         limits: SharedCounters | None = None,
     ) -> None:
+        super().__init__(implicit_tls=implicit_tls)
         self.config = schema.Config(
             domain="example.com",
             hostname="pop.example.com",
@@ -114,8 +68,6 @@ class House:
             self.backend, self.limits, self.clock, self.metrics, self.config, sleep=self._sleep
         )
         self.store = store if store is not None else MemoryMailStore(inline_limit=64 * 1024, clock=self.clock)
-        self.lines: list[str] = []
-        self.connections: list[Connection] = []
         self.service = Pop3Service(
             self.config,
             store=self.store,
@@ -126,65 +78,23 @@ class House:
             clock=SystemClock(),
             implicit_tls=implicit_tls,
         )
-        self._implicit = implicit_tls
-        self._sink = LogSink(lambda line: self.lines.append(line.decode()), level="trace")
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._clients: list[Client] = []
 
     async def __aenter__(self) -> House:
-        loop = asyncio.get_running_loop()
-        context = server_context() if self._implicit else None
-        self._server = await loop.create_server(lambda: Connection(self._made), "127.0.0.1", 0, ssl=context)
-        self.port = self._server.sockets[0].getsockname()[1]
+        await self._listen()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        for client in self._clients:
-            await client.close()
-        self._server.close()
-        if self._tasks:
-            _, pending = await asyncio.wait(self._tasks, timeout=5)
-            for task in pending:
-                task.cancel()
-            assert not pending, "a session did not end with its client"
-        await self._server.wait_closed()
+        await self._close()
         if self._owns_limits:
             assert not any(self.limits.count(f"pop3:{name}".encode()) for name in self.backend.identities), (
                 "a maildrop stays locked"
             )
-        assert not any(PASSWORD in line for line in self.lines), "a password is in the log"
 
     async def _sleep(self, seconds: float) -> None:
         self.naps.append(seconds)
 
-    def _made(self, connection: Connection) -> None:
-        self.connections.append(connection)
-        log = SessionLog(f"session-{len(self.connections)}", connection.peer_address, "pop3", sink=self._sink)
-        task = asyncio.get_running_loop().create_task(self._serve(connection, log))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _serve(self, connection: Connection, log: SessionLog) -> None:
-        if self._implicit:
-            connection.tls = TlsInfo(connection._transport.get_extra_info("ssl_object"))
-        with contextlib.suppress(ConnectionLost):
-            await self.service.handle(connection, log)
-
-    async def deliver(self, name: str, *messages: bytes) -> None:
-        """Append messages to an account's INBOX."""
-        account = f"{name}@example.com"
-        for message in messages:
-            writer = self.store.blobs.writer()
-            writer.write(message)
-            append = Append(Recipient(Address(name, "example.com"), account), account, Rendering(writer.finish()))
-            [result] = await self.store.append([append])
-            assert not isinstance(result, Refusal), result
-
     async def connect(self, source: str = TRUSTED, *, greeting: str = "+OK") -> Client:
-        reader, writer = await asyncio.open_connection(
-            "127.0.0.1", self.port, local_addr=(source, 0), ssl=client_context() if self._implicit else None
-        )
-        client = Client(reader, writer)
+        client = Client(*await self._streams(source))
         self._clients.append(client)
         assert (await client.line()).startswith(greeting)
         return client
