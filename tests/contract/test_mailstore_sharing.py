@@ -149,6 +149,18 @@ async def test_limits_of_mailboxes_and_subscriptions(store: MailStore, monkeypat
     await store.subscribe(account.id, "other", True)
     await store.subscribe(account.id, "other", False)
     assert names.MAX_MAILBOXES >= 1000
+    # Whatever becomes of a name counts: the fixture's `verify` counts all of them again.
+    await store.delete_mailbox(account.id, "a/b")
+    await store.create_mailbox(account.id, "e")
+    with pytest.raises(LimitReached):
+        await store.create_mailbox(account.id, "f")
+    await store.subscribe(account.id, "c", False)
+    await store.rename_mailbox(account.id, "a", "g")
+    await store.delete_mailbox(account.id, "c")
+    await store.rename_mailbox(account.id, "INBOX", "old")
+    with pytest.raises(LimitReached):
+        await store.rename_mailbox(account.id, "g", "h/i")
+    await store.delete_account(ALICE)
 
 
 async def test_limit_of_identifiers(store: MailStore) -> None:

@@ -33,7 +33,9 @@ from rusmes.storage.lmdb.layout import (
     EmailRecord,
     LastGiven,
     MailboxRecord,
+    NameCounts,
     name_key,
+    names_key,
     number_key,
 )
 
@@ -196,6 +198,20 @@ def trim_changes(batch: Batch, older_than: float, max_rows: int, limit: int) -> 
 def read_last(rows: Rows) -> LastGiven:
     row = rows.get(META, LAST_KEY)
     return LastGiven.unpack(row) if row is not None else LastGiven()
+
+
+def read_name_counts(rows: Rows, account_id: int) -> NameCounts:
+    key = names_key(account_id)
+    row = rows.get(META, key)
+    if row is not None:
+        return NameCounts.unpack(key, bytes(row))
+    prefix = number_key(account_id)  # a new account, or one that was made before there were such rows
+    return NameCounts(len(rows.scan(MAILBOX_NAMES, prefix)), len(rows.scan(SUBSCRIPTIONS, prefix)))
+
+
+def put_name_counts(batch: Batch, account_id: int, counts: NameCounts) -> None:
+    key = names_key(account_id)
+    batch.put(META, key, counts.pack(key))
 
 
 def check_layout(batch: Batch) -> None:

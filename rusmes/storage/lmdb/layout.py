@@ -12,6 +12,7 @@ mail.mdb
 | ------------- | ------------------------------------- | ------------------------------------------------------------------ |
 | meta          | "layout"                              | version 4                                                          |
 |               | "last"                                | account id 8, mailbox id 8, UIDVALIDITY 8: the last ones given     |
+|               | "names", account 8                    | mailboxes 4, subscriptions 4; no row: they have to be counted      |
 | accounts      | account 8                             | modseq 8, used bytes 8, messages 8, quota bytes 8, messages 8,     |
 |               |                                       | last change 8, modseq and number of the last one removed 8, 8, name |
 | account_names | name                                  | account 8                                                          |
@@ -160,6 +161,29 @@ class LastGiven(Struct):
     @classmethod
     def unpack(cls, row: bytes) -> LastGiven:
         return cls(*_LAST.unpack(unseal("meta", LAST_KEY, row)))
+
+
+_NAMES: Final = struct.Struct(">II")
+NAMES_PREFIX: Final = b"names"
+
+
+def names_key(account_id: int) -> bytes:
+    return NAMES_PREFIX + _U64.pack(account_id)
+
+
+class NameCounts(Struct):
+    """How many names an account has, so that a limit needs no look at all of them. Not in the account's row, which every
+    message writes."""
+
+    mailboxes: int
+    subscriptions: int
+
+    def pack(self, key: bytes) -> bytes:
+        return seal(key, _NAMES.pack(self.mailboxes, self.subscriptions))
+
+    @classmethod
+    def unpack(cls, key: bytes, row: bytes) -> NameCounts:
+        return cls(*_NAMES.unpack(unseal("meta", key, row)))
 
 
 # accounts

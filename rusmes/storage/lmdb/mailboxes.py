@@ -18,9 +18,11 @@ from rusmes.storage.lmdb.edits import (
     find_email,
     find_mailbox_id,
     mailbox_named,
+    put_name_counts,
     read_account,
     read_last,
     read_mailbox,
+    read_name_counts,
 )
 from rusmes.storage.lmdb.layout import (
     ACCOUNT_NAMES,
@@ -41,7 +43,9 @@ from rusmes.storage.lmdb.layout import (
     UPDATED,
     AccountRecord,
     MailboxRecord,
+    NameCounts,
     name_key,
+    names_key,
     number_key,
 )
 from rusmes.storage.lmdb.messages import all_messages, move_messages, remove_messages
@@ -124,6 +128,7 @@ def delete_account(batch: Batch, blobs: LmdbBlobs, name: str) -> None:
         for key, _ in batch.scan(table, prefix):
             batch.delete(table, key)
             batch.spill_if_large()
+    batch.delete(META, names_key(account.id))
     batch.delete(ACCOUNT_NAMES, name.encode())
     batch.delete(ACCOUNTS, prefix)
 
@@ -156,7 +161,8 @@ def new_mailbox(batch: Batch, edit: Edit, name: str, now: float) -> MailboxRecor
     taken: set[str] | None = None
     above = 0
     missing = sum(not find_mailbox_id(batch, account_id, level) for level in (*parents(name), name))
-    if len(batch.scan(MAILBOX_NAMES, number_key(account_id), limit=MAX_MAILBOXES)) + missing > MAX_MAILBOXES:
+    counts = read_name_counts(batch, account_id)
+    if counts.mailboxes + missing > MAX_MAILBOXES:
         raise LimitReached("too many mailboxes", f"at most {MAX_MAILBOXES}")
     for level in (*parents(name), name):
         known = find_mailbox_id(batch, account_id, level)
@@ -187,11 +193,13 @@ def new_mailbox(batch: Batch, edit: Edit, name: str, now: float) -> MailboxRecor
         )
         edit.put_mailbox(mailbox)
         _put_name(batch, account_id, level, mailbox.id)
-        _subscribe(batch, account_id, level, True)
+        counts.mailboxes += 1
+        _subscribe(batch, account_id, level, True, counts)
         edit.log(MAILBOX | CREATED, number_key(mailbox.id))
         if above:
             inherit(batch, above, mailbox.id)
         above = mailbox.id
+    put_name_counts(batch, account_id, counts)
     return mailbox
 
 
@@ -260,21 +268,23 @@ def rename_mailbox(batch: Batch, account_id: int, old: str, new: str, now: float
     superior = parents(new)
     if superior and not find_mailbox_id(batch, account_id, superior[-1]):
         new_mailbox(batch, edit, superior[-1], now)
+    counts = read_name_counts(batch, account_id)
     renamed = [box for box in boxes if box.name in moved]
     subscribed = {box.name for box in renamed if batch.has(SUBSCRIPTIONS, name_key(account_id, box.name))}
     for box in renamed:
         batch.delete(MAILBOX_NAMES, name_key(account_id, box.name))
         if box.name in subscribed:
-            _subscribe(batch, account_id, box.name, False)
+            _subscribe(batch, account_id, box.name, False, counts)
     for box in renamed:
         was_subscribed = box.name in subscribed
         box.name = moved[box.name]
         box.highest_modseq = edit.modseq
         _put_name(batch, account_id, box.name, box.id)
         if was_subscribed:
-            _subscribe(batch, account_id, box.name, True)
+            _subscribe(batch, account_id, box.name, True, counts)
         edit.put_mailbox(box)
         edit.log(MAILBOX | UPDATED, number_key(box.id))
+    put_name_counts(batch, account_id, counts)
     edit.finish()
 
 
@@ -287,17 +297,22 @@ def delete_mailbox(batch: Batch, blobs: LmdbBlobs, account_id: int, name: str) -
     remove_messages(batch, edit, blobs, mailbox, all_messages(batch, mailbox.id))
     forget_mailbox(batch, mailbox.id)
     batch.delete(MAILBOXES, number_key(mailbox.id))
+    counts = read_name_counts(batch, account_id)
     batch.delete(MAILBOX_NAMES, name_key(account_id, name))
+    counts.mailboxes -= 1
+    put_name_counts(batch, account_id, counts)
     edit.log(MAILBOX | DESTROYED, number_key(mailbox.id))
     edit.finish()
 
 
 def subscribe(batch: Batch, account_id: int, name: str, subscribed: bool) -> None:
     account = read_account(batch, account_id)
-    is_new = subscribed and not batch.has(SUBSCRIPTIONS, name_key(account_id, name))
-    if is_new and len(batch.scan(SUBSCRIPTIONS, number_key(account_id), limit=MAX_SUBSCRIPTIONS)) >= MAX_SUBSCRIPTIONS:
+    counts = read_name_counts(batch, account_id)
+    before = counts.subscriptions
+    _subscribe(batch, account_id, name, subscribed, counts)
+    if before < counts.subscriptions > MAX_SUBSCRIPTIONS:
         raise LimitReached("too many subscriptions", f"at most {MAX_SUBSCRIPTIONS}")
-    _subscribe(batch, account_id, name, subscribed)
+    put_name_counts(batch, account_id, counts)
     mailbox_id = find_mailbox_id(batch, account_id, name)
     if mailbox_id:
         edit = Edit(batch, account)
@@ -305,8 +320,9 @@ def subscribe(batch: Batch, account_id: int, name: str, subscribed: bool) -> Non
         edit.finish()
 
 
-def _subscribe(batch: Batch, account_id: int, name: str, subscribed: bool) -> None:
+def _subscribe(batch: Batch, account_id: int, name: str, subscribed: bool, counts: NameCounts) -> None:
     key = name_key(account_id, name)
+    counts.subscriptions += subscribed - batch.has(SUBSCRIPTIONS, key)
     batch.put(SUBSCRIPTIONS, key, seal(key, b"") if subscribed else None)
 
 

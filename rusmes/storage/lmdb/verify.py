@@ -39,6 +39,7 @@ from rusmes.storage.lmdb.layout import (
     MESSAGES,
     META,
     METADATA,
+    NAMES_PREFIX,
     Q_BLOB_REFS,
     Q_BLOBS,
     Q_ENTRIES,
@@ -52,8 +53,10 @@ from rusmes.storage.lmdb.layout import (
     EmailRecord,
     LastGiven,
     MailboxRecord,
+    NameCounts,
     key_number,
     name_key,
+    names_key,
     number_key,
     unpack_appended,
     unpack_count,
@@ -114,6 +117,12 @@ class _Counts(Struct):
     recent: int = 0
     size: int = 0
     deleted_size: int = 0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.exists} messages of {self.size} bytes, {self.unseen} unseen, {self.recent} recent, "
+            f"{self.deleted} deleted of {self.deleted_size} bytes"
+        )
 
 
 class _MailCheck:
@@ -265,10 +274,29 @@ class _MailCheck:
                     f"uses {counted[0]} bytes in {counted[1]} messages, "
                     f"not {account.used_bytes} in {account.used_messages}",
                 )
+            yield from self._name_counts(account)
         for box in self.mailboxes.values():
             said = _Counts(box.exists, box.unseen, box.deleted, box.recent, box.size, box.deleted_size)
             if said != self.counts[box.id]:
                 yield Finding(f"mailboxes {box.id}", f"holds {self.counts[box.id]}, not {said}")
+
+    def _name_counts(self, account: AccountRecord) -> Iterator[Finding]:
+        key = names_key(account.id)
+        row = self.rows.get(META, key)
+        if row is None:
+            return
+        try:
+            said = NameCounts.unpack(key, bytes(row))
+        except BROKEN:
+            return  # `_small_tables` says it
+        prefix = number_key(account.id)
+        counted = NameCounts(len(self.rows.scan(MAILBOX_NAMES, prefix)), len(self.rows.scan(SUBSCRIPTIONS, prefix)))
+        if said != counted:
+            yield Finding(
+                f"accounts {account.name}",
+                f"has {counted.mailboxes} mailboxes and {counted.subscriptions} subscriptions, "
+                f"not {said.mailboxes} and {said.subscriptions}",
+            )
 
     def _small_tables(self) -> Iterator[Finding]:
         small = (META, ACCOUNT_NAMES, MAILBOX_NAMES, SUBSCRIPTIONS, THREADS, MESSAGE_IDS, CHANGES, KEYS, ACL, SHARES, METADATA)
@@ -291,6 +319,8 @@ class _MailCheck:
 
     def _dangling(self, table: int, key: bytes) -> str:
         """Why a row of a small table is of no use, "" when it is."""
+        if table == META and key.startswith(NAMES_PREFIX) and key_number(key[len(NAMES_PREFIX) :]) not in self.accounts:
+            return "its account is missing"
         if table == THREADS and not self.rows.has(EMAILS, key[24:]):
             return "its email is missing"
         if table == ACL:

@@ -19,7 +19,7 @@ from rusmes.errors import StoreCorrupt, StoreError
 from rusmes.model.mailbox import Appended
 from rusmes.storage.api import Finding, FlagChange
 from rusmes.storage.lmdb import layout
-from rusmes.storage.lmdb.edits import Edit, read_account, read_email, read_mailbox
+from rusmes.storage.lmdb.edits import Edit, Snapshot, read_account, read_email, read_mailbox, read_name_counts
 from rusmes.storage.lmdb.mail_store import LmdbMailStore
 from rusmes.storage.lmdb.messages import add_message
 from rusmes.storage.lmdb.queue_store import LmdbQueueStore
@@ -75,6 +75,43 @@ async def test_a_flipped_bit_in_a_row_is_found(mail_at: MailAt, tmp_path: Path) 
         await store.open_message(made[0].mailbox_id, 1)
     assert len(await store.messages(made[0].mailbox_id)) == 3
     await store.append([append_of(store.blobs)])
+
+
+async def test_wrong_counts_are_found(mail_at: MailAt) -> None:
+    made = await filled(store := mail_at())
+    account_id, mailbox_id = made[0].account_id, made[0].mailbox_id
+    key = layout.names_key(account_id)
+
+    def miscount(batch: Batch) -> None:
+        box = read_mailbox(batch, mailbox_id)
+        box.unseen += 1
+        batch.put(layout.MAILBOXES, layout.number_key(mailbox_id), box.pack())
+        batch.put(layout.META, key, layout.NameCounts(7, 1).pack(key))
+
+    await store._committer.submit(miscount)
+    by_place = {found.place: found.reason for found in store.verify()}
+    box = await store.mailbox_by_id(mailbox_id)
+    assert box is not None
+    told = f"3 messages of {box.size} bytes, {{}} unseen, 3 recent, 0 deleted of 0 bytes"
+    assert by_place == {
+        f"accounts {ALICE}": "has 1 mailboxes and 1 subscriptions, not 7 and 1",
+        f"mailboxes {mailbox_id}": f"holds {told.format(3)}, not {told.format(4)}",
+    }
+
+
+async def test_an_account_from_before_there_were_counts_is_counted(mail_at: MailAt) -> None:
+    await filled(store := mail_at())
+    account = await store.account(ALICE)
+    assert account is not None
+    key = layout.names_key(account.id)
+    await store._committer.submit(lambda batch: batch.delete(layout.META, key))
+    assert not list(store.verify())
+    await store.subscribe(account.id, "elsewhere", True)
+    await store.create_mailbox(account.id, "a/b")
+    with store._environment.reading() as txn:
+        counts = read_name_counts(Snapshot(store._environment, txn), account.id)
+    assert counts == layout.NameCounts(3, 4)
+    assert not list(store.verify())
 
 
 async def test_a_body_in_a_file_is_checked_too(mail_at: MailAt, tmp_path: Path) -> None:
