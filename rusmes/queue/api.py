@@ -7,7 +7,7 @@ Towards other servers the work is divided like this: the queue decides *when* an
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from msgspec import Struct
 
@@ -85,6 +85,25 @@ class QueueControl(Protocol):
         """Remove without a bounce."""
 
 
+# Tenants
+
+TENANT: Final = "rusmes.tenant"
+CAMPAIGN: Final = "rusmes.campaign"
+"""Attributes of a mail: for whom it is sent, and as part of what; set by the pipeline."""
+
+
+def tenant_of(item: Queued) -> str:
+    """For whom a mail is sent: what the pipeline says, else the account that sent it; "" = nobody in particular."""
+    tenant = item.attributes.get(TENANT) if item.attributes else None
+    return tenant if isinstance(tenant, str) else item.origin.account
+
+
+def campaign_of(item: Queued) -> str:
+    """Which of the tenant's campaigns a mail belongs to; "" = none."""
+    campaign = item.attributes.get(CAMPAIGN) if item.attributes else None
+    return campaign if isinstance(campaign, str) else ""
+
+
 # Towards other servers
 
 
@@ -115,6 +134,28 @@ class Target(Struct, frozen=True):
     """On the monotonic clock: then the destination is looked up again."""
 
 
+class Attempt(Struct, frozen=True, gc=False):
+    """How a delivery went, for the event log and for `rusmes why`; one for all reports of a transaction."""
+
+    site: str = ""
+    host: str = ""
+    address: str = ""
+    port: int = 0
+    source: str = ""
+    """Name of the egress source; "" = the system's choice."""
+    source_address: str = ""
+    tls: str = ""
+    """"TLSv1.3 TLS_AES_256_GCM_SHA384"; "" in the clear."""
+    tls_policy: str = ""
+    """What decided about TLS and its verification: "dane", "mta-sts enforce", "opportunistic: handshake failed" ..."""
+    is_reused: bool = False
+    """The connection had carried mail before."""
+    phases: tuple[tuple[str, float], ...] = ()
+    """(name, seconds) in their order: dns, connect, greeting, tls, envelope, data, reply."""
+    reply_class: str = ""
+    """accepted | recipient | content | rate | reputation | auth | policy | host | network | unknown (`delivery.replies`)."""
+
+
 class Report(Struct, frozen=True):
     """What became of one recipient, for the queue's row, the log and the notice to the sender.
 
@@ -132,6 +173,7 @@ class Report(Struct, frozen=True):
     """The server that said it: a name, or a name and an address."""
     last_reply: str = ""
     """What a server said before `text`, which is ours, ended it; "" where there is no such reply."""
+    attempt: Attempt | None = None
 
     @property
     def reply(self) -> str:

@@ -391,3 +391,28 @@ class QueueStore(Protocol):
 
     def verify(self) -> Iterator[Finding]: ...
 
+
+class Ledger(Protocol):
+    """Small records that survive a restart and that all processes share: suspensions, suppressed recipients, warm-up counts,
+    policies of other domains. Not for anything that is written for every message.
+
+    Tables are told apart by name. What is put is seen by this process at once, by the others within a second or so, and is
+    durable after `flush`; without it within a second or so. A record whose time has come reads as absent.
+    """
+
+    @property
+    def generation(self) -> int:
+        """Grows when any process has changed any table: what was derived from it is to be read again."""
+
+    def get(self, table: str, key: bytes) -> bytes | None: ...
+
+    def items(self, table: str, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """In key order; the records as they are at the first step."""
+
+    def put(self, table: str, key: bytes, value: bytes, *, expires: float = 0.0) -> None:
+        """`expires` in seconds since the epoch; 0 = never."""
+
+    def delete(self, table: str, key: bytes) -> None: ...
+
+    async def flush(self) -> None:
+        """Raises StoreError, StoreFull."""
