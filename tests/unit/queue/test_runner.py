@@ -427,7 +427,7 @@ def test_site_concurrency_is_kept_and_used() -> None:
 
 
 def test_more_than_this_process_share_of_a_site_is_used_only_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sites, "GROWTH_SECONDS", 0.01)
+    monkeypatch.setattr(sites, "GROWTH_SECONDS", 0.3)  # far more than what comes before the first look
 
     async def test(b: Bench) -> None:
         b.deliveries.limits = SiteLimits(connections=6, workers=2)
