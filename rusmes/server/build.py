@@ -40,6 +40,7 @@ from rusmes.search.scan import ScanSearcher
 from rusmes.server.provision import Provision
 from rusmes.server.sockets import Binding
 from rusmes.smtp.server import SmtpService
+from rusmes.storage.ledger import LmdbLedger
 from rusmes.storage.lmdb.mail_store import LmdbMailStore
 from rusmes.storage.lmdb.queue_store import LmdbQueueStore
 from rusmes.storage.lmdb.residency import MappedPages
@@ -154,6 +155,7 @@ class House:
             ids=self.ids,
             key_retention=_key_retention(config),
         )
+        self.ledger = LmdbLedger(storage.path, clock=self.clock)
         self.hub = Hub(self.mail_store, metrics=self.metrics, tell_others=self._tell_of_account)
         self.notices.subscribe(ACCOUNT_CHANGED, self.hub.changed_elsewhere)
         self.notices.subscribe(RESYNC, self.hub.all_changed)
@@ -227,6 +229,7 @@ class House:
     async def open(self) -> None:
         """Open the stores, begin the work, accept. Raises StoreError, OSError."""
         await self.mail_store.open()
+        self.ledger.open()
         self.notices.start()
         self.hub.start()
         for engine in self.engines:
@@ -266,6 +269,7 @@ class House:
         await self.hub.stop()
         self.searcher.close()
         await self.mail_store.close()
+        self.ledger.close()
         self.notices.stop()
         self.accounts.close()
 
