@@ -23,6 +23,7 @@ from rusmes.config.schema import Config
 from rusmes.delivery.dsn import DsnWriter
 from rusmes.delivery.remote import RemoteDeliverer
 from rusmes.dns import Resolver
+from rusmes.events.api import Events, NullEvents
 from rusmes.imap.hub import Hub
 from rusmes.imap.server import ImapService
 from rusmes.log import LogSink, get_logger
@@ -145,6 +146,7 @@ class House:
         self.clock: Clock = SystemClock()
         self.ids = IdSource()
         self.notices = Notices(ground.notices, slot)
+        self.events: Events = NullEvents()
         storage = config.storage
         self.mail_store = LmdbMailStore(
             storage.path,
