@@ -77,7 +77,7 @@ def test_generation_grows_with_each_change(ledger):
 
 @pytest.mark.parametrize(("table", "key"), [("", b"k"), ("a\0b", b"k"), ("t", b"k" * 510)])
 def test_bad_names_and_long_keys_are_refused(ledger, table, key):
-    with pytest.raises(ValueError, match="a key of|no name"):
+    with pytest.raises(ValueError, match=r"a key of|no name"):
         ledger.put(table, key, b"v")
 
 
