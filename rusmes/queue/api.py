@@ -104,6 +104,35 @@ def campaign_of(item: Queued) -> str:
     return campaign if isinstance(campaign, str) else ""
 
 
+# What is not sent for now
+
+FOREVER: Final = float("inf")
+"""The end of a suspension that only `resume` ends."""
+
+SCOPES: Final = ("everything", "domain", "site", "tenant", "campaign", "source")
+"""What can be suspended; "everything" has the name ""."""
+
+
+class Suspender(Protocol):
+    """Knows what an operator or a rule has stopped; `queue.suspensions` implements it. Mail of it keeps its place, and nothing
+    counts as an attempt."""
+
+    def until(
+        self, *, site: str = "", domain: str = "", tenant: str = "", campaign: str = "", source: str = ""
+    ) -> tuple[float, str] | None:
+        """Until when this is not to be sent (seconds since the epoch, FOREVER: until it is resumed), and why; None: send it.
+        Quick: for every job."""
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Have `listener` called whenever something was suspended or resumed. An end by time calls nobody: `until` told it."""
+
+    def suspend(self, scope: str, name: str, until: float, reason: str, *, by: str = "") -> None:
+        """Send no more of it, in all workers and over restarts. Raises NotAllowed, LimitReached."""
+
+    def resume(self, scope: str, name: str) -> bool:
+        """Send it again; False: it was not suspended. Raises NotAllowed."""
+
+
 # Towards other servers
 
 
