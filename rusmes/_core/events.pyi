@@ -1,0 +1,63 @@
+"""Lines of the event log, collected in memory with the entries of their index."""
+
+from typing import Final, final
+
+@final
+class Template:
+    """The fields of one kind of line, in their order: name, code, and kind of key.
+
+    Codes: s text, i integer, f number (six decimals), t time (seconds since the epoch), b true, q identifier (16 octets), Q
+    identifiers, a address (always written; None is ""), A recipients, p phases, x JSON as it is. A key is "q", "m" or "r":
+    by it the line is found (`queue_key`, `text_key`); "" = by this field it is not.
+
+    Raises:
+        ValueError: a field is not like that, or there are more than 64.
+    """
+
+    fields: Final[tuple[tuple[str, str, str], ...]]
+    def __init__(self, *fields: tuple[str, str, str]) -> None: ...
+
+@final
+class EventBuffer:
+    """Lines that wait to be written, and where each can be found.
+
+    Raises:
+        ValueError: `capacity` is below 1024 octets.
+    """
+
+    capacity: Final[int]
+    """Octets; the line that goes beyond it is the last one."""
+    count: Final[int]
+    """Lines that wait."""
+    def __init__(self, capacity: int) -> None: ...
+    @property
+    def pending(self) -> int:
+        """Octets that wait."""
+
+    def add(self, kind: bytes, moment: float, template: Template, values: tuple[object, ...]) -> bool:
+        """Collect one line; False: there is no room, and nothing was done. `moment` is in seconds since the epoch.
+
+        Values that are empty ("", 0, None, ()) are left out with their names. Text is cut after 1000 characters, lists after 100.
+
+        Raises:
+            ValueError: there is not a value for each field, or an identifier has no 16 octets.
+            TypeError: a value is not what its code says.
+        """
+
+    def take(self) -> tuple[bytes, bytes, int]:
+        """What waits, and nothing waits any more: lines, the entries of their index, number of lines.
+
+        An entry has 12 octets, big-endian: the key (8) and the offset of the line in these lines (4).
+        """
+
+def queue_key(id: bytes) -> bytes:
+    """The 8 octets under which lines with an identifier are found."""
+
+def text_key(kind: str, text: str) -> bytes:
+    """The same for a text of kind "m" (Message-ID) or "r" (recipient). ASCII letters count as small ones."""
+
+def sort_entries(entries: bytes) -> bytes:
+    """Entries in their order (by key, then by offset). Other threads go on meanwhile."""
+
+def shift_entries(entries: bytes, by: int) -> bytes:
+    """The entries of lines that are written `by` octets further on."""
