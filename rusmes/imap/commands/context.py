@@ -8,8 +8,8 @@ It may raise what `rusmes.errors` has; `outcome_of` says what becomes of it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from msgspec import Struct
 
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from rusmes.model.mailbox import Mailbox
     from rusmes.storage.api import MailStore
 
+T = TypeVar("T")
+
+ITEMS_AT_ONCE: Final = 500
 ALL_RIGHTS: Final = "lrswipkxtea"
 """RFC 4314 §2.1, what an owner has."""
 
@@ -230,6 +233,14 @@ class Context:
             raise ReadOnly("the mailbox is read-only")
         if not all(letter in here.rights for letter in rights):
             raise NotPermitted("permission denied")
+
+
+async def in_turns(context: Context, items: Iterable[T]) -> AsyncIterator[T]:
+    """What may be a lot, with room for others between: 500 take some milliseconds where each is looked at for a few us."""
+    for number, item in enumerate(items, 1):
+        yield item
+        if not number % ITEMS_AT_ONCE:
+            await context.output.room()
 
 
 class NotPermitted(RusmesError):

@@ -209,6 +209,13 @@ def read_name_counts(rows: Rows, account_id: int) -> NameCounts:
     return NameCounts(len(rows.scan(MAILBOX_NAMES, prefix)), len(rows.scan(SUBSCRIPTIONS, prefix)))
 
 
+def has_many_names(rows: Rows, account_id: int, limit: int) -> bool:
+    key = names_key(account_id)
+    row = rows.get(META, key)
+    counts = NameCounts.unpack(key, bytes(row)) if row is not None else None
+    return counts is None or counts.mailboxes > limit or counts.subscriptions > limit
+
+
 def put_name_counts(batch: Batch, account_id: int, counts: NameCounts) -> None:
     key = names_key(account_id)
     batch.put(META, key, counts.pack(key))

@@ -8,6 +8,7 @@ from typing import Final
 from rusmes._core.batch import Batch
 from rusmes._core.rows import seal
 from rusmes.errors import AlreadyExists, LimitReached, NotAllowed
+from rusmes.model.mailbox import Mailbox
 from rusmes.storage.lmdb.blobs import LmdbBlobs
 from rusmes.storage.lmdb.edits import (
     Edit,
@@ -140,6 +141,12 @@ def mailboxes_of(rows: Rows, account_id: int) -> list[MailboxRecord]:
     """In the order of names."""
     named = rows.scan(MAILBOX_NAMES, number_key(account_id))
     return [read_mailbox(rows, int.from_bytes(row[:8], "big")) for _, row in named]
+
+
+def mailbox_values(rows: Rows, account_id: int) -> list[Mailbox]:
+    """In the order of names."""
+    subscribed = {key for key, _ in rows.scan(SUBSCRIPTIONS, number_key(account_id))}
+    return [box.value(name_key(account_id, box.name) in subscribed) for box in mailboxes_of(rows, account_id)]
 
 
 def create_mailbox(batch: Batch, account_id: int, name: str, special_use: str, now: float) -> MailboxRecord:
@@ -327,7 +334,6 @@ def _subscribe(batch: Batch, account_id: int, name: str, subscribed: bool, count
 
 
 def subscriptions(rows: Rows, account_id: int) -> list[str]:
-    read_account(rows, account_id)
     return [key[8:].decode() for key, _ in rows.scan(SUBSCRIPTIONS, number_key(account_id))]
 
 

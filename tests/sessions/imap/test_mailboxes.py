@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -600,5 +601,42 @@ def test_many_mailboxes_do_not_wait_for_the_client(tmp_path: Path) -> None:
             await asyncio.sleep(0)
             found = await client.ok('LIST "" box* RETURN (STATUS (MESSAGES))')
             assert len(found) == 4000
+
+    run(scenario())
+
+
+def test_many_names_are_read_beside_the_loop_and_listed_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rusmes.imap.server import Output
+    from rusmes.storage.lmdb import mail_store, mailboxes
+
+    threads, turns = [], []
+    read, room = mailboxes.mailbox_values, Output.room
+
+    def reading(*arguments: Any) -> Any:
+        threads.append(threading.current_thread())
+        return read(*arguments)
+
+    async def counted(output: Output) -> None:
+        turns.append(1)
+        await room(output)
+
+    monkeypatch.setattr(mailboxes, "mailbox_values", reading)
+    monkeypatch.setattr(Output, "room", counted)
+    monkeypatch.setattr(mail_store, "LONG_NAMES", 100)
+
+    async def scenario() -> None:
+        async with alices(store_of("lmdb", tmp_path)) as (house, client):
+            for command in ('LIST "" *', 'LSUB "" *'):
+                await client.ok(command)
+            assert threads == [threading.main_thread()]
+            await house.store.delete_account(BOB)
+            await house.store.create_account(BOB, mailboxes=[f"a/b{n}" for n in range(1100)])
+            bob = await house.login("bob")
+            for command in ('LIST "" *x*y', 'LIST (SUBSCRIBED) "" *q', 'LSUB "" *x*y'):
+                threads.clear()
+                turns.clear()
+                assert await bob.ok(command) == []
+                assert threading.main_thread() not in threads
+                assert len(turns) > 20, command
 
     run(scenario())
