@@ -136,17 +136,39 @@ class Suspender(Protocol):
 # Towards other servers
 
 
+class SharedLimits(Struct, frozen=True):
+    """Limits that several sites have together, counted under one name over all workers: those of a provider, of an egress
+    source, of a tenant, of a day of a warm-up plan. 0 = no limit."""
+
+    key: str
+    """What is counted; two limits of the same name are one."""
+    connections: int = 0
+    messages_per_second: float = 0.0
+    messages_per_minute: float = 0.0
+    messages_per_hour: float = 0.0
+    messages_per_day: float = 0.0
+    connections_per_second: float = 0.0
+
+
 class SiteLimits(Struct, frozen=True):
-    """What may be done at once towards one site."""
+    """What may be done at once, and in a time, towards one site. Rates are over all workers; 0 = no limit."""
 
     connections: int = 20
     """Over all workers."""
     messages_per_second: float = 0.0
-    """0 = no limit."""
     recipients_per_transaction: int = 100
     """RFC 5321 §4.5.3.1.8: a server must take at least 100."""
     workers: int = 1
     """Between how many workers the connections are divided."""
+    initial_connections: int = 5
+    """With so many the feedback window of a site starts of which nothing is known (Postfix initial_destination_concurrency);
+    0 = with all of them, and there is no window."""
+    messages_per_minute: float = 0.0
+    messages_per_hour: float = 0.0
+    messages_per_day: float = 0.0
+    connections_per_second: float = 0.0
+    shared: tuple[SharedLimits, ...] = ()
+    """What holds besides, together with other sites."""
 
     @property
     def share(self) -> int:
@@ -161,6 +183,9 @@ class Target(Struct, frozen=True):
     limits: SiteLimits
     expires: float = float("inf")
     """On the monotonic clock: then the destination is looked up again."""
+    source: str = ""
+    """Name of the egress source its mail leaves by; "" = no named one. Each source has a queue, a window and a memory of
+    its own for a site."""
 
 
 class Attempt(Struct, frozen=True, gc=False):
@@ -213,14 +238,20 @@ class Report(Struct, frozen=True):
 
 
 class Busy(Exception):
-    """Nothing can be sent to the site now: its connections are all in use, or its rate is used up.
+    """Nothing can be sent to the site now: its connections are all in use, its rate is used up, it does not answer, or it has
+    told us to slow down. The mail keeps its place, and counts no attempt.
 
-    `retry_after` is in seconds; 0 = as soon as one of them is free.
+    `retry_after` is in seconds; 0 = as soon as one of the connections is free. `reason` is what the site has done, in the form
+    of a reply (`code` 0: nobody said it, we found out); "" = a limit of our own.
     """
 
-    def __init__(self, retry_after: float = 0.0) -> None:
-        super().__init__(retry_after)
+    def __init__(self, retry_after: float = 0.0, reason: str = "", *, code: int = 0, status: str = "", host: str = "") -> None:
+        super().__init__(retry_after, reason)
         self.retry_after = retry_after
+        self.reason = reason
+        self.code = code
+        self.status = status
+        self.host = host
 
 
 class Following(Struct, frozen=True):
