@@ -315,6 +315,29 @@ DNS_LOOKUPS = counter_family(
 BOUNCES = counter("rusmes_mail_bounced_total", "Failure notices made.")
 DELAY_NOTICES = counter("rusmes_mail_delay_notices_total", "Delay warnings made.")
 
+# Event log (events)
+
+EVENTS = counter_family(
+    "rusmes_events_total", "Events, by what became of them in the event log.", "outcome", ("written", "dropped")
+)
+EVENTS_WAITING = gauge("rusmes_events_waiting_bytes", "Events in memory that the disk has not taken yet.")
+EVENTS_FAILING = gauge("rusmes_events_failing", "1 while the event log cannot be written.", aggregate="max")
+EVENTS_SHIPPED = counter_family("rusmes_events_shipped_total", "Events taken by a consumer.", "shipper", ("webhook", "file"))
+EVENTS_SHIP_FAILURES = counter_family(
+    "rusmes_events_ship_failures_total", "Tries to hand events to a consumer that failed.", "shipper", ("webhook", "file")
+)
+EVENTS_LAG_SECONDS = gauge_family(
+    "rusmes_events_lag_seconds", "Age of the oldest event that a consumer has not taken.", "shipper", ("webhook", "file"),
+    aggregate="max",
+)
+EVENTS_LAG_BYTES = gauge_family(
+    "rusmes_events_lag_bytes", "Events that a consumer has not taken, the slowest one's.", "shipper", ("webhook", "file"),
+    aggregate="max",
+)
+EVENTS_LOST = counter(
+    "rusmes_events_unshipped_bytes_total", "Events removed by [events] max_age or max_size before a consumer took them."
+)
+
 # Process (server)
 
 WORKER_UP = gauge("rusmes_workers", "Workers that serve.")

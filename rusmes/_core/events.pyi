@@ -1,6 +1,6 @@
 """Lines of the event log, collected in memory with the entries of their index."""
 
-from typing import Final, final
+from typing import Final, Self, final
 
 @final
 class Template:
@@ -15,7 +15,7 @@ class Template:
     """
 
     fields: Final[tuple[tuple[str, str, str], ...]]
-    def __init__(self, *fields: tuple[str, str, str]) -> None: ...
+    def __new__(cls, *fields: tuple[str, str, str]) -> Self: ...
 
 @final
 class EventBuffer:
@@ -29,7 +29,7 @@ class EventBuffer:
     """Octets; the line that goes beyond it is the last one."""
     count: Final[int]
     """Lines that wait."""
-    def __init__(self, capacity: int) -> None: ...
+    def __new__(cls, capacity: int) -> Self: ...
     @property
     def pending(self) -> int:
         """Octets that wait."""
@@ -37,7 +37,8 @@ class EventBuffer:
     def add(self, kind: bytes, moment: float, template: Template, values: tuple[object, ...]) -> bool:
         """Collect one line; False: there is no room, and nothing was done. `moment` is in seconds since the epoch.
 
-        Values that are empty ("", 0, None, ()) are left out with their names. Text is cut after 1000 characters, lists after 100.
+        Values that are empty ("", 0, None, ()) are left out with their names. Text is cut after 1000 characters, lists after
+        100 values.
 
         Raises:
             ValueError: there is not a value for each field, or an identifier has no 16 octets.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Protocol
 
+from rusmes.config.events import KINDS as NAMED_KINDS
 from rusmes.model.mail import Mail, Recipient
 from rusmes.model.plan import Queued
 from rusmes.queue.api import Report
@@ -19,6 +20,7 @@ ATTEMPTS: Final = ("delivered", "deferred", "failed", "expired")
 CHANGES: Final = ("held", "released", "retried", "deleted", "bounced", "rerouted", "suspended", "resumed", "suppressed")
 """What an operator or a rule did, to recipients of an entry or (suspended, resumed) to a part of the queue."""
 KINDS: Final = RECEPTIONS + ATTEMPTS + CHANGES
+assert KINDS == NAMED_KINDS, "the configuration names the same"
 
 Fact = str | int | float | bool
 
