@@ -27,8 +27,9 @@ class Cursor(Watcher):
     def detach(self) -> None:
         """The session does not look any more; safe to call twice."""
 
-    def advance(self, may_expunge: bool) -> tuple[list[int], Uids, bool, Uids, Uids]:
-        """From now on the client knows everything (but, without `may_expunge`, no expunge): sequence numbers that are
+    def advance(self, may_expunge: bool, with_flags: bool = True) -> tuple[list[int], Uids, bool, Uids, Uids]:
+        """From now on the client knows everything (but, without `may_expunge`, no expunge, and without `with_flags`, no
+        changes of flags: those of now are told one day, if the message is there still): sequence numbers that are
         expunged, the highest first; their UIDs, ascending; whether messages came, so that EXISTS is due; UIDs of those whose
         flags changed; and of those whose flags are as expected, while their modseq was not told."""
 

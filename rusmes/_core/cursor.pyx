@@ -224,14 +224,14 @@ cdef class Cursor(Watcher):
 
     # News
 
-    def advance(self, bint may_expunge) -> tuple:
+    def advance(self, bint may_expunge, bint with_flags=True) -> tuple:
         cdef MailboxRows rows = self.rows
         cdef Py_ssize_t known = self.known
         cdef Py_ssize_t exists = self.exists
         cdef list numbers = []
         cdef Uids expunged = Uids.__new__(Uids)
         cdef Uids pending
-        cdef Uids changed
+        cdef Uids changed = Uids.__new__(Uids)
         cdef Uids expected = Uids.__new__(Uids)
         cdef Py_ssize_t gone = 0
         cdef Py_ssize_t k
@@ -245,18 +245,19 @@ cdef class Cursor(Watcher):
                     expunged.push(rows.uids[rows.dead_rows[k]])
             numbers.reverse()
             self.told = rows.expunges
-        pending = changed = self.changed_rows()
-        self.seen_updates = rows.updates
-        self.seen_modseq = rows.modseq
-        if self.expected:
-            changed = Uids.__new__(Uids)
-            for k in range(pending.n):
-                told = self.look_told(rows.find(pending.data[k]), pending.data[k])
-                if told == 0:
-                    changed.push(pending.data[k])
-                elif told == 1:
-                    expected.push(pending.data[k])
-            self.expected = {}
+        if with_flags:
+            pending = changed = self.changed_rows()
+            self.seen_updates = rows.updates
+            self.seen_modseq = rows.modseq
+            if self.expected:
+                changed = Uids.__new__(Uids)
+                for k in range(pending.n):
+                    told = self.look_told(rows.find(pending.data[k]), pending.data[k])
+                    if told == 0:
+                        changed.push(pending.data[k])
+                    elif told == 1:
+                        expected.push(pending.data[k])
+                self.expected = {}
         self.known = rows.size
         self.exists = rows.size
         for k in range(rows.dead):

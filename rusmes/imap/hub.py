@@ -91,7 +91,9 @@ class Rows:
 class Followed:
     """An account that sessions follow: its mailboxes, read once for all of them (10,000 take 100 ms)."""
 
-    __slots__ = ("commit_number", "followers", "lock", "mailboxes", "modseq", "subscribed", "subscribed_at")
+    __slots__ = (
+        "commit_number", "followers", "lock", "mailboxes", "modseq", "read_at", "subscribed", "subscribed_at", "touched",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.followers: dict[Follower, None] = {}
@@ -99,6 +101,9 @@ class Followed:
         """By id; replaced, never changed."""
         self.modseq = -1
         """Changes of the account up to this one are in `mailboxes`."""
+        self.touched: dict[int, int] = {}
+        """The modseq of the last change of a mailbox, for those that changed since all were read, at modseq `read_at`."""
+        self.read_at = -1
         self.commit_number = UNKNOWN
         self.subscribed: frozenset[str] = frozenset()
         self.subscribed_at = UNKNOWN
@@ -165,7 +170,11 @@ class Hub:
         self.changed(int.from_bytes(payload, "big"))
 
     def changed(self, account_id: int) -> None:
-        if account_id in self._by_account or account_id in self._followed:
+        if not account_id:  # something that all accounts see
+            self._changed.update(self._followed)
+            if self._changed:
+                self._begin_telling()
+        elif account_id in self._by_account or account_id in self._followed:
             self._changed.add(account_id)
             self._begin_telling()
 
@@ -389,8 +398,12 @@ class Hub:
                 raise NotFound("the account was deleted")
             followed.modseq = account.modseq
             followed.mailboxes = {mailbox.id: mailbox for mailbox in await store.mailboxes(account_id)}
+            followed.read_at, followed.touched = followed.modseq, {}
             return
-        touched = {int.from_bytes(change.id[:8], "big") for change in changes if change.kind in ("mailbox", "message")}
+        touched = {
+            int.from_bytes(change.id[:8], "big"): change.modseq for change in changes if change.kind in ("mailbox", "message")
+        }
+        followed.touched.update(touched)
         mailboxes = dict(followed.mailboxes)
         for id in touched:
             mailbox = await store.mailbox_by_id(id)
@@ -400,6 +413,14 @@ class Hub:
                 mailboxes[id] = mailbox
         followed.modseq = max((change.modseq for change in changes), default=followed.modseq)
         followed.mailboxes = mailboxes
+
+    def touched(self, account_id: int, since: int) -> tuple[int, list[int]]:
+        """Of an account that is followed, the modseq that `mailboxes` is of, and the mailboxes that were made or changed after
+        `since`, what was written about them included; they may be gone."""
+        followed = self._followed[account_id]
+        if since < followed.read_at:
+            return followed.modseq, list(followed.mailboxes)
+        return followed.modseq, [id for id, modseq in followed.touched.items() if modseq > since]
 
     async def subscriptions(self, account_id: int) -> frozenset[str]:
         """What the account is subscribed to, for those who follow it. Raises NotFound, StoreError."""

@@ -78,6 +78,9 @@ _COUNTERS: Final[dict[Any, m.Counter]] = {
 _USES_NUMBERS: Final = frozenset({c.Fetch, c.Store, c.Search, c.Sort, c.Thread})
 """No EXPUNGE while these are answered, unless they are of UIDs (RFC 9051 §7.5.1, RFC 5256 §3)."""
 
+_ANSWERED_BY_NEWS: Final = frozenset({c.Notify, c.Store, c.Expunge, c.Replace})
+"""What they do is told as news is, also where NOTIFY leaves it out (RFC 5465 §3.1, §5); and so it is with MOVE."""
+
 _component: Final = get_logger("imap")
 
 
@@ -385,21 +388,25 @@ class Conversation:
             self._log.error("a mailbox cannot be looked at", reason=str(error))
             return
         may_expunge = type(command) not in _USES_NUMBERS or bool(getattr(command, "is_uid", False))
-        await self._tell_selected(context.selected, may_expunge)
+        is_answer = type(command) in _ANSWERED_BY_NEWS or bool(getattr(command, "move", False))
+        await self._tell_selected(context.selected, may_expunge, is_answer=is_answer)
 
-    async def _tell_selected(self, selected: Selected, may_expunge: bool) -> None:
-        """News of the selected mailbox, whose rows are up to date."""
+    async def _tell_selected(self, selected: Selected, may_expunge: bool, *, is_answer: bool = False) -> None:
+        """News of the selected mailbox, whose rows are up to date; with `is_answer` also what NOTIFY left out."""
         context = self.context
+        notification = context.notify
+        if notification is not None and notification.selected is None and not is_answer:
+            return
         watches = tuple(selected.watches.values())
         for watch in watches:
             self.write(watch.before_sync(context, may_expunge))
-        if context.notify is None or context.notify.selected is None:
+        if notification is None or notification.selected is None:
             self.write(context.view.sync(may_expunge))
             while context.view.is_unfinished:
                 await self.output.room()
                 self.write(context.view.sync(may_expunge))
         else:
-            await context.notify.tell_selected(may_expunge)
+            await notification.tell_selected(may_expunge, is_answer=is_answer)
         if selected.takes_recent:
             self._service.hub.claim_soon(selected.rows)
         for watch in watches:
@@ -604,14 +611,14 @@ class Conversation:
             try:
                 return await self.next_line(interruptible=True)
             except Nudged:
-                await self._tell_unasked()
+                await self._tell_unasked(in_idle=True)
             except DeadlineExceeded:
                 silent += pause
                 if silent >= service.idle_timeout:
                     raise
                 self.write(b"* OK still here\r\n")  # RFC 9051 §7.1: a line like any other, for routers on the way
 
-    async def _tell_unasked(self) -> None:
+    async def _tell_unasked(self, *, in_idle: bool = False) -> None:
         """NOTIFY (RFC 5465): between commands, and in IDLE; there also what searches follow (RFC 5267)."""
         context = self.context
         notification = context.notify
@@ -622,6 +629,10 @@ class Conversation:
             return
         lines, notification.pending[:] = b"".join(notification.pending), ()
         self.write(lines)
+        if notification.is_over:  # RFC 5465 §5.8: as after NOTIFY NONE
+            context.notify = None
+            if not in_idle:
+                self.stop_idling()
 
     def tell_pending(self) -> None:
         """From NOTIFY: there are lines to be sent when no response is under way."""

@@ -114,15 +114,15 @@ class View:
         """The last `sync` left something for the next one, because it was a lot."""
         return bool(self._unfinished)
 
-    def sync(self, may_expunge: bool) -> bytes:
+    def sync(self, may_expunge: bool, *, with_flags: bool = True) -> bytes:
         """What the client has to be told, as untagged responses; b"" when there is nothing.
 
-        Without `may_expunge` no EXPUNGE is in it; the messages keep their numbers.
+        Without `may_expunge` no EXPUNGE is in it; the messages keep their numbers. Without `with_flags`, changes of flags wait.
         """
         cursor = self.cursor
         if not cursor.has_news:
             return self._told() if self._unfinished else b""
-        numbers, expunged, is_grown, changed, expected = cursor.advance(may_expunge)
+        numbers, expunged, is_grown, changed, expected = cursor.advance(may_expunge, with_flags)
         out: list[bytes] = []
         if numbers:
             out.append(response.vanished(expunged) if self._says_vanished() else response.expunges(numbers))
@@ -130,7 +130,7 @@ class View:
             out.append(response.exists(cursor.exists))
             if not self._is_enabled("IMAP4REV2"):
                 out.append(response.recent(cursor.recent_count()))
-        if len(self.rows.keyword_names) != self._keyword_count:
+        if with_flags and len(self.rows.keyword_names) != self._keyword_count:
             self._keyword_count = len(self.rows.keyword_names)
             out.append(response.flags_line(self.rows.keyword_names))
         if len(changed):

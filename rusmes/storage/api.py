@@ -220,6 +220,9 @@ class MailStore(Protocol):
     ) -> None:
         """Set entries, None removes.
 
+        Shared ones and the owner's own are in the change log, as an update of the mailbox; of those of the server only
+        listeners are told (account 0: all).
+
         Raises LimitReached when there would be more than `max_entries` of this mailbox and account (0 = no limit).
         """
 
@@ -355,6 +358,8 @@ class QueueChange(Struct):
     remove: bool = False
     replace_action: str = ""
     """New `action` of the entry ("" = unchanged): hold, relay, local, resume."""
+    route: str | None = None
+    """New `route` of the entry; None = unchanged."""
     content_id: bytes = b""
     """With `remove`: what the entry refers to, when nothing of it was changed since it was put: no look is needed."""
 
@@ -388,6 +393,9 @@ class QueueStore(Protocol):
     def entries(self) -> Iterator[QueueEntry]:
         """All entries in id order, for recovery and for listings. Each is as it is when it is reached: what is put or removed
         meanwhile may or may not be met, so a caller may change the queue while it iterates."""
+
+    def page(self, after: bytes, limit: int) -> list[QueueEntry]:
+        """At most `limit` entries in id order, those behind the id `after`, all as they are at one moment."""
 
     def verify(self) -> Iterator[Finding]: ...
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from rusmes.errors import LimitReached, NotFound
 from rusmes.model.mailbox import Mailbox
+from rusmes.storage.changes import ChangeNotices
 from rusmes.storage.memory_records import MailboxRecord
 from rusmes.storage.names import MAX_IDENTIFIERS, check_identifier
 
@@ -14,6 +15,7 @@ class MemorySharing:
     """Lists of rights and annotations; the store gives it mailboxes."""
 
     _mailboxes: dict[int, MailboxRecord]
+    _notices: ChangeNotices
 
     def __init__(self) -> None:
         self._server_metadata: dict[int, dict[str, bytes]] = {}
@@ -66,3 +68,9 @@ class MemorySharing:
         if len(kept) > max_entries > 0 and any(value is not None for value in entries.values()):
             raise LimitReached("too many annotations", f"at most {max_entries}")
         of_all[account_id] = kept
+        if not mailbox_id:
+            self._notices.tell([(account_id, 0)])
+            return
+        mailbox = self._mailbox_by_id(mailbox_id)
+        if account_id in (0, mailbox.account.id):
+            self._touch(mailbox)

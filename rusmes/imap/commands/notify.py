@@ -1,9 +1,15 @@
 """NOTIFY (RFC 5465): a client that is told of more than its selected mailbox, without waiting in IDLE.
 
-What was asked for is kept as it was said; for each mailbox the first event group that fits counts (§6). The hub calls
-`Notification.account_changed` after each change of the account; a task then compares all mailboxes with what they were, and
-tells the differences as soon as no response is under way. What is not told is not stored: whoever is too slow gets
-NOTIFICATIONOVERFLOW (§5.8) and is told nothing more.
+What was asked for is kept as it was said; for each mailbox all event groups that fit count together, down to one that says
+NONE (§6). The hub calls `Notification.account_changed` after each change of the account; a task then compares all mailboxes
+with what they were, and tells the differences as soon as no response is under way. What is not told is not stored: whoever is
+too slow gets NOTIFICATIONOVERFLOW (§5.8) and is told nothing more.
+
+For the selected mailbox only SELECTED and SELECTED-DELAYED count, and what they leave out is not told at all, neither at the
+end of commands nor in IDLE (§4, §5): without FlagChange no changed flags, and without both of them, or with NONE, nothing
+(§3.1: a snapshot) but the answers to what the client does itself. What was held back is told by the next NOTIFY SET, whatever
+it asks for (§3.1: it implies a NOOP), and after NOTIFY NONE and an overflow as if there were no NOTIFY: who is told of nothing
+must be able to poll with NOOP.
 """
 
 from __future__ import annotations
@@ -13,9 +19,9 @@ from collections.abc import Mapping
 from typing import Final
 
 from rusmes import metrics as m
-from rusmes.errors import RusmesError
+from rusmes.errors import NotFound, RusmesError
 from rusmes.imap.command import Command, Fetch, Notify, NotifyEvents
-from rusmes.imap.commands.context import Bad, Context, Handler, No, Ok, Outcome
+from rusmes.imap.commands.context import ITEMS_AT_ONCE, Bad, Context, Handler, No, Ok, Outcome, in_turns
 from rusmes.imap.names import encode_name
 from rusmes.imap.response import astring, list_line, status_line, untagged_ok
 from rusmes.model.mailbox import Mailbox
@@ -82,22 +88,27 @@ def end(context: Context) -> None:
 
 
 class Notification:
-    """What one session asked for. `selected` is the group of the selected mailbox, None without one."""
+    """What one session asked for. `selected` is the group of the selected mailbox, None when nothing of it is told."""
 
     __slots__ = (
-        "_context", "_entries", "_groups", "_known", "_server_entries", "_stale", "_subscribed", "_task", "pending", "selected",
+        "_annotated", "_context", "_entries", "_groups", "_known", "_server_entries", "_stale", "_subscribed", "_task",
+        "is_over", "pending", "selected",
     )  # fmt: skip
 
     def __init__(self, context: Context, groups: tuple[NotifyEvents, ...]) -> None:
         self._context = context
-        self.selected = next((group for group in groups if group.filter in SELECTED_FILTERS), None)
+        self.selected = next((group for group in groups if group.filter in SELECTED_FILTERS and group.events), None)
         self._groups = tuple(group for group in groups if group.filter not in SELECTED_FILTERS)
         self._known: dict[int, Mailbox] = {}
         self._subscribed: frozenset[str] = frozenset()
         self._entries: dict[int, dict[str, bytes]] = {}
+        """Annotations by mailbox, where there are any, as of modseq `_annotated`."""
+        self._annotated = 0
         self._server_entries: dict[str, bytes] = {}
         self._task: asyncio.Task[None] | None = None
         self._stale = False
+        self.is_over = False
+        """With `pending`, all is told that is going to be told."""
         self.pending: list[bytes] = []
         """Lines that wait for the end of a response."""
 
@@ -112,21 +123,23 @@ class Notification:
         if not self._groups:
             return
         self._known = mailboxes = await context.hub.mailboxes(context.account_id)
+        self._annotated, _ = context.hub.touched(context.account_id, 0)
         self._subscribed = await self._subscriptions()
         if self._wants("MailboxMetadataChange"):
-            for mailbox in mailboxes.values():
+            async for mailbox in in_turns(context, mailboxes.values()):
                 if self._has(mailbox.name, "MailboxMetadataChange"):
-                    self._entries[mailbox.id] = await self._metadata(mailbox.id)
+                    await self._read_annotations(mailbox.id)
         if self._wants("ServerMetadataChange"):
             self._server_entries = await self._metadata(0)
         context.hub.follow(context.account_id, self)
+        if self._annotated:
+            self.account_changed(context.account_id)  # what happened while others had their turn
         if not tell_status:
             return
-        for mailbox in mailboxes.values():
-            group = self._group_of(mailbox.name)
-            if group is not None and MESSAGE_EVENTS & set(group.events) and not self._is_selected(mailbox.id):
-                context.output.write(self._status(mailbox, "FlagChange" in group.events))
-                await context.output.room()
+        async for mailbox in in_turns(context, mailboxes.values()):
+            events = self._events_of(mailbox.name)
+            if MESSAGE_EVENTS & events and not self._is_selected(mailbox.id):
+                context.output.write(self._status(mailbox, "FlagChange" in events))
 
     async def _subscriptions(self) -> frozenset[str]:
         """Names, where they make a difference."""
@@ -135,12 +148,19 @@ class Notification:
             return await self._context.hub.subscriptions(self._context.account_id)
         return frozenset()
 
-    async def tell_selected(self, may_expunge: bool) -> None:
-        """News of the selected mailbox, whose rows are up to date; new messages with what was asked for (§5.1)."""
+    async def tell_selected(self, may_expunge: bool, *, is_answer: bool) -> None:
+        """News of the selected mailbox, whose rows are up to date; new messages with what was asked for (§5.2).
+
+        With `is_answer` also flags that nobody wants to hear of: the client has changed some itself.
+        """
         context, group = self._context, self.selected
         assert group is not None
         known = context.view.largest_uid()
-        context.output.write(context.view.sync(may_expunge))
+        with_flags = is_answer or "FlagChange" in group.events
+        context.output.write(context.view.sync(may_expunge, with_flags=with_flags))
+        while context.view.is_unfinished:
+            await context.output.room()
+            context.output.write(context.view.sync(may_expunge, with_flags=with_flags))
         newest = context.view.largest_uid()
         if group.fetch and newest > known:
             fetch = Fetch(b"*", SequenceSet(((known + 1, newest),)), group.fetch, is_uid=True)
@@ -181,6 +201,7 @@ class Notification:
 
     def _overflow(self) -> None:
         self.pending[:] = [untagged_ok("too much happens", b"NOTIFICATIONOVERFLOW")]
+        self.is_over = True
         self._context.hub.unfollow(self._context.account_id, self)
         self._context.conversation.tell_pending()
 
@@ -189,6 +210,7 @@ class Notification:
     async def _differences(self) -> list[bytes]:
         context = self._context
         now = await context.hub.mailboxes(context.account_id)
+        self._annotated, touched = context.hub.touched(context.account_id, self._annotated)
         before, self._known = self._known, now
         subscribed = await self._subscriptions()
         changed, self._subscribed = subscribed ^ self._subscribed, subscribed
@@ -204,13 +226,11 @@ class Notification:
             old = before.get(mailbox.id)
             if old is None or old.highest_modseq == mailbox.highest_modseq or self._is_selected(mailbox.id):
                 continue
-            group = self._group_of(mailbox.name)
-            if group is None:
-                continue
+            events = self._events_of(mailbox.name)
             came_or_went = old.uid_next != mailbox.uid_next or old.exists != mailbox.exists
-            if (came_or_went and "MessageNew" in group.events) or "FlagChange" in group.events:
-                lines.append(self._status(mailbox, "FlagChange" in group.events))
-        lines += await self._annotations(now)
+            if (came_or_went and "MessageNew" in events) or "FlagChange" in events:
+                lines.append(self._status(mailbox, "FlagChange" in events))
+        lines += await self._annotations(now, touched)
         return lines
 
     def _names(
@@ -241,17 +261,19 @@ class Notification:
                 tell(old.name, (b"\\NonExistent",))
         return lines, told
 
-    async def _annotations(self, now: dict[int, Mailbox]) -> list[bytes]:
+    async def _annotations(self, now: dict[int, Mailbox], touched: list[int]) -> list[bytes]:
         """§5.6, §5.7: the names of the entries that changed, without values."""
         lines = []
         if self._wants("MailboxMetadataChange"):
-            for id, mailbox in now.items():
-                if not self._has(mailbox.name, "MailboxMetadataChange"):
+            for number, id in enumerate(touched, 1):
+                mailbox = now.get(id)
+                if mailbox is None or not self._has(mailbox.name, "MailboxMetadataChange"):
+                    self._entries.pop(id, None)
                     continue
-                entries = await self._metadata(id)
-                changed = _changed(self._entries.get(id, {}), entries)
-                self._entries[id] = entries
-                if changed:
+                if not number % ITEMS_AT_ONCE:
+                    await asyncio.sleep(0)
+                before = self._entries.get(id, {})
+                if changed := _changed(before, await self._read_annotations(id)):
                     lines.append(self._metadata_line(self._encoded(mailbox.name), changed))
         if self._wants("ServerMetadataChange"):
             entries = await self._metadata(0)
@@ -260,6 +282,17 @@ class Notification:
             if changed:
                 lines.append(self._metadata_line(b"", changed))
         return lines
+
+    async def _read_annotations(self, mailbox_id: int) -> dict[str, bytes]:
+        try:
+            entries = await self._metadata(mailbox_id)
+        except NotFound:  # it went just now
+            entries = {}
+        if entries:
+            self._entries[mailbox_id] = entries
+        else:
+            self._entries.pop(mailbox_id, None)
+        return entries
 
     async def _metadata(self, mailbox_id: int) -> dict[str, bytes]:
         store, account_id = self._context.store, self._context.account_id
@@ -289,9 +322,15 @@ class Notification:
 
     # Filters
 
-    def _group_of(self, name: str) -> NotifyEvents | None:
-        """The first group whose filter takes a mailbox in (§6)."""
-        return next((group for group in self._groups if self._fits(group, name)), None)
+    def _events_of(self, name: str) -> frozenset[str]:
+        """What is told of a mailbox: all groups that take it in count (§6), but none behind one that says NONE."""
+        events: frozenset[str] = frozenset()
+        for group in self._groups:
+            if self._fits(group, name):
+                if not group.events:
+                    break
+                events = events.union(group.events)
+        return events
 
     def _fits(self, group: NotifyEvents, name: str) -> bool:
         match group.filter:
@@ -307,8 +346,7 @@ class Notification:
                 return name in group.mailboxes
 
     def _has(self, name: str, event: str) -> bool:
-        group = self._group_of(name)
-        return group is not None and event in group.events
+        return event in self._events_of(name)
 
     def _wants(self, event: str) -> bool:
         return any(event in group.events for group in self._groups)

@@ -345,5 +345,3 @@ def claim_recent(batch: Batch, mailbox_id: int) -> int:
         mailbox.recent = 0
         batch.put(MAILBOXES, number_key(mailbox_id), mailbox.pack())
     return first
-
-

@@ -108,3 +108,9 @@ def set_metadata(
     for name, value in entries.items():
         key = metadata_key(mailbox_id, account_id, name)
         batch.put(METADATA, key, seal(key, value) if value is not None else None)
+    if not mailbox_id:
+        batch.note(account_id, 0)
+        return
+    mailbox = read_mailbox(batch, mailbox_id)
+    if account_id in (0, mailbox.account_id):  # private ones of others are nothing new to the owner
+        touch(batch, mailbox)

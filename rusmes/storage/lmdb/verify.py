@@ -404,4 +404,3 @@ def _is_old(path: str) -> bool:
         return time.time() - os.stat(path).st_mtime > ORPHAN_SECONDS
     except OSError:
         return False
-

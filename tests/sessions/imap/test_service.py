@@ -349,3 +349,36 @@ def test_a_search_among_many_names_is_done_in_turns() -> None:
             assert (await greedy.command(f'LIST "" ({patterns} x)'))[-1].startswith("NO [LIMIT]")
 
     run(scenario())
+
+
+@pytest.mark.rfc("5465", "5.8")
+@pytest.mark.parametrize("in_idle", [False, True])
+def test_too_many_notifications_end_them(monkeypatch: pytest.MonkeyPatch, in_idle: bool) -> None:
+    from rusmes.imap.commands import notify
+
+    monkeypatch.setattr(notify, "OVERFLOW_LINES", 3)
+
+    async def scenario() -> None:
+        async with ImapHouse() as house:
+            client, other = await house.login(), await house.login()
+            for number in range(5):
+                await other.ok(f"CREATE a/{number}")
+            await client.ok("SELECT INBOX")
+            await client.ok("NOTIFY SET (PERSONAL (MailboxName))")
+            if in_idle:
+                await client.send(b"i IDLE\r\n")
+                assert (await client.line()).startswith("+ ")
+            await other.ok("RENAME a b")
+            assert (await client.line()).startswith("* OK [NOTIFICATIONOVERFLOW]")
+            await house.deliver("alice", b"Subject: x\r\n\r\nhello\r\n")
+            if in_idle:
+                assert await client.line() == "* 1 EXISTS"
+                await client.send(b"DONE\r\n")
+                while not (await client.line()).startswith("i OK"):
+                    pass
+            else:
+                assert "* 1 EXISTS" in await client.ok("NOOP")
+            await other.ok("RENAME b a")
+            assert await client.ok("NOOP") == []
+
+    run(scenario())

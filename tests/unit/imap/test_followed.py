@@ -59,6 +59,63 @@ def test_only_what_changed_is_read_again(store: Any) -> None:
     run(scenario())
 
 
+def test_what_was_touched_is_known(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        await store.open()
+        account = await store.create_account("alice@example.com", mailboxes=("Sent", "Trash"))
+        other = await store.create_account("bob@example.com")
+        hub = Hub(store, metrics=Metrics())
+        hub.follow(account.id, Follower())
+        by_name = {mailbox.name: id for id, mailbox in (await hub.mailboxes(account.id)).items()}
+        began, touched = hub.touched(account.id, 0)
+        assert sorted(touched) == sorted(by_name.values())
+        assert hub.touched(account.id, began) == (began, [])
+        await store.set_metadata(by_name["Sent"], account.id, {"/private/comment": b"x"})
+        await store.set_metadata(by_name["Sent"], other.id, {"/private/comment": b"somebody else's"})
+        await hub.mailboxes(account.id)
+        later, touched = hub.touched(account.id, began)
+        assert (later, touched) == (began + 1, [by_name["Sent"]])
+        await store.set_metadata(by_name["Trash"], 0, {"/shared/comment": b"x"})
+        await hub.mailboxes(account.id)
+        assert hub.touched(account.id, later) == (later + 1, [by_name["Trash"]])
+        # When the log does not reach back any mailbox may have changed.
+        monkeypatch.setattr("rusmes.imap.hub.CHANGES_AT_ONCE", 1)
+        await store.set_metadata(by_name["Trash"], 0, {"/shared/comment": b"y"})
+        await hub.mailboxes(account.id)
+        assert len(hub.touched(account.id, later + 1)[1]) == 3
+        await hub.stop()
+        await store.close()
+
+    run(scenario())
+
+
+def test_annotations_of_the_server_are_news_for_all_who_follow(store: Any) -> None:
+    async def scenario() -> None:
+        await store.open()
+        told: list[int] = []
+        hub = Hub(store, metrics=Metrics())
+        accounts = [await store.create_account(f"{name}@example.com") for name in ("alice", "bob")]
+
+        class Told(Follower):
+            def account_changed(self, account_id: int) -> None:
+                told.append(account_id)
+
+        for account in accounts:
+            hub.follow(account.id, Told())
+        await store.set_metadata(0, accounts[0].id, {"/private/comment": b"x"})
+        while len(told) < 1:
+            await asyncio.sleep(0.001)
+        assert told == [accounts[0].id]
+        await store.set_metadata(0, 0, {"/shared/comment": b"x"})
+        while len(told) < 3:
+            await asyncio.sleep(0.001)
+        assert set(told[1:]) == {account.id for account in accounts}
+        await hub.stop()
+        await store.close()
+
+    run(scenario())
+
+
 def test_subscriptions_are_those_of_now(store: Any) -> None:
     async def scenario() -> None:
         await store.open()
