@@ -40,10 +40,14 @@ NAMES = {
 def documentation() -> dict[str, dict[str, str]]:
     """The string below each field, and each class's own under "", by class name."""
     found: dict[str, dict[str, str]] = {}
-    for node in ast.parse((ROOT / "rusmes/config/schema.py").read_text()).body:
+    modules = [ast.parse((ROOT / f"rusmes/config/{name}.py").read_text()) for name in ("events", "outbound", "returns", "schema")]
+    for node in (node for module in modules for node in module.body):
         if not isinstance(node, ast.ClassDef):
             continue
-        texts = {"": ast.get_docstring(node) or ""}
+        texts: dict[str, str] = {}
+        for base in node.bases:
+            texts |= found.get(base.id, {}) if isinstance(base, ast.Name) else {}
+        texts[""] = ast.get_docstring(node) or ""
         for before, after in zip(node.body, node.body[1:], strict=False):
             text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and after.value.value
             if isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name) and isinstance(text, str):
@@ -125,6 +129,8 @@ def keys() -> str:
             if is_table(plain):
                 if plain is schema.TlsOverride:
                     overrides = True
+                elif plain is schema.Values:
+                    parts.extend([f"`{key}` is a table with values as those of [[delivery.site]].", ""])
                 else:
                     section(plain, f"{name}.{key}", f"[{name}.{key}]")
             elif item is not None and is_table(bare(item)):

@@ -6,7 +6,6 @@ changes anything; files are only looked for.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -15,7 +14,9 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from rusmes.config import names
+from rusmes.config.events import check_events
 from rusmes.config.problems import Collector, KeyPath, dotted, nearest
+from rusmes.config.returns import check_returns
 from rusmes.config.schema import (
     PROTOCOLS,
     Config,
@@ -27,6 +28,7 @@ from rusmes.config.schema import (
     Tls,
     default_processors,
 )
+from rusmes.config.shaping import check_egress, check_shaping
 from rusmes.config.units import Duration, Network, Networks, Targets
 
 NOT_IN_THIS_VERSION: Final[dict[tuple[str, str], dict[Any, str]]] = {
@@ -68,6 +70,9 @@ COMPONENTS: Final = (
     "auth",
     "channel",
     "delivery",
+    "events",
+    "returns",
+    "suppression",
     "listener",
     "mailet",
     "notices",
@@ -82,7 +87,7 @@ MECHANISMS: Final = (
     "PLAIN", "LOGIN", "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS", "OAUTHBEARER", "XOAUTH2", "EXTERNAL",
 )  # fmt: skip
 SOCKET_PATH_OCTETS: Final = 107  # sun_path of sockaddr_un, without its NUL (unix(7))
-_ADMIN_PATHS: Final = ("/status/", "/reload/", "/queue/", "/store/", "/logs/")
+_ADMIN_PATHS: Final = ("/status/", "/reload/", "/queue/", "/store/", "/logs/", "/events/", "/top/")
 _URL_PATH: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 _WILDCARDS: Final = ("0.0.0.0", "::")
 
@@ -95,13 +100,18 @@ def check(config: Config, raw: dict[str, Any], problems: Collector) -> Config:
     _check_tls(config, problems)
     _check_logging(config, problems)
     _check_queue(config, problems)
+    check_events(config.events, problems)
+    check_returns(config.returns, problems)
     _check_limits(config, problems)
     _check_login(("relay",), config.relay, problems)
     config = replace(
         config,
-        delivery=_check_delivery(config.delivery, problems),
+        delivery=check_shaping(_check_delivery(config.delivery, problems), config.egress, config.shaping, problems),
+        egress=check_egress(config.egress, problems),
         processors=_check_processors(config.processors, problems),
     )
+    if config.shaping_problems:
+        problems.warnings.extend(config.shaping_problems)
     if "domain" not in raw:
         problems.warnings.append('domain is not set: this server keeps mail for "localhost" only')
     return _normal_names(config, problems)
@@ -386,17 +396,8 @@ def _check_login(path: KeyPath, place: Relay | Route, problems: Collector) -> No
 
 
 def _check_delivery(delivery: Delivery, problems: Collector) -> Delivery:
-    sources: list[tuple[KeyPath, tuple[str, ...]]] = [(("delivery", "source_addresses"), delivery.source_addresses)]
-    sources += [
-        (("delivery", "site", index, "source_addresses"), site.source_addresses or ())
-        for index, site in enumerate(delivery.site)
-    ]
-    for path, addresses in sources:
-        for index, text in enumerate(addresses):
-            try:
-                ipaddress.ip_address(text)
-            except ValueError:
-                problems.add((*path, index), f'"{text}" is not an IP address')
+    for index, text in enumerate(delivery.source_addresses):
+        _each(problems, ("delivery", "source_addresses", index), names.ip_address, text)
     for index, text in enumerate(delivery.resolver):
         _each(problems, ("delivery", "resolver", index), names.name_server, text)
     seen: set[str] = set()
@@ -408,10 +409,6 @@ def _check_delivery(delivery: Delivery, problems: Collector) -> Delivery:
         _each(problems, ("delivery", "route", index, "host"), names.listen_host, route.host)
     return replace(
         delivery,
-        site=tuple(
-            replace(site, match=_patterns(("delivery", "site", index, "match"), site.match, problems))
-            for index, site in enumerate(delivery.site)
-        ),
         route=tuple(
             replace(route, domains=_patterns(("delivery", "route", index, "domains"), route.domains, problems))
             for index, route in enumerate(delivery.route)

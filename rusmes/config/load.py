@@ -17,6 +17,7 @@ from rusmes.config.positions import key_lines, line_of
 from rusmes.config.predecessor import REPLACED_VARIABLES, translate
 from rusmes.config.problems import Collector, InvalidConfig, KeyPath, dotted
 from rusmes.config.schema import NOT_KEYS, Config, LogFile, Tls, TlsOverride
+from rusmes.config.shaping import load_shaping
 from rusmes.errors import ConfigError
 
 PLACES: Final = ("rusmes.toml", "/etc/rusmes/rusmes.toml")
@@ -70,7 +71,9 @@ def parse_config(
         Config, raw, (), problems, hidden=NOT_KEYS, read_secret=lambda name: _read_secret(os.path.join(base, name))
     )
     assert isinstance(config, Config)  # no key of Config is required
-    config = check(_absolute(config, base), raw, problems)
+    config = _absolute(config, base)
+    entries, skipped = load_shaping(config.delivery, config.egress)
+    config = check(replace(config, shaping=entries, shaping_problems=skipped), raw, problems)
     if problems.found:
         raise InvalidConfig(_located(problems, text, path, origin, moved))
     return replace(config, path=os.path.abspath(path) if path else "", warnings=tuple(problems.warnings))
@@ -149,6 +152,13 @@ def _absolute(config: Config, base: str) -> Config:
         storage=replace(config.storage, path=full(config.storage.path)),
         logging=replace(config.logging, file=file),
         admin=replace(config.admin, token_file=full(config.admin.token_file)),
+        delivery=replace(config.delivery, shaping_files=tuple(map(full, config.delivery.shaping_files))),
+        returns=replace(config.returns, rules=tuple(map(full, config.returns.rules))),
+        events=replace(
+            config.events,
+            path=full(config.events.path),
+            file=tuple(replace(one, path=full(one.path)) for one in config.events.file),
+        ),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import ipaddress
 from typing import Final
 
@@ -121,3 +122,55 @@ def pattern(text: str) -> str:
     if text == "*":
         return text
     return f"*.{domain_name(text[2:])}" if text.startswith("*.") else domain_name(text)
+
+
+def ip_address(text: str) -> str:
+    """An IP address.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ValueError(f'"{text}" is not an IP address') from None
+
+
+def ehlo_name(text: str) -> str:
+    """What EHLO may say (RFC 5321 §4.1.1.1): a domain, or an address literal.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if text.startswith("[") and text.endswith("]"):
+        literal = text[1:-1]
+        ip_address(literal[5:] if literal[:5].lower() == "ipv6:" else literal)
+        return text
+    return domain_name(text)
+
+
+def proxy(text: str) -> tuple[str, str, int]:
+    """Kind, host and port of "socks5://192.0.2.1:1080" or "haproxy://[2001:db8::1]:2525".
+
+    Raises:
+        ValueError: it has another form.
+    """
+    kind, colon, place = text.partition("://")
+    if not colon or kind not in ("socks5", "haproxy"):
+        raise ValueError(f'"{text}" is no proxy: write "socks5://host:port" or "haproxy://host:port"')
+    host, port = host_and_port(place)
+    if not port:
+        raise ValueError(f'"{text}" has no port')
+    return kind, host, port
+
+
+def date(text: str) -> datetime.date:
+    """A day, "2026-11-24".
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return datetime.date.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f'"{text}" is no day: write "2026-11-24"') from None

@@ -14,11 +14,25 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct, field
 
+from rusmes.config.events import Events
+from rusmes.config.outbound import Count as Count
+from rusmes.config.outbound import Delivery as Delivery
+from rusmes.config.outbound import Egress as Egress
+from rusmes.config.outbound import EgressPool as EgressPool
+from rusmes.config.outbound import Port as Port
+from rusmes.config.outbound import Positive as Positive
+from rusmes.config.outbound import Provider as Provider
+from rusmes.config.outbound import Rate as Rate
+from rusmes.config.outbound import Route as Route
+from rusmes.config.outbound import Rule as Rule
+from rusmes.config.outbound import Shaped as Shaped
+from rusmes.config.outbound import Site as Site
+from rusmes.config.outbound import Source as Source
+from rusmes.config.outbound import Values as Values
+from rusmes.config.outbound import WarmUp as WarmUp
+from rusmes.config.returns import Returns, Suppression
 from rusmes.config.units import Duration, Networks, Secret, Size, Targets, parse_network
 
-Port = Annotated[int, Meta(ge=0, le=65535)]
-Count = Annotated[int, Meta(ge=0)]
-Positive = Annotated[int, Meta(ge=1)]
 Level = Literal["trace", "debug", "info", "warn", "error"]
 
 PROTOCOLS: Final = ("smtp", "submission", "lmtp", "imap", "pop3", "managesieve", "jmap")
@@ -327,75 +341,6 @@ class Queue(Struct, frozen=True, kw_only=True):
     """A commit that takes longer refuses new mail with 421 until they take half as long again."""
 
 
-class Site(Struct, frozen=True, kw_only=True):
-    """[[delivery.site]]: what is different towards some servers; a key that is not there is taken from [delivery]."""
-
-    match: Annotated[tuple[str, ...], Meta(min_length=1)]
-    """Patterns of MX hosts or destination domains: "*.example.net", "example.org"."""
-    connections_per_site: Positive | None = None
-    messages_per_connection: Positive | None = None
-    messages_per_second: Annotated[float, Meta(ge=0)] | None = None
-    connect_timeout: Duration | None = None
-    idle_timeout: Duration | None = None
-    source_addresses: tuple[str, ...] | None = None
-    tls: Literal["none", "opportunistic", "verify", "dane"] | None = None
-    ipv6: bool | None = None
-
-
-class Route(Struct, frozen=True, kw_only=True):
-    """[[delivery.route]]: a named smart host, for RemoteDelivery's `route` and for the domains it lists."""
-
-    name: str
-    """What RemoteDelivery's parameter `route` says."""
-    host: str
-    """Name or address of the smart host."""
-    port: Port = 587
-    """465 means implicit TLS."""
-    domains: tuple[str, ...] = ()
-    """Destination domains (patterns) that always go this way."""
-    use_tls: bool = True
-    """Verified TLS; false = opportunistic."""
-    username: str = ""
-    """"" = no login."""
-    password: Secret = Secret("")
-    """Sent over TLS only."""
-
-
-class Delivery(Struct, frozen=True, kw_only=True):
-    """Towards other servers. [[delivery.site]] overrides by MX host or domain, [[delivery.route]] names smart hosts."""
-
-    max_connections: Positive = 1024
-    """Outbound, over all workers."""
-    connections_per_site: Positive = 20
-    """Over all workers; a site is the set of MX hosts of a destination."""
-    messages_per_connection: Positive = 100
-    """Then the connection is given up."""
-    messages_per_second: Annotated[float, Meta(ge=0)] = 0.0
-    """Per site. 0 = no limit."""
-    connect_timeout: Duration = Duration("30s")
-    """For each address."""
-    idle_timeout: Duration = Duration("5s")
-    """How long a connection without mail is kept."""
-    source_addresses: tuple[str, ...] = ()
-    """Local addresses to send from; [] = the system's choice."""
-    tls: Literal["none", "opportunistic", "verify", "dane"] = "opportunistic"
-    """none | opportunistic | verify | dane."""
-    ipv6: bool = True
-    """Use AAAA records."""
-    port: Port = 25
-    """Of the servers found by MX."""
-    resolver: tuple[str, ...] = ()
-    """Name servers: "192.0.2.53" or "127.0.0.1:5353"; [] = those of the machine."""
-    recipients_per_transaction: Positive = 100
-    """Of one mail to one site (RFC 5321 section 4.5.3.1.8)."""
-    long_lines: Literal["fold", "fail", "keep"] = "fold"
-    """Lines above 998 octets (RFC 5321 section 4.5.3.1.6): broken as Postfix does, or returned as Exim does, or sent."""
-    private_hosts: bool = False
-    """Whether an MX may point to private or loopback addresses; never to this server itself."""
-    site: tuple[Site, ...] = ()
-    route: tuple[Route, ...] = ()
-
-
 class ConnectionLimits(Struct, frozen=True, kw_only=True):
     """Limits over all protocols."""
 
@@ -554,6 +499,10 @@ class Config(Struct, frozen=True, kw_only=True):
     security: Security = field(default_factory=Security)
     queue: Queue = field(default_factory=Queue)
     delivery: Delivery = field(default_factory=Delivery)
+    egress: Egress = field(default_factory=Egress)
+    events: Events = field(default_factory=Events)
+    returns: Returns = field(default_factory=Returns)
+    suppression: Suppression = field(default_factory=Suppression)
     connection_limits: ConnectionLimits = field(default_factory=ConnectionLimits)
     logging: Logging = field(default_factory=Logging)
     metrics: Metrics = field(default_factory=Metrics)
@@ -564,6 +513,10 @@ class Config(Struct, frozen=True, kw_only=True):
     """The file this was read from, "" for none."""
     warnings: tuple[str, ...] = ()
     """What is legal and probably not meant."""
+    shaping: tuple[Shaped, ...] = ()
+    """The entries of the bundled and of the operator's shaping files."""
+    shaping_problems: tuple[str, ...] = ()
+    """What of those files was skipped, and why."""
 
     @property
     def local_domains(self) -> tuple[str, ...]:
@@ -575,5 +528,5 @@ class Config(Struct, frozen=True, kw_only=True):
         return self.postmaster or f"postmaster@{self.domain}"
 
 
-NOT_KEYS: Final = frozenset({"path", "warnings"})
+NOT_KEYS: Final = frozenset({"path", "warnings", "shaping", "shaping_problems"})
 """Fields of Config that no file can set."""
