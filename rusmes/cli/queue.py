@@ -20,7 +20,7 @@ from rusmes.config.schema import Config
 from rusmes.config.units import Duration, duration_text, size_text
 from rusmes.errors import NotFound
 from rusmes.model.ids import parse_id
-from rusmes.queue.api import QueueFilter
+from rusmes.queue.api import QueueFilter, QueueOrder
 from rusmes.queue.control import StoreControl
 from rusmes.queue.document import entry_document
 from rusmes.storage.api import QueueEntry
@@ -204,14 +204,7 @@ async def _change_stopped(config: Config, operation: str, which: QueueFilter) ->
     count = 0
     async with queue_stores_of(config, read_only=False) as stores:
         for store in stores:
-            control = StoreControl(store, SystemClock())
-            operations = {
-                "retry": control.retry,
-                "hold": control.hold,
-                "release": control.release,
-                "delete": control.delete,
-            }
-            count += await operations[operation](which)
+            count += (await StoreControl(store, SystemClock()).carry_out(QueueOrder(operation, which))).entries
     return count
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from rusmes.model.mail import Mail, Recipient
 from rusmes.model.plan import Queued, Refusal
@@ -57,32 +57,89 @@ class Intake(Protocol):
         what has to be awaited. Raises like `accept`."""
 
 
-class QueueFilter(Struct, frozen=True):
-    """Which entries an operation means; an empty field matches everything. Patterns are shell globs on folded addresses."""
+class QueueFilter(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which entries an operation means: what is set must match, all of it; an empty field matches everything.
+
+    Patterns are shell globs on folded addresses; tenants, campaigns and sources are compared as they are written. The fields
+    from `recipient` on are about recipients: one and the same must match them all, and only those that do are meant.
+    """
 
     ids: tuple[str, ...] = ()
     sender: str = ""
+    account: str = ""
+    tenant: str = ""
+    campaign: str = ""
+    client: str = ""
+    """Address or network of the client that brought it."""
+    message_id: str = ""
+    header: str = ""
+    """"Name: glob", on the unfolded value."""
+    older_than_seconds: float = 0.0
+    younger_than_seconds: float = 0.0
+    larger_than_bytes: int = 0
+    smaller_than_bytes: int = 0
     recipient: str = ""
     domain: str = ""
     status: str = ""
-    account: str = ""
-    older_than_seconds: float = 0.0
+    site: str = ""
+    """Its name, or one of its hosts. Known to a running server only, as is `source`."""
+    source: str = ""
+    """The egress source it leaves by."""
+    attempts_at_least: int = 0
+    attempts_at_most: int = -1
+    """-1 = any number."""
+    reply: str = ""
+    """A regular expression that is found in the last reply, whatever its case."""
+
+    @property
+    def needs_places(self) -> bool:
+        return bool(self.site or self.source)
+
+    @property
+    def is_about_recipients(self) -> bool:
+        return bool(
+            self.recipient or self.domain or self.status or self.reply or self.attempts_at_least or self.attempts_at_most >= 0
+        ) or self.needs_places
+
+
+class QueueOrder(Struct, frozen=True):
+    """An operation on the queue. `operation`: retry | hold | release | delete | bounce | expire | reroute."""
+
+    operation: str
+    which: QueueFilter
+    reason: str = ""
+    """For the log, and with `bounce` for the sender."""
+    route: str = ""
+    """Of `reroute`: a route's name, a host with or without a port, "" = as the configuration says."""
+    by: str = ""
+    """Who asked for it."""
+    dry_run: bool = False
+    sample: int = 0
+    """How many of the entries that are meant come back with the answer."""
+
+
+class QueueResult(Struct):
+    """What an operation did, or with `dry_run` would do."""
+
+    entries: int = 0
+    recipients: int = 0
+    size_bytes: int = 0
+    later: int = 0
+    """Of `entries`: those that are being delivered now, for which it is done when that has ended, if they still wait."""
+    notices: int = 0
+    sample: list[QueueEntry] = field(default_factory=list)
 
 
 class QueueControl(Protocol):
-    """The operator's hands on a queue; the CLI uses it through the control socket, or directly on a stopped server."""
+    """The operator's hands on a queue; the CLI uses it through the control socket, or directly on a stopped server.
 
-    async def list(self, which: QueueFilter, *, limit: int = 0) -> Sequence[QueueEntry]: ...
+    All raise NotAllowed for a filter that cannot be understood.
+    """
 
-    async def retry(self, which: QueueFilter) -> int:
-        """Make matching recipients due now; the number of entries."""
+    async def list(self, which: QueueFilter, *, limit: int = 0, after: str = "") -> Sequence[QueueEntry]:
+        """In the order of ids, which is that of acceptance; those behind the id `after`; at most `limit` (0 = all)."""
 
-    async def hold(self, which: QueueFilter) -> int: ...
-
-    async def release(self, which: QueueFilter) -> int: ...
-
-    async def delete(self, which: QueueFilter) -> int:
-        """Remove without a bounce."""
+    async def carry_out(self, order: QueueOrder) -> QueueResult: ...
 
 
 # Tenants
@@ -90,15 +147,17 @@ class QueueControl(Protocol):
 TENANT: Final = "rusmes.tenant"
 CAMPAIGN: Final = "rusmes.campaign"
 """Attributes of a mail: for whom it is sent, and as part of what; set by the pipeline."""
+VERP: Final = "rusmes.verp"
+"""Attribute of a mail that has a return path of its own for each recipient."""
 
 
-def tenant_of(item: Queued) -> str:
+def tenant_of(item: Queued | Mail) -> str:
     """For whom a mail is sent: what the pipeline says, else the account that sent it; "" = nobody in particular."""
     tenant = item.attributes.get(TENANT) if item.attributes else None
     return tenant if isinstance(tenant, str) else item.origin.account
 
 
-def campaign_of(item: Queued) -> str:
+def campaign_of(item: Queued | Mail) -> str:
     """Which of the tenant's campaigns a mail belongs to; "" = none."""
     campaign = item.attributes.get(CAMPAIGN) if item.attributes else None
     return campaign if isinstance(campaign, str) else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from msgspec import structs
@@ -28,11 +28,14 @@ class Active:
 
     `states` is None while every recipient is as it was accepted: most mail is delivered before anybody asks. `item` is
     None while its content is not worth the memory; it is read again when its turn comes. `jobs` are those that are not
-    finished, `outcomes` those that are not committed, `left` the recipients without an end. `wish` is what an operator
-    asked for meanwhile: "" | hold | delete.
+    finished, `running` what is under way for it now (jobs, look-ups), `outcomes` those that are not committed, `left` the
+    recipients without an end.
+
+    When an operator takes the entry into his hands, `round` grows: jobs of an earlier round are void. What is under way ends
+    first; `then` are called after that.
     """
 
-    __slots__ = ("cost", "created", "id", "item", "jobs", "left", "outcomes", "states", "wish")
+    __slots__ = ("cost", "created", "id", "item", "jobs", "left", "outcomes", "round", "running", "states", "then")
 
     def __init__(self, item: Queued, states: list[RecipientState] | None) -> None:
         self.id = item.id
@@ -43,7 +46,9 @@ class Active:
         self.outcomes = 0
         self.left = len(item.recipients) if states is None else sum(state.status in UNFINISHED for state in states)
         self.cost = cost(item)
-        self.wish = ""
+        self.running = 0
+        self.round = 0
+        self.then: list[Callable[[], None]] = []
 
     def state(self, index: int, recipients: Sequence[Recipient]) -> RecipientState:
         if self.states is None:
@@ -61,13 +66,19 @@ class Active:
 class Job:
     """Recipients of one entry that go the same way, in one transaction."""
 
-    __slots__ = ("active", "destination", "indexes", "is_ended")
+    __slots__ = ("active", "destination", "indexes", "is_ended", "round")
 
     def __init__(self, active: Active, indexes: Sequence[int], destination: str) -> None:
         self.active = active
         self.indexes = indexes
         self.destination = destination
         self.is_ended = False
+        self.round = active.round
+
+    @property
+    def is_void(self) -> bool:
+        """Its entry was taken away while it waited: nothing is to be done."""
+        return self.round != self.active.round
 
     def recipients_of(self, item: Queued) -> Sequence[Recipient]:
         indexes = self.indexes

@@ -60,6 +60,7 @@ class Lookups:
         waits any longer for a name server that does not answer somebody else."""
         asking = {asyncio.ensure_future(self._target(name)): (name, members) for name, members in by_destination.items()}
         active.jobs += 1
+        active.running += 1
         together: float | None = GROUP_SECONDS
         try:
             while asking:
@@ -71,6 +72,7 @@ class Lookups:
                     continue
                 refused = {index: target for _, members, target in found if isinstance(target, Refusal) for index in members}
                 active.jobs += bool(refused) - (not asking)
+                active.running -= not asking
                 self._assign(active, [(name, members, t) for name, members, t in found if isinstance(t, Target)])
                 if refused:
                     await self._refuse(active, item, refused)

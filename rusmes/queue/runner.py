@@ -1,10 +1,11 @@
 """The engine: carries out what waits in the queue of one worker, now or when it is due. (Longer than most files, because the
-four places of an entry and the moves between them are one invariant.)
+five places of an entry and the moves between them are one invariant.)
 
-An entry is in one of four places, and only there:
+An entry is in one of five places, and only there:
   waiting   in `_due` and the heap: something is to be done at a known time. 240 bytes, whatever the mail's size.
   held      in `_held`: waits for an operator.
   active    in `_active`: jobs for its recipients wait for their sites, or are under way, or their outcomes wait for the commit.
+  taken     in `_taken`: an operator changes it (`withdraw` to `put_back`).
   gone      removed from the store.
 
 An accepted mail becomes active at once (`kick`), with its content in memory as long as there is room; so the way through
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from rusmes.clock import Clock
@@ -109,6 +110,7 @@ class Runner:
         self._heap: list[tuple[float, bytes]] = []
         self._held: set[bytes] = set()
         self._active: dict[bytes, Active] = {}
+        self._taken: set[bytes] = set()
         self._sites = Sites(self._run)
         self._outcomes = Outcomes(queue_store, self._committed)
         self._lookups = Lookups(deliverer, self._assign, self._refuse, self._freed)
@@ -162,6 +164,8 @@ class Runner:
     def kick(self, items: Sequence[Queued]) -> None:
         """Entries that were committed just now: start what is due."""
         for item in items:
+            if self._taken and item.id in self._taken:
+                continue  # an operator was quicker; `put_back` says where it belongs
             if item.action == "hold":
                 self._held.add(item.id)
             elif (item.due and item.due > self._clock.now()) or not self._has_room():
@@ -229,6 +233,9 @@ class Runner:
 
     def _assign(self, active: Active, found: Sequence[tuple[str, list[int], Target]]) -> None:
         """One job for each site and transaction."""
+        if active.then:
+            self._rest(active)
+            return
         by_site: dict[str, tuple[Target, str, list[int]]] = {}
         for name, members, target in found:
             if target.site in by_site:
@@ -245,7 +252,11 @@ class Runner:
             Report(item.recipients[index], "failed" if refusal.is_permanent else "delayed", 0, refusal.status, refusal.text)
             for index, refusal in refused.items()
         ]
-        await self._finish(Job(active, list(refused), ""), item, reports)
+        active.running += 1
+        try:
+            await self._finish(Job(active, list(refused), ""), item, reports)
+        finally:
+            active.running -= 1
 
     def _submit(self, key: str, limits: SiteLimits, job: Job) -> None:
         active = job.active
@@ -275,10 +286,13 @@ class Runner:
     async def _run(self, job: Job, worker: Worker) -> None:
         """Carry out one job. Raises Busy, with nothing done."""
         active = job.active
+        if job.is_void:
+            if worker.begun is not None:
+                worker.begun.abandon()
+                worker.begun = None
+            return
+        active.running += 1
         try:
-            if active.wish and worker.begun is None:
-                await self._give_up(job)
-                return
             item = active.item or await self._content(active)
             if item is None:
                 self._vanished(job)
@@ -296,6 +310,10 @@ class Runner:
         except Exception:
             _log.exception("a job failed; its recipients are tried again later", queue_id=id_text(active.id))
             self._postpone(job)
+        finally:
+            active.running -= 1
+            if active.then:
+                self._rest(active)
 
     async def _attempt(self, job: Job, item: Queued, worker: Worker) -> Sequence[Report]:
         recipients = job.recipients_of(item)
@@ -415,16 +433,9 @@ class Runner:
         self._settle(active, changed, rows)
 
     def _settle(self, active: Active, changed: dict[int, RecipientState], rows: Sequence[Queued] = ()) -> None:
-        """Write changed states, or the end of the entry; what an operator wished for meanwhile is done now."""
-        if active.wish:
-            for state in changed.values():
-                if state.status in OPEN:
-                    state.status = "held"
+        """Write changed states, or the end of the entry."""
         active.left = sum(state.status in UNFINISHED for state in active.states or ())
-        is_done = not active.jobs and (not active.left or active.wish == "delete")
-        if is_done:
-            active.left = 0
-        self._conclude(active, changed, rows, is_done=is_done)
+        self._conclude(active, changed, rows, is_done=not active.jobs and not active.left)
 
     async def _notify(self, item: Queued, reports: Sequence[Report], until: float = 0.0) -> list[Queued]:
         """The rows of one notice, after its way through the pipeline.
@@ -446,54 +457,63 @@ class Runner:
     def _committed(self, active: Active, new: Sequence[Queued]) -> None:
         """An outcome is durable."""
         active.outcomes -= 1
-        if not active.jobs and not active.outcomes and self._active.get(active.id) is active:
-            self._release(active)
+        self._rest(active)
         if new:
             self.kick(new)
 
-    def _release(self, active: Active) -> None:
-        """Nothing is under way for the entry any more: it goes back to those that wait, or it is gone."""
-        del self._active[active.id]
+    def _rest(self, active: Active) -> None:
+        """Release an entry for which nothing is to be done any more; with an operator waiting, nothing is under way."""
+        is_idle = not active.outcomes and not active.running and (active.then or not active.jobs)
+        if is_idle and self._active.get(active.id) is active:
+            self._release(active)
+
+    def _leave(self, active: Active) -> bool:
+        """The entry is active no more; False: it was not."""
+        if self._active.pop(active.id, None) is None:
+            return False
         if active.item is not None:
             self._held_bytes -= active.cost
+        return True
+
+    def _release(self, active: Active) -> None:
+        """Nothing is under way for the entry any more: it goes back to those that wait, or it is gone."""
+        self._leave(active)
         if active.left:
             due = active.next_due
             if due is None:
                 self._held.add(active.id)
             else:
                 self._wait(active.id, due)
+        self._call_back(active)
         self._freed()
+
+    def _call_back(self, active: Active) -> None:
+        """Tell the operators who wait for the entry."""
+        active.round += 1
+        waiting, active.then = active.then, []
+        for then in waiting:
+            then()
 
     def _freed(self) -> None:
         """Something gave room; half of the memory free is worth a look at what is due."""
         if self._starved and self._held_bytes <= self._memory_bytes // 2 and self._has_room():
             self._wake.set()
 
-    async def _give_up(self, job: Job) -> None:
-        """An operator wants the entry held or deleted, and this job had not begun."""
-        active = job.active
-        entry = await self.store.get(active.id)
-        if entry is None:
-            self._vanished(job)
-            return
-        job.end()
-        self._settle(active, {index: active.state(index, entry.item.recipients) for index in job.indexes})
-
     def _vanished(self, job: Job) -> None:
         """The entry is not in the store any more."""
         job.end()
         active = job.active
-        if not active.jobs and self._active.pop(active.id, None) is not None and active.item is not None:
-            self._held_bytes -= active.cost
+        if not active.jobs and self._leave(active):
+            self._call_back(active)
 
     def _postpone(self, job: Job) -> None:
         """Come back to the entry later. Nothing is written, for nothing is known."""
         active = job.active
         job.end()
-        if not active.jobs and not active.outcomes and self._active.pop(active.id, None) is not None:
-            if active.item is not None:
-                self._held_bytes -= active.cost
+        is_last = not active.jobs and not active.outcomes and active.running <= 1  # which is this one
+        if is_last and self._leave(active):
             self._wait(active.id, self._schedule.next_due(1, self._clock.now()))
+            self._call_back(active)
 
     # Time
 
@@ -536,7 +556,7 @@ class Runner:
                 _log.error("an entry cannot be read", queue_id=id_text(id), error=str(error))
                 self._wait(id, self._schedule.next_due(1, now))
                 continue
-            if entry is not None and id not in self._active:
+            if entry is not None and id not in self._active and id not in self._taken:
                 self._begin(entry, now)
 
     def _begin(self, entry: QueueEntry, now: float) -> None:
@@ -568,7 +588,7 @@ class Runner:
         for entry in self.store.entries():
             id = entry.item.id
             count += 1
-            if id not in self._active and id not in self._due and id not in self._held:
+            if id not in self._active and id not in self._due and id not in self._held and id not in self._taken:
                 due = next_due(entry)
                 if due is None:
                     self._held.add(id)
@@ -603,20 +623,46 @@ class Runner:
 
     # For `control`
 
+    def withdraw(self, id: bytes, then: Callable[[], None] | None = None) -> bool:
+        """Take an entry into an operator's hands: nothing happens to it until `put_back` or `gone`. Jobs that wait for their
+        turn are void from now on.
+
+        False: something is under way for it. `then` is called once that has ended, when the entry waits again or is gone, and
+        has to withdraw it at once to find it so.
+        """
+        active = self._active.get(id)
+        if active is not None:
+            if active.running or active.outcomes:
+                if then is not None:
+                    active.round += 1
+                    active.then.append(then)
+                return False
+            self._leave(active)
+            active.round += 1
+            self._freed()
+        self._due.pop(id, None)
+        self._held.discard(id)
+        self._taken.add(id)
+        return True
+
     def is_active(self, id: bytes) -> bool:
         return id in self._active
 
-    def wish(self, id: bytes, what: str) -> None:
-        """Ask for an active entry to be held or deleted when its jobs come up; those under way end first."""
-        self._active[id].wish = what
+    def gone(self, id: bytes) -> None:
+        """An entry that was withdrawn is removed."""
+        self._taken.discard(id)
 
-    def take(self, id: bytes) -> None:
-        """Take an entry out of what waits, so that nothing happens to it while it is changed."""
-        self._due.pop(id, None)
-        self._held.discard(id)
+    async def notice_rows(self, item: Queued, reports: Sequence[Report]) -> list[Queued]:
+        """The rows of the notice about recipients whose end an operator decided.
+
+        Raises:
+            StoreError
+        """
+        return await self._notify(item, reports)
 
     def put_back(self, entry: QueueEntry) -> None:
-        """Let an entry wait as it is now."""
+        """Let an entry that was withdrawn wait as it is now."""
+        self._taken.discard(entry.item.id)
         due = next_due(entry)
         if due is None:
             self._held.add(entry.item.id)

@@ -78,7 +78,7 @@ class Worker:
             return None
         job = site.ready[0]
         item = job.active.item
-        if item is None or job.active.wish:
+        if item is None or job.is_void:
             return None
         site.ready.popleft()
         self._sites.jobs -= 1

@@ -25,7 +25,7 @@ from rusmes import metrics as m
 from rusmes.config.schema import Config
 from rusmes.errors import ConfigError, RusmesError
 from rusmes.log import get_logger
-from rusmes.queue.api import QueueFilter
+from rusmes.queue.api import QueueFilter, QueueOrder
 from rusmes.queue.document import entry_document
 from rusmes.server.build import Ground, House
 from rusmes.server.channel import Channel
@@ -214,10 +214,8 @@ class Worker:
         if operation == "list":
             found = [entry for engine in self._house.engines for entry in await engine.control.list(asked, limit=limit)]
             return [entry_document(entry) for entry in found]
-        counts: list[int] = [
-            await getattr(engine.control, operation)(asked) for engine in self._house.engines
-        ]
-        return sum(counts)
+        order = QueueOrder(operation, asked)
+        return sum([(await engine.control.carry_out(order)).entries for engine in self._house.engines])
 
     async def _on_verify(self, mail: bool) -> list[dict[str, Any]]:
         """Read the queues of this worker, and the mail store if asked; in a thread, for it takes as long as it takes."""

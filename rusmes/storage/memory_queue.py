@@ -90,6 +90,8 @@ class MemoryQueueStore:
             entry.states[index] = structs.replace(state)
         if change.replace_action:
             entry.item.action = change.replace_action
+        if change.route is not None:
+            entry.item.route = change.route
 
     async def get(self, id: bytes) -> QueueEntry | None:
         entry = self._entries.get(id)
@@ -99,6 +101,10 @@ class MemoryQueueStore:
         for id in sorted(self._entries):
             if (entry := self._entries.get(id)) is not None:
                 yield self._copy(entry)
+
+    def page(self, after: bytes, limit: int) -> list[QueueEntry]:
+        ids = sorted(id for id in self._entries if id > after)[:limit]
+        return [self._copy(self._entries[id]) for id in ids]
 
     def _copy(self, entry: QueueEntry) -> QueueEntry:
         rendering = entry.item.rendering

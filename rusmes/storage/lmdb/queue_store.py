@@ -199,8 +199,9 @@ class LmdbQueueStore:
             return
         for key, _, row in states:
             batch.put(Q_STATES, key, row)
-        if change.replace_action:
-            record.action = change.replace_action
+        if change.replace_action or change.route is not None:
+            record.action = change.replace_action or record.action
+            record.route = record.route if change.route is None else change.route
             batch.put(Q_ENTRIES, change.id, repack_entry(change.id, record))
 
     async def get(self, id: bytes) -> QueueEntry | None:
@@ -224,18 +225,17 @@ class LmdbQueueStore:
     def entries(self) -> Iterator[QueueEntry]:
         """In id order, some hundred from one snapshot; what is put or removed meanwhile may or may not be seen."""
         last = b""
-        while True:
-            found = self._entries_after(last)
+        while found := self.page(last, ENTRIES_AT_ONCE):
             yield from found
             if len(found) < ENTRIES_AT_ONCE:
                 return
             last = found[-1].item.id
 
-    def _entries_after(self, last: bytes) -> list[QueueEntry]:
+    def page(self, after: bytes, limit: int) -> list[QueueEntry]:
         with self._environment.reading() as txn:
             rows = Snapshot(self._environment, txn)
-            page = rows.scan(Q_ENTRIES, b"", start=last + b"\0", limit=ENTRIES_AT_ONCE)
-            return [self._entry(rows, id, row) for id, row in page]
+            found = rows.scan(Q_ENTRIES, b"", start=after + b"\0", limit=limit)
+            return [self._entry(rows, id, row) for id, row in found]
 
     def verify(self) -> Iterator[Finding]:
         """Reads from one snapshot, so it may run in another process or thread beside the server."""
