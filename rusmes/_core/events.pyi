@@ -7,8 +7,8 @@ class Template:
     """The fields of one kind of line, in their order: name, code, and kind of key.
 
     Codes: s text, i integer, f number (six decimals), t time (seconds since the epoch), b true, q identifier (16 octets), Q
-    identifiers, a address (always written; None is ""), A recipients, p phases, x JSON as it is. A key is "q", "m" or "r":
-    by it the line is found (`queue_key`, `text_key`); "" = by this field it is not.
+    identifiers, a address (always written; None is ""), A recipients, p phases, x JSON of whole fields, with their names. A
+    key is "q", "m" or "r": by it the line is found (`queue_key`, `text_key`); "" = by this field it is not.
 
     Raises:
         ValueError: a field is not like that, or there are more than 64.
@@ -62,3 +62,10 @@ def sort_entries(entries: bytes) -> bytes:
 
 def shift_entries(entries: bytes, by: int) -> bytes:
     """The entries of lines that are written `by` octets further on."""
+
+def find_message_id(header: bytes, start: int = 0) -> str:
+    """The value of the first Message-ID field of a header block from offset `start` on, "" when there is none.
+
+    Raises:
+        ValueError: the offset is negative.
+    """

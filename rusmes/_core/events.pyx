@@ -11,7 +11,7 @@ from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.math cimport floor, isfinite
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport qsort
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memchr, memcmp, memcpy
 
 from rusmes._core.chars cimport ATEXT, CLASSES
 
@@ -107,6 +107,49 @@ def sort_entries(bytes entries not None) -> bytes:
     with nogil:
         qsort(p, <size_t>(n // ENTRY_OCTETS), ENTRY_OCTETS, &compare_entries)
     return made
+
+
+# The Message-ID of a header.
+
+cdef bint is_message_id(const char* p) noexcept nogil:
+    """Whether 11 octets are the name of the field with its colon."""
+    cdef const char* name = b"message-id:"
+    cdef int i
+    for i in range(11):
+        if (p[i] | 0x20 if c'A' <= p[i] <= c'Z' else p[i]) != name[i]:
+            return False
+    return True
+
+
+def find_message_id(bytes header not None, Py_ssize_t start=0) -> str:
+    cdef const char* p = PyBytes_AS_STRING(header)
+    cdef const char* end = p + PyBytes_GET_SIZE(header)
+    cdef const char* line_end
+    cdef const char* last
+    if start < 0:
+        raise ValueError("an offset is not negative")
+    p += start
+    while p < end:
+        line_end = <const char*>memchr(p, c'\n', <size_t>(end - p))
+        if line_end is NULL:
+            line_end = end
+        if p[0] == c'\r' or p[0] == c'\n':
+            break
+        if (p[0] == c'M' or p[0] == c'm') and line_end - p > 11 and is_message_id(p):
+            p += 11
+            # RFC 5322 §2.2.3: the value may begin on the next line.
+            while p < end and (p[0] == c' ' or p[0] == c'\t' or p[0] == c'\r' or p[0] == c'\n'):
+                if p[0] == c'\n' and (p + 1 >= end or (p[1] != c' ' and p[1] != c'\t')):
+                    return ""
+                p += 1
+            last = p
+            while last < end and last[0] != c'\r' and last[0] != c'\n' and last - p < MAX_TEXT_CHARACTERS:
+                last += 1
+            while last > p and (last[-1] == c' ' or last[-1] == c'\t'):
+                last -= 1
+            return p[: last - p].decode("utf-8", "replace")
+        p = line_end + 1
+    return ""
 
 
 # Text.
@@ -524,6 +567,13 @@ cdef class EventBuffer:
                 value = <object>PyTuple_GET_ITEM(values, i)
                 code = template.codes[i]
                 if code != c'a' and not value:
+                    continue
+                if code == c'x':
+                    # Fields that somebody else has written already.
+                    self.reserve(1)
+                    self.data[self.size] = c','
+                    self.size += 1
+                    self.put_value(code, value)
                     continue
                 name_start = template.ends[i - 1] if i else 0
                 name_octets = template.ends[i] - name_start

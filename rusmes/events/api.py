@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from rusmes.config.events import KINDS as NAMED_KINDS
 from rusmes.model.mail import Mail, Recipient
 from rusmes.model.plan import Queued
 from rusmes.queue.api import Report
@@ -17,10 +16,13 @@ RECEPTIONS: Final = ("received", "refused", "dropped")
 """One for each mail at the end of its reception: what was accepted, refused in the session, or ended on purpose."""
 ATTEMPTS: Final = ("delivered", "deferred", "failed", "expired")
 """One for each recipient of each attempt."""
-CHANGES: Final = ("held", "released", "retried", "deleted", "bounced", "rerouted", "suspended", "resumed", "suppressed")
-"""What an operator or a rule did, to recipients of an entry or (suspended, resumed) to a part of the queue."""
+CHANGES: Final = (
+    "held", "released", "retried", "deleted", "bounced", "rerouted", "suspended", "resumed", "suppressed", "reported",
+    "complained",
+)  # fmt: skip
+"""What an operator or a rule did, to recipients of an entry or (suspended, resumed) to a part of the queue; suppressed,
+reported (a notice that came in) and complained (a feedback report) are about an address."""
 KINDS: Final = RECEPTIONS + ATTEMPTS + CHANGES
-assert KINDS == NAMED_KINDS, "the configuration names the same"
 
 Fact = str | int | float | bool
 

@@ -108,6 +108,7 @@ def check_chroot(config: Config) -> None:
         raise ConfigError("only root can change the root directory", key="chroot")
     root = os.path.realpath(config.storage.path)
     needed = {"runtime_dir": config.runtime_dir, "lmtp.path": config.lmtp.path, "logging.file.path": config.logging.file.path}
+    needed |= {"events.path": config.events.path} | {f"events.file.{one.name}.path": one.path for one in config.events.file}
     for key, path in needed.items():
         if path and os.path.commonpath([root, os.path.realpath(path)]) != root:
             hint = "move it inside, or chroot = false"
@@ -143,6 +144,11 @@ def change_root(config: Config) -> Config:
         storage=replace(config.storage, path="/"),
         lmtp=replace(config.lmtp, path=moved(config.lmtp.path)),
         logging=replace(config.logging, file=replace(config.logging.file, path=moved(config.logging.file.path))),
+        events=replace(
+            config.events,
+            path=moved(config.events.path),
+            file=tuple(replace(one, path=moved(one.path)) for one in config.events.file),
+        ),
     )
 
 
