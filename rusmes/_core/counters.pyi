@@ -89,6 +89,14 @@ class SharedCounters:
         A sliding window: the previous window counts by the part of it that is still inside.
         """
 
+    def take_paced(self, key: bytes, interval_seconds: float, burst: float, now: float, n: int = 1) -> float:
+        """Take `n` events under `key` at a pace of one each `interval_seconds`, up to `burst` of them at once; 0.0 = taken, else
+        after how many seconds it will be so. A negative `n` gives back what was taken and not used.
+
+        The generic cell rate algorithm (ITU-T I.371): the key's number is the theoretical arrival time of the next event. No
+        more than period / interval + burst - 1 events fall into any period.
+        """
+
     def peek_rate(self, key: bytes, window_seconds: float, now: float) -> float:
         """How many events fall into the last `window_seconds`."""
 

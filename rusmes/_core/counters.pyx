@@ -318,6 +318,28 @@ cdef class SharedCounters:
         rm_mutex_unlock(stripe)
         return taken
 
+    def take_paced(self, bytes key not None, double interval_seconds, double burst, double now, int n=1):
+        if interval_seconds <= 0:
+            return 0.0
+        cdef uint64_t hashed[2]
+        cdef uint8_t* stripe = self._lock(key, hashed)
+        cdef double arrival = now
+        cdef double wait = 0
+        _latest(stripe)[0] = now
+        cdef Entry* entry = _find(stripe, self, hashed)
+        if entry == NULL and n > 0:
+            entry = _insert(stripe, self, hashed)
+        if entry != NULL:
+            if entry.expires > now:
+                arrival = entry.value
+            wait = arrival - (burst - n) * interval_seconds - now if n > 0 else 0
+            if wait <= 1e-9:
+                wait = 0
+                entry.value = arrival + n * interval_seconds
+                entry.expires = entry.value
+        rm_mutex_unlock(stripe)
+        return wait
+
     def peek_rate(self, bytes key not None, double window_seconds, double now):
         cdef uint64_t hashed[2]
         cdef uint8_t* stripe = self._lock(key, hashed)

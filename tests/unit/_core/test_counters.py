@@ -248,3 +248,26 @@ def test_the_table_agrees_with_a_dictionary() -> None:
     for key, count in oracle.items():
         assert table.count(key) == count
     assert table.used() == sum(1 for count in oracle.values() if count)
+
+
+def test_a_pace_lets_no_more_through_than_its_rate_in_any_period_over_all_workers() -> None:
+    table = SharedCounters(2, 1024)
+    now, sent = 1000.0, []
+    interval, burst = 60.0 / 98, 3  # 100 a minute
+    for step in range(12_000):
+        table.use_column(step % 2)
+        at = now + step * 0.02
+        if not table.take_paced(b"p", interval, burst, at):
+            sent.append(at)
+    assert max(sum(1 for other in sent if at <= other < at + 60) for at in sent) <= 100
+    assert len(sent) >= 98 * 4
+
+
+def test_a_pace_says_when_and_takes_back_what_was_not_used() -> None:
+    table = SharedCounters(1, 1024)
+    assert table.take_paced(b"p", 10.0, 1.0, 100.0) == 0.0
+    assert table.take_paced(b"p", 10.0, 1.0, 103.0) == pytest.approx(7.0)
+    table.take_paced(b"p", 10.0, 1.0, 103.0, -1)
+    assert table.take_paced(b"p", 10.0, 1.0, 103.0) == 0.0
+    assert table.take_paced(b"p", 10.0, 1.0, 113.0) == 0.0
+    assert table.take_paced(b"nothing", 0.0, 1.0, 100.0) == 0.0
