@@ -47,12 +47,13 @@ class Malformed(Struct, frozen=True, gc=False):
 
 class Announced(Struct, frozen=True):
     """A command up to a literal that is announced. `kind` is the class its value will have; `mailbox` is where the literal
-    goes if it is a message, else None; `size_before` counts the parts of the same message before it."""
+    goes if it is a message, else None; `flags` are the message's, `size_before` counts the parts of it before this one."""
 
     tag: bytes
     kind: type[c.Command]
     mailbox: str | None = None
     size_before: int = 0
+    flags: tuple[str, ...] = ()
 
 
 def parse(
@@ -92,7 +93,7 @@ def parse_announced(
         read(lexer, tag)
         lexer.end()
     except MessageReached as reached:
-        return Announced(tag, kind, reached.mailbox, reached.size_before)
+        return Announced(tag, kind, reached.mailbox, reached.size_before, reached.flags)
     except LiteralReached:
         return Announced(tag, kind)
     except GrammarError as error:

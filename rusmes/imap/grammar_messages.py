@@ -52,6 +52,7 @@ class MessageReached(LiteralReached):
     def __init__(self, mailbox: str) -> None:
         super().__init__(mailbox)
         self.mailbox = mailbox
+        self.flags: tuple[str, ...] = ()
         self.size_before = 0
 
 
@@ -86,6 +87,14 @@ def _message(lexer: Lexer, target: str) -> AppendMessage:
     if lexer.is_at(QUOTE):
         internal_date = parse_date_time(lexer.string())
         lexer.space()
+    try:
+        return _append_data(lexer, target, flags, internal_date)
+    except MessageReached as reached:
+        reached.flags = flags
+        raise
+
+
+def _append_data(lexer: Lexer, target: str, flags: tuple[str, ...], internal_date: float | None) -> AppendMessage:
     if lexer.is_at(LITERAL) or lexer.is_at(TILDE):
         return AppendMessage((_message_literal(lexer, target),), flags, internal_date)
     kind = lexer.word()

@@ -226,6 +226,12 @@ _DAYS: Final = {
 }
 
 
+_WITH_ARGUMENT: Final = frozenset({
+    *_ADDRESS_FIELDS, *_DAYS, "UID", "TEXT", "BODY", "HEADER", "KEYWORD", "UNKEYWORD", "LARGER", "SMALLER", "NOT", "OR",
+    "OLDER", "YOUNGER", "MODSEQ", "UIDAFTER", "UIDBEFORE", "EMAILID", "THREADID", "FUZZY",
+})  # fmt: skip
+
+
 class _Keys:
     """The keys of one search; counts them and how deep they are nested."""
 
@@ -257,6 +263,8 @@ class _Keys:
         fixed = _FIXED.get(word)
         if fixed is not None:
             return fixed
+        if word not in _WITH_ARGUMENT:
+            unknown("search key", word)
         lexer.space()
         return self._with_argument(lexer, word)
 

@@ -97,6 +97,7 @@ class LiteralOffer(Struct, frozen=True, gc=False):
     size_before: int
     is_binary: bool
     is_synchronising: bool
+    flags: tuple[str, ...] = ()
 
 
 class Sink(Protocol):
@@ -300,6 +301,7 @@ class Session:
                 found.size_before,
                 framer.is_binary,
                 framer.is_synchronising,
+                found.flags,
             )
         kept = sum(len(literal) for literal in literals if type(literal) is bytes)
         if kept + framer.literal_size > (LITERAL_OCTETS if is_known else LITERAL_OCTETS_BEFORE_LOGIN):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from rusmes.errors import NotAllowed
+from rusmes.errors import LimitReached, NotAllowed
 
 SYSTEM_FLAGS: Final = ("\\Seen", "\\Answered", "\\Flagged", "\\Deleted", "\\Draft")
 SEEN: Final = 1
@@ -25,7 +25,8 @@ def split_flags(flags: Iterable[str]) -> tuple[int, tuple[str, ...]]:
     `\\Recent` is not a flag a client may change and is left out (RFC 9051 §2.3.2).
 
     Raises:
-        NotAllowed: an unknown system flag, or a keyword that is not an atom, too long or one too many.
+        NotAllowed: an unknown system flag, or a keyword that is not an atom or too long.
+        LimitReached: more keywords than a message may have.
     """
     if not flags:
         return 0, ()
@@ -38,7 +39,7 @@ def split_flags(flags: Iterable[str]) -> tuple[int, tuple[str, ...]]:
         elif folded != "\\recent":
             words.setdefault(folded, _checked(flag))
     if len(words) > MAX_KEYWORDS:
-        raise NotAllowed("too many keywords", f"{len(words)} keywords on one message, at most {MAX_KEYWORDS}")
+        raise LimitReached("too many keywords", f"{len(words)} keywords on one message, at most {MAX_KEYWORDS}")
     return bits, tuple(words[folded] for folded in sorted(words))
 
 

@@ -1,8 +1,8 @@
 """APPEND, with several messages (RFC 3502) and CATENATE (RFC 4469), and REPLACE (RFC 8508).
 
 Whether there is any point in a message is decided when its literal is announced, before the client sends it: the mailbox, the
-right to insert, the size, the quota, the space. What is then sent streams into the store's writer; a message of 50 MB never
-is in memory. One command is one transaction (RFC 3502 §6.3.11: all or none).
+right to insert, the flags, the size, the quota, the space. What is then sent streams into the store's writer; a message of
+50 MB never is in memory. One command is one transaction (RFC 3502 §6.3.11: all or none).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from rusmes.model.mail import Recipient
 from rusmes.model.mailbox import Appended
 from rusmes.model.plan import Append as StoreAppend
 from rusmes.storage.api import ContentWriter
+from rusmes.storage.flags import split_flags
 
 if TYPE_CHECKING:
     from rusmes.imap.session import LiteralOffer
@@ -50,8 +51,9 @@ async def answer_offer(context: Context, offer: LiteralOffer) -> None:
 
 
 async def _admit(context: Context, offer: LiteralOffer) -> None:
-    """The session has looked at the limit of its size."""
+    """The session has looked at the limit of its size. Raises RusmesError: why it is not to come."""
     target = await _target(context, offer.mailbox)
+    split_flags(allowed_flags(offer.flags, target.rights))
     if not await context.store.room_for(target.owner, offer.size + offer.size_before):
         raise OverQuota("the quota does not allow it")
     if not context.store.blobs.check_space(offer.size):
