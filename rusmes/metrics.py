@@ -309,6 +309,18 @@ DELIVERY_ACTIVE = gauge("rusmes_delivery_active_connections", "Connections to ot
 DELIVERY_TLS = counter_family(
     "rusmes_delivery_tls_total", "TLS to other servers.", "outcome", ("verified", "unverified", "none", "failed")
 )
+DELIVERY_SITE_EVENTS = counter_family(
+    "rusmes_delivery_site_events_total",
+    "What sites have taught the scheduler: unreachable, reached again, told us to slow down, refused one more connection.",
+    "event",
+    ("down", "up", "slowed", "crowded"),
+)
+DELIVERY_REFUSALS = counter_family(
+    "rusmes_delivery_refusals_total",
+    "Replies of other servers that refused something, by what they are about.",
+    "class",
+    ("recipient", "content", "rate", "reputation", "auth", "policy", "host", "network", "unknown"),
+)
 DNS_LOOKUPS = counter_family(
     "rusmes_dns_lookups_total", "Questions to the resolver.", "result", ("hit", "found", "missing", "failed")
 )
@@ -337,6 +349,10 @@ EVENTS_LAG_BYTES = gauge_family(
 EVENTS_LOST = counter(
     "rusmes_events_unshipped_bytes_total", "Events removed by [events] max_age or max_size before a consumer took them."
 )
+
+# Returns
+
+SUPPRESSED = counter_family("rusmes_suppressed_total", "Addresses suppressed, by why.", "cause", ("bounce", "report", "complaint"))
 
 # Process (server)
 

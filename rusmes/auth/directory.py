@@ -9,6 +9,8 @@ The order in which an address of a local domain is looked up; the first that fit
 5. the domain's catch-all.
 
 A domain alias ("@example.net" = "@example.com") replaces the domain before all that. Local parts are compared folded.
+Addresses that lead back here (`bounces.addresses`) come before all of it: a return path is the account of the return address,
+a sender that SRS made is an alias of the sender it stands for.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from rusmes.auth.api import Backend
 from rusmes.auth.names import canonical_domain, parse_address
+from rusmes.bounces.addresses import ReturnAddresses
 from rusmes.errors import ConfigError
 from rusmes.model.address import Address
 from rusmes.model.identity import Identity
@@ -33,11 +36,11 @@ class DomainDirectory:
         ConfigError: an alias or catch-all is no address, its domain is not local, or domain aliases lead in a circle.
     """
 
-    def __init__(self, config: Config, backend: Backend) -> None:
+    def __init__(self, config: Config, backend: Backend, returns: ReturnAddresses | None = None) -> None:
         self._backend = backend
-        self.apply(config)
+        self.apply(config, returns)
 
-    def apply(self, config: Config) -> None:
+    def apply(self, config: Config, returns: ReturnAddresses | None = None) -> None:
         """Take over a new configuration; a bad one changes nothing. Raises ConfigError."""
         domains = {_domain(text, "domains.local_domains") for text in config.local_domains}
         aliases: list[tuple[Address, tuple[Address, ...]]] = []
@@ -62,7 +65,10 @@ class DomainDirectory:
         for alias, _targets in aliases:
             if alias.domain not in domains and alias.domain not in renamed:
                 raise ConfigError(f"{alias.domain} is not a local domain", key=f'domains.aliases."{alias}"')
+        if returns is not None and returns.address is not None and returns.address.domain not in domains:
+            raise ConfigError(f"{returns.address.domain} is not a local domain", key="returns.address")
         self._domains = frozenset(domains | renamed.keys())
+        self._returns = returns
         self._renamed = renamed
         self._primary = canonical_domain(config.domain)
         self._aliases = {self._canonical(alias): targets for alias, targets in aliases}
@@ -90,6 +96,8 @@ class DomainDirectory:
 
     async def _search(self, address: Address, asked: str | Awaitable[str] = "") -> str:
         """`asked` is what the backend said of the address as it is."""
+        if self._returns is not None and self._returns.is_return(address):
+            return self._returns.account
         if not isinstance(asked, str):
             account = await asked
             if account:
@@ -115,6 +123,12 @@ class DomainDirectory:
     def expand(self, address: Address) -> Sequence[Address] | None:
         if not self.is_local_domain(address.domain):
             return None
+        if self._returns is not None:
+            if self._returns.srs.is_ours(address):
+                sender = self._returns.reverse(address)
+                return (sender,) if sender is not None else None
+            if self._returns.is_return(address):
+                return None
         targets = self.expand_alias(address)
         if targets is not None:
             return targets

@@ -72,12 +72,12 @@ COMPONENTS: Final = (
     "delivery",
     "events",
     "returns",
-    "suppression",
     "listener",
     "mailet",
     "notices",
     "queue",
     "server",
+    "storage",
     "supervisor",
     "worker",
 )

@@ -20,7 +20,7 @@ class Returns(Struct, frozen=True, kw_only=True):
     max_age: Duration = Duration("30d")
     """How long a return path that VERP made is good."""
     secrets: tuple[Secret, ...] = ()
-    """Keys of the addresses that VERP and SRS make: the first makes them, all are good. [] = one is kept in the data directory."""
+    """Keys of the addresses that VERP and SRS make: the first makes, all are good. [] = one is kept in the data directory."""
     rules: tuple[str, ...] = ()
     """Files of [[rule]]: what replies and reports mean; asked before the bundled ones."""
     srs_domain: str = ""

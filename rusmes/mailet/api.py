@@ -32,7 +32,10 @@ from rusmes._core.mailet import EVERYONE as EVERYONE
 from rusmes._core.mailet import NOBODY as NOBODY
 from rusmes._core.mailet import Everyone as Everyone
 from rusmes.auth.api import Directory
+from rusmes.bounces.addresses import ReturnAddresses
+from rusmes.bounces.classify import Classifier
 from rusmes.clock import Clock
+from rusmes.model.address import Address
 from rusmes.model.mail import Mail, Recipient
 from rusmes.model.plan import Plan, Refusal
 
@@ -128,6 +131,32 @@ class Notices(Protocol):
         """An "expanded" DSN to the sender who asked for SUCCESS; None when nobody did, or none may be sent."""
 
 
+class Suppressions(Protocol):
+    """The list of addresses to which nothing is sent any more; `returns.suppression` is it."""
+
+    @property
+    def is_enabled(self) -> bool: ...
+
+    @property
+    def drops(self) -> bool:
+        """Whether a suppressed recipient ends without a word to the sender."""
+
+    def find(self, tenant: str, address: Address) -> str:
+        """The category for which nothing is sent to an address; "" = it may be."""
+
+    def bounced(self, tenant: str, address: Address, category: str, reason: str) -> bool:
+        """An address was refused for ever; whether it is suppressed by that."""
+
+    def complained(self, tenant: str, address: Address, reason: str) -> None:
+        """The user of an address wants no more of it."""
+
+    def tenant_of(self, key: bytes) -> str:
+        """The tenant behind `bounces.verp.tenant_key`; "" = nobody, or unknown."""
+
+
+def _nothing(*_: object, **__: object) -> None: ...
+
+
 class Toolbox(Struct):
     """What a mailet or matcher may use; given to its constructor."""
 
@@ -144,6 +173,16 @@ class Toolbox(Struct):
     """[domains] recipient_delimiter: each of its characters is one; "" = no sub-addressing."""
     max_age_seconds: float = 5 * 86400.0
     """[queue] max_age: after that a mail that is refused for now is returned."""
+    returns: ReturnAddresses | None = None
+    """The addresses that lead back here; None where none are made (tests, tools)."""
+    classifier: Classifier | None = None
+    """What refusals mean."""
+    suppressions: Suppressions | None = None
+    """To whom nothing is sent any more."""
+    record: Callable[..., None] = _nothing
+    """`events.api.Events.changed`."""
+    keep_reports: bool = False
+    """[returns] keep_reports."""
 
 
 class MatcherClass(Protocol):

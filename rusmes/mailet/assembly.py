@@ -32,6 +32,7 @@ COMPOSITES: Final = {"And": "all", "Or": "any", "Not": "not"}
 MAX_DEPTH: Final = 20
 """Composites inside composites."""
 IMPLICIT: Final = schema.Step(mailet="RecipientRewrite")
+IMPLICIT_RETURNS: Final = schema.Step(mailet="BounceProcessor")
 
 Expression = str | Mapping[str, Any]
 
@@ -54,11 +55,17 @@ class Assembly:
         states = _checked_states(processors)
         if rewrite is None:
             rewrite = not any(step.mailet == "RecipientRewrite" for one in processors for step in one.mailets)
+        returns = self._toolbox.returns
+        reads_returns = returns is not None and returns.address is not None
+        reads_returns &= not any(step.mailet == "BounceProcessor" for one in processors for step in one.mailets)
         chains: dict[str, list[Step]] = {}
         for number, processor in enumerate(processors):
             steps: list[Step] = []
             if rewrite and processor.state == "root":
                 steps.append(self._step(processor, IMPLICIT, 0, f"processors[{number}]", "the implicit first step", states))
+            if reads_returns and processor.state == "root":
+                key, who = f"processors[{number}]", "the implicit step for reports"
+                steps.append(self._step(processor, IMPLICIT_RETURNS, len(steps), key, who, states))
             for place, step in enumerate(processor.mailets):
                 key = f"processors[{number}].mailets[{place}]"
                 who = f"processor {processor.name!r}, step {place + 1}"

@@ -45,5 +45,7 @@ class SuppressionFeed:
     def changed(self, kind: str, item: Queued | None = None, recipients: Sequence[Recipient] = (), **facts: Fact) -> None:
         self._events.changed(kind, item, recipients, **facts)
 
-    def received(self, kind: str, mail: Mail, recipients: Sequence[Recipient], rows: Sequence[Queued], reason: str = "") -> None:
+    def received(
+        self, kind: str, mail: Mail, recipients: Sequence[Recipient], rows: Sequence[Queued], reason: str = ""
+    ) -> None:
         self._events.received(kind, mail, recipients, rows, reason)

@@ -112,7 +112,7 @@ class Suppressions:
             self._ledger.put(TENANTS, key, tenant.encode())
 
     def tenant_of(self, key: bytes) -> str:
-        """"" = nobody's, or unknown."""
+        """ "" = nobody's, or unknown."""
         return (self._ledger.get(TENANTS, key) or b"").decode()
 
     # Inside
@@ -124,9 +124,7 @@ class Suppressions:
         value = self._ledger.get(TABLE, _key(tenant, name))
         return _DECODER.decode(value) if value is not None else None
 
-    def _entry(
-        self, tenant: str, address: Address, category: str, reason: str, seconds: float, count: int = 1
-    ) -> Suppressed:
+    def _entry(self, tenant: str, address: Address, category: str, reason: str, seconds: float, count: int = 1) -> Suppressed:
         now = self._clock.now()
         return Suppressed(address.folded, tenant, category, reason[:200], now, now + seconds if seconds else 0.0, count)
 

@@ -18,6 +18,8 @@ from rusmes._core.counters import Metrics, SharedCounters
 from rusmes.auth.authenticator import FullAuthenticator
 from rusmes.auth.directory import DomainDirectory
 from rusmes.auth.file import FileBackend
+from rusmes.bounces.addresses import ReturnAddresses, secrets_of
+from rusmes.bounces.classify import Classifier
 from rusmes.clock import Clock, SystemClock
 from rusmes.config.schema import Config
 from rusmes.delivery.dsn import DsnWriter
@@ -37,6 +39,8 @@ from rusmes.pop3.server import Pop3Service
 from rusmes.queue.control import StoreControl
 from rusmes.queue.intake import QueueIntake
 from rusmes.queue.runner import Runner
+from rusmes.returns.feed import SuppressionFeed
+from rusmes.returns.suppression import Suppressions
 from rusmes.search.scan import ScanSearcher
 from rusmes.server.provision import Provision
 from rusmes.server.sockets import Binding
@@ -101,12 +105,16 @@ class Engine:
             house.metrics,
             config,
         )
-        self.control = StoreControl(self.store, house.clock, self.runner)
+        self.control = StoreControl(self.store, house.clock, self.runner, deliverer=house.deliverer, ids=house.ids)
 
     def build_pipeline(self, config: Config) -> Pipeline:
         """Raises ConfigError."""
         house = self._house
         toolbox = toolbox_of(config, house.directory, self.dsn, house.clock, house.ids, house.metrics)
+        toolbox.returns = ReturnAddresses(config, secrets_of(config, create=True), house.clock)
+        toolbox.classifier = Classifier.load(config.returns.rules)
+        toolbox.suppressions = Suppressions(house.ledger, house.clock, config.suppression)
+        toolbox.record = house.events.changed
         pipeline = Pipeline.build(
             config.processors,
             toolbox,
@@ -127,6 +135,7 @@ class Engine:
         self.runner.start()
 
     async def close(self, grace_seconds: float) -> None:
+        await self.control.close()
         await self.runner.stop(grace_seconds)
         await self.store.close()
 
@@ -165,7 +174,11 @@ class House:
         self.mapped_pages = MappedPages(storage.path)
         self.accounts = FileBackend.of(config, on_problem=_accounts_problem)
         self.provision = Provision(self.accounts, self.mail_store, config.domains.create_mailboxes)
-        self.directory = DomainDirectory(config, self.accounts)
+        self.returns = ReturnAddresses(config, secrets_of(config, create=True), self.clock)
+        self.directory = DomainDirectory(config, self.accounts, self.returns)
+        self.suppressions = Suppressions(self.ledger, self.clock, config.suppression)
+        self.classifier = Classifier.load(config.returns.rules)
+        self.feed = SuppressionFeed(self.events, self.suppressions, self.classifier, self.metrics)
         self.authenticator = FullAuthenticator(self.accounts, self.limits, self.clock, self.metrics, config)
         self.resolver = Resolver(self.clock, config.delivery.resolver, metrics=self.metrics)
         self.deliverer = RemoteDeliverer(config, self.resolver, self.metrics, self.clock, self.limits, config.hostname)
@@ -298,7 +311,9 @@ class House:
             ConfigError: it does not work here after all; nothing has changed.
         """
         contexts = contexts_of(config, [listener.service.protocol for listener in self.listeners])
-        trial = DomainDirectory(config, self.accounts)
+        returns = ReturnAddresses(config, secrets_of(config, create=True), self.clock)
+        classifier = Classifier.load(config.returns.rules)
+        trial = DomainDirectory(config, self.accounts, returns)
         pipelines = [engine.build_pipeline(config) for engine in self.engines]
         del trial
         proxies_before = bool(self.gate.proxies)
@@ -307,7 +322,10 @@ class House:
         self.sink.set_levels(config.logging.level, config.logging.levels)
         self.mail_store.retain_keys(_key_retention(config))
         self.provision.mailboxes = config.domains.create_mailboxes
-        self.directory.apply(config)
+        self.returns = returns
+        self.suppressions.settings = config.suppression
+        self.feed.classifier = classifier
+        self.directory.apply(config, returns)
         self.authenticator.apply(config)
         self.resolver.apply(config.delivery.resolver)
         self.deliverer.apply(config)
@@ -337,6 +355,7 @@ def toolbox_of(
         count=lambda event: metrics.inc(m.MAILET_EVENTS[event]),
         recipient_delimiter=config.domains.recipient_delimiter,
         max_age_seconds=float(config.queue.max_age),
+        keep_reports=config.returns.keep_reports,
     )
 
 

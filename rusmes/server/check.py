@@ -10,6 +10,8 @@ from typing import Any, Final
 from rusmes._core.counters import Metrics
 from rusmes.auth.directory import DomainDirectory
 from rusmes.auth.file import FileBackend
+from rusmes.bounces.addresses import ReturnAddresses, secrets_of
+from rusmes.bounces.classify import Classifier
 from rusmes.clock import SystemClock
 from rusmes.config.load import locate
 from rusmes.config.problems import InvalidConfig, all_problems
@@ -50,9 +52,11 @@ def check_all(config: Config) -> list[str]:
 
     backend = attempt(lambda: FileBackend.of(config))
     if backend is not None:
-        directory = attempt(lambda: DomainDirectory(config, backend))
+        returns = attempt(lambda: ReturnAddresses(config, secrets_of(config, create=False), SystemClock()))
+        attempt(lambda: Classifier.load(config.returns.rules))
+        directory = attempt(lambda: DomainDirectory(config, backend, returns))
         if directory is not None:
-            pipeline = attempt(lambda: build_pipeline(config, directory))
+            pipeline = attempt(lambda: build_pipeline(config, directory, returns))
             warnings += pipeline.warnings if pipeline is not None else []
         backend.close()
     protocols = {protocol for protocol, *_ in wanted(config) if protocol in SERVICES}
@@ -81,9 +85,10 @@ def _age_of(context: ServerContext, path: str) -> list[str]:
     return [f"the certificate {path} {how} {context.expires:%Y-%m-%d}: renew it and reload"]
 
 
-def build_pipeline(config: Config, directory: DomainDirectory) -> Pipeline:
+def build_pipeline(config: Config, directory: DomainDirectory, returns: ReturnAddresses | None = None) -> Pipeline:
     """A pipeline through which no mail will run. Raises ConfigError."""
     toolbox = toolbox_of(config, directory, _NoNotices(), SystemClock(), IdSource(), Metrics())
+    toolbox.returns = returns
     return Pipeline.build(config.processors, toolbox, Registry.load())
 
 

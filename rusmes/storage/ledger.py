@@ -40,7 +40,7 @@ MAX_READERS: Final = 1024
 _EXPIRY: Final = struct.Struct("<d")
 _NOTHING: Final = (0.0, None)
 
-_log = get_logger("store")
+_log = get_logger("storage")
 
 
 def record_key(table: str, key: bytes) -> bytes:

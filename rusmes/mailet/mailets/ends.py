@@ -10,6 +10,7 @@ from rusmes.config.units import Duration
 from rusmes.errors import ConfigError
 from rusmes.mailet import api
 from rusmes.mailet.api import CONTINUE, Decision, Deliver, Drop, Goto, HoldMail, RelayTo, Split, Submit, Toolbox
+from rusmes.mailet.mailets.returning import suppressed_parts
 from rusmes.mailet.matchers.envelope import NoParameters as NoParameters
 from rusmes.mailet.parameters import Words
 from rusmes.mailet.rendering import checked_line
@@ -75,7 +76,10 @@ class RemoteDeliveryParameters(Struct, frozen=True):
 
 
 class RemoteDelivery:
-    """Queues the mail for other servers."""
+    """Queues the mail for other servers.
+
+    Recipients that are suppressed ([suppression]) are refused (550 5.7.1), or end here.
+    """
 
     Parameters = RemoteDeliveryParameters
     final = True
@@ -90,8 +94,15 @@ class RemoteDelivery:
         elif parameters.port:
             raise ConfigError("a port needs a host")
         self._decision = RelayTo(route)
+        suppressions = toolbox.suppressions
+        self._suppressions = suppressions if suppressions is not None and suppressions.is_enabled else None
 
     def service(self, mail: Mail) -> Decision:
+        if self._suppressions is not None:
+            parts = suppressed_parts(mail, self._suppressions)
+            if parts:
+                left = tuple(set(mail.recipients).difference(*(members for members, _ in parts)))
+                return Split((*parts, (left, self._decision))) if left else Split(tuple(parts))
         return self._decision
 
 

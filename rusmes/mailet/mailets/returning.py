@@ -69,8 +69,8 @@ class SRS:
 class BounceProcessor:
     """Reads what comes back to [returns] address: delivery reports (RFC 3464) and complaints (RFC 5965).
 
-    `root` begins with it as soon as there is that address. A return path that is forged or too old is refused. A report is read,
-    logged, counted, told to the event log, and ends here (with keep_reports it goes on); addresses that are refused for ever,
+    `root` begins with it as soon as there is that address. A return path that is forged or too old is refused. A report is
+    logged, told to the event log, and ends here (with keep_reports it goes on); addresses that are refused for ever,
     and those whose users complain, are suppressed, when the report came to a return path that VERP made or encloses one.
     Everything else (answers of people and of their programs) goes on, to the mailbox of the address.
     """
@@ -125,12 +125,15 @@ class BounceProcessor:
             category = self._classifier.category(one.code, one.status, one.text)
             # What VERP says is ours; what the report says is a stranger's word.
             about = recipient if recipient is not None and len(report.recipients) == 1 else None
-            self._tell("reported", report.returned, one.address, tenant, action=one.action, category=category, reply=_reply(one))
+            reply = _reply(one)
+            self._tell("reported", report.returned, one.address, tenant, action=one.action, category=category, reply=reply)
             if one.action != "failed" or category not in HARD or not is_permanent(one.code, one.status):
                 continue
-            if about is not None and self._suppressions is not None and self._suppressions.is_enabled:
-                if self._suppressions.bounced(tenant, about, category, _reply(one)):
-                    self._tell("suppressed", report.returned, str(about), tenant, reason=category, by="report")
+            suppressions = self._suppressions
+            if about is None or suppressions is None or not suppressions.is_enabled:
+                continue
+            if suppressions.bounced(tenant, about, category, reply):
+                self._tell("suppressed", report.returned, str(about), tenant, reason=category, by="report")
 
     def _complained(self, complaint: Complaint, address: Address) -> None:
         recipient, tenant = self._sent_to(address, complaint.sender)

