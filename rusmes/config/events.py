@@ -12,7 +12,7 @@ from rusmes.config.units import Duration, Secret, Size
 
 KINDS: Final = (
     "received", "refused", "dropped", "delivered", "deferred", "failed", "expired", "held", "released", "retried", "deleted",
-    "bounced", "rerouted", "suspended", "resumed", "suppressed", "reported", "complained",
+    "bounced", "rerouted", "suspended", "resumed", "suppressed", "reported", "complained", "continued",
 )  # fmt: skip
 """Those of `events.api`, which checks that they are the same."""
 

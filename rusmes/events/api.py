@@ -18,10 +18,11 @@ ATTEMPTS: Final = ("delivered", "deferred", "failed", "expired")
 """One for each recipient of each attempt."""
 CHANGES: Final = (
     "held", "released", "retried", "deleted", "bounced", "rerouted", "suspended", "resumed", "suppressed", "reported",
-    "complained",
+    "complained", "continued",
 )  # fmt: skip
-"""What an operator or a rule did, to recipients of an entry or (suspended, resumed) to a part of the queue; suppressed,
-reported (a notice that came in) and complained (a feedback report) are about an address."""
+"""What an operator or a rule did, to recipients of an entry or (suspended, resumed) to a part of the queue. bounced: a failure
+notice was made for the sender. suppressed, reported (a notice that came in) and complained (a feedback report) are about an
+address. continued: an entry went on in the pipeline, and new entries took its place."""
 KINDS: Final = RECEPTIONS + ATTEMPTS + CHANGES
 
 Fact = str | int | float | bool

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rusmes.events.api import Events, NullEvents
 from rusmes.log import get_logger, log_message
 from rusmes.metrics import DELIVERIES, DELIVERY_AGE_SECONDS, QUEUE_RETRIES, Metrics
 from rusmes.model.ids import id_text
@@ -19,9 +20,16 @@ _log = get_logger("queue")
 class Attempts:
     """Judges reports by the schedule; changes the states it is given and nothing else."""
 
-    def __init__(self, schedule: Schedule, metrics: Metrics) -> None:
+    def __init__(self, schedule: Schedule, metrics: Metrics, events: Events | None = None) -> None:
         self.schedule = schedule
         self._metrics = metrics
+        self._events = events or NullEvents()
+
+    def record_delivered(self, job: Job, item: Queued, reports: Sequence[Report], now: float) -> None:
+        """An event for each recipient; all of them are delivered."""
+        states = job.active.states
+        for index, report in zip(job.indexes, reports, strict=True):
+            self._events.attempted(item, report, "delivered", states[index].attempts + 1 if states else 1, 0.0, now)
 
     def count_delivered(self, item: Queued, reports: Sequence[Report], count: int, now: float) -> None:
         first = reports[0]
@@ -40,6 +48,23 @@ class Attempts:
             "age": round(age, 3),
         }
         log_message("queue", "delivered", fields)
+
+    def record_continued(self, item: Queued, rows: Sequence[Queued]) -> None:
+        """An entry went on in the pipeline; `rows` took its place."""
+        self._events.changed("continued", item, queued=len(rows), new_ids=" ".join(id_text(row.id) for row in rows))
+        self.record_held(rows)
+
+    def record_held(self, rows: Sequence[Queued]) -> None:
+        """Events of those of new entries that the pipeline holds."""
+        for row in rows:
+            if row.action == "hold":
+                self._events.changed("held", row, reason=row.reason, by="pipeline")
+
+    def record_notice(self, item: Queued, reports: Sequence[Report], rows: Sequence[Queued]) -> None:
+        """A notice about these reports was made, and `rows` carry it."""
+        if reports and reports[0].action == "failed":
+            recipients = [report.recipient for report in reports]
+            self._events.changed("bounced", item, recipients, notice=" ".join(id_text(row.id) for row in rows))
 
     def new_states(
         self, job: Job, item: Queued, reports: Sequence[Report], now: float
@@ -80,6 +105,8 @@ class Attempts:
                     delayed.append(report)
             if report.action not in ("delivered", "relayed"):
                 self._log_failure(item, report, state)
+            next_due = state.due if state.status == "deferred" else 0.0
+            self._events.attempted(item, report, state.status, state.attempts, next_due, now)
         notices = [(failed, 0.0), (delayed, schedule.expires_at(item.created))]
         notices += [([report for report in good if report.action == action], 0.0) for action in ("delivered", "relayed")]
         if item.action == "relay":

@@ -17,6 +17,7 @@ from rusmes.auth.api import Directory
 from rusmes.clock import Clock
 from rusmes.config.schema import Config
 from rusmes.errors import StoreError
+from rusmes.events.api import Events, NullEvents
 from rusmes.log import get_logger, log_message
 from rusmes.mailet.api import PipelineRunner
 from rusmes.metrics import Metrics
@@ -34,6 +35,8 @@ from rusmes.storage.api import ContentWriter, MailStore, QueueStore
 NO_SPACE: Final = Refusal(452, "4.3.1", "insufficient storage, try again later")
 NOT_WRITABLE: Final = Refusal(451, "4.3.0", "storage failure, try again later")
 OVERLOADED: Final = Refusal(421, "4.3.2", "too much mail at once, try again later")
+
+_RECEPTIONS: Final = {"message accepted": "received", "message refused": "refused", "message dropped": "dropped"}
 
 PROBE_SECONDS: Final = 1.0
 """A store that failed takes one transaction a second, until one of them succeeds."""
@@ -99,7 +102,10 @@ class QueueIntake:
         ids: IdSource,
         metrics: Metrics,
         config: Config,
+        *,
+        events: Events | None = None,
     ) -> None:
+        self._events = events or NullEvents()
         self._pipeline = pipeline
         self._mail_store = mail_store
         self._queue_store = queue_store
@@ -219,7 +225,7 @@ class QueueIntake:
             raise
         self._blobs.discard(mail.content)
         refusals = _refusals(envelope, plan.refused)
-        self._tell(mail, refusals, envelope, plan, "message refused" if any(refusals) else "message dropped")
+        self._tell(mail, refusals, envelope, plan, "message refused" if any(refusals) else "message dropped", ())
         return Outcome(refusals, [])
 
     # A commit that nobody awaits
@@ -244,7 +250,7 @@ class QueueIntake:
             return
         else:
             ids = [id_text(mail.id)]
-        self._tell(mail, (), commit.envelope, commit.plan, "message accepted")
+        self._tell(mail, (), commit.envelope, commit.plan, "message accepted", rows or ())
         commit.answer(Outcome([None] * len(commit.envelope), ids))
 
     def _not_committed(self, commit: _Committing, error: Exception) -> None:
@@ -264,7 +270,7 @@ class QueueIntake:
         finally:
             self._overload.end(self._clock.monotonic() - started)
         if not plan.refused and not any(type(result) is Refusal for result in results):
-            self._tell(mail, (), envelope, plan, "message accepted")
+            self._tell(mail, (), envelope, plan, "message accepted", ())
             return Outcome([None] * len(envelope), [id_text(mail.id)])
         return await self._partly_stored(mail, envelope, plan, results)
 
@@ -287,13 +293,13 @@ class QueueIntake:
         refusals = _refusals(envelope, refused)
         if all(refusals):
             self._blobs.discard(mail.content)
-            self._tell(mail, refusals, envelope, plan, "message refused")
+            self._tell(mail, refusals, envelope, plan, "message refused", ())
             return Outcome(refusals, [])
         if mail.origin.listener != "lmtp":
             hidden += _reports(envelope, refusals)
         if hidden and (rows := await self._notice_rows(mail, hidden)):
             await self._put(rows)
-        self._tell(mail, refusals, envelope, plan, "message accepted")
+        self._tell(mail, refusals, envelope, plan, "message accepted", ())
         return Outcome(refusals, [id_text(mail.id)])
 
     async def _accept_to_queue(self, mail: Mail, envelope: Sequence[Recipient], plan: Plan) -> Outcome:
@@ -303,7 +309,7 @@ class QueueIntake:
         if plan.refused and mail.origin.listener != "lmtp" and not all(refusals):
             rows = rows + await self._notice_rows(mail, _reports(envelope, refusals))
         await self._put(rows)
-        self._tell(mail, refusals, envelope, plan, "message accepted")
+        self._tell(mail, refusals, envelope, plan, "message accepted", rows)
         return Outcome(refusals, [id_text(row.id) for row in rows])
 
     async def _put(self, rows: Sequence[Queued]) -> None:
@@ -328,9 +334,15 @@ class QueueIntake:
         return rows_of(plan, notice, self._ids)
 
     def _tell(
-        self, mail: Mail, refusals: Sequence[Refusal | None], envelope: Sequence[Recipient], plan: Plan, event: str
+        self,
+        mail: Mail,
+        refusals: Sequence[Refusal | None],
+        envelope: Sequence[Recipient],
+        plan: Plan,
+        event: str,
+        rows: Sequence[Queued],
     ) -> None:
-        """The one line of a message."""
+        """The one line of a message, and its event."""
         origin = mail.origin
         refused = [refusal for refusal in refusals if refusal is not None]
         fields: dict[str, str | int] = {
@@ -353,6 +365,11 @@ class QueueIntake:
             fields["dropped"] = len(plan.dropped)
             fields["reason"] = plan.dropped[0][1]
         log_message("queue", event, fields)
+        reason = fields.get("reply") or fields.get("reason") or ""
+        self._events.received(_RECEPTIONS[event], mail, envelope, rows, str(reason))
+        for row in rows:
+            if row.action == "hold":
+                self._events.changed("held", row, reason=row.reason, by="pipeline")
 
 
 class _Committing:

@@ -26,6 +26,7 @@ from typing import Final
 from rusmes.clock import Clock
 from rusmes.config.schema import Config
 from rusmes.errors import RusmesError, StoreError
+from rusmes.events.api import Events
 from rusmes.log import get_logger
 from rusmes.mailet.api import PipelineRunner
 from rusmes.metrics import (
@@ -93,6 +94,8 @@ class Runner:
         ids: IdSource,
         metrics: Metrics,
         config: Config,
+        *,
+        events: Events | None = None,
     ) -> None:
         self.store = queue_store
         self._mail_store = mail_store
@@ -103,7 +106,7 @@ class Runner:
         self._metrics = metrics
         self._clock = SteadyClock(clock)
         self._schedule = Schedule.of(config)
-        self._attempts = Attempts(self._schedule, metrics)
+        self._attempts = Attempts(self._schedule, metrics, events)
         self._memory_bytes = int(config.queue.memory)
         self._held_bytes = 0
         self._due: dict[bytes, float] = {}
@@ -366,6 +369,7 @@ class Runner:
             return
         job.end()
         active.left = 0
+        self._attempts.record_continued(item, rows)
         self._conclude(active, {}, rows, is_done=True)
 
     async def _warn(self, job: Job, item: Queued) -> None:
@@ -405,7 +409,9 @@ class Runner:
             if report.action not in ("delivered", "relayed") or report.recipient.notify & NOTIFY_SUCCESS:
                 return False
         job.end()
-        self._attempts.count_delivered(item, reports, len(reports), self._clock.now())
+        now = self._clock.now()
+        self._attempts.count_delivered(item, reports, len(reports), now)
+        self._attempts.record_delivered(job, item, reports, now)
         active.left = 0
         untouched = item.rendering.content.id if active.states is None else b""
         self._conclude(active, {}, is_done=True, content_id=untouched)
@@ -448,7 +454,9 @@ class Runner:
             return []
         plan = await self._pipeline.run(notice)
         rows = rows_of(plan, notice, self._ids)
-        if not rows:
+        if rows:
+            self._attempts.record_notice(item, reports, rows)
+        else:
             self.store.blobs.discard(notice.content)
         for address, refusal in plan.refused.items():
             _log.warn("notice refused by the pipeline", recipient=str(address), reply=f"{refusal.code} {refusal.text}")
