@@ -16,7 +16,7 @@ from rusmes.imap.commands import rights
 from rusmes.imap.commands.context import ALL_RIGHTS, Context, Handler, No, Ok, Outcome, in_turns
 from rusmes.imap.commands.mailboxes import begin_status, status_items
 from rusmes.imap.commands.metadata import chosen, entries_of, metadata_line
-from rusmes.imap.commands.rights import ANYONE, OTHER_USERS, Located, is_others, may_be_shared
+from rusmes.imap.commands.rights import ANYONE, OTHER_USERS, Located, is_others
 from rusmes.imap.names import encode_name, matcher
 from rusmes.imap.response import list_line, status_line
 from rusmes.model.mailbox import Mailbox
@@ -87,7 +87,7 @@ async def _others(context: Context) -> list[Node]:
             continue
         if mailbox.account_id not in names:
             account = await context.store.account_by_id(mailbox.account_id)
-            names[mailbox.account_id] = account.name if account is not None and may_be_shared(account.name) else ""
+            names[mailbox.account_id] = account.name if account is not None else ""
         owner = names[mailbox.account_id]
         if owner:
             nodes.append(Node(rights.name_of(context, owner, mailbox.name), mailbox, owner, granted))

@@ -39,7 +39,7 @@ async def _place(context: Context, name: str) -> Place:
     own_name = normal_name(rest)
     for level in reversed(parents(own_name)):
         try:
-            above = await rights.locate(context, f"{OTHER_USERS}/{owner}/{level}")
+            above = await rights.locate(context, rights.others_name(owner, level))
         except NotFound:
             continue
         return Place(above.mailbox, owner, above.rights, False, own_name, above.mailbox.account_id)

@@ -1,8 +1,8 @@
 """Who may do what with a mailbox: the lists of rights (RFC 4314), and the way from a name to a mailbox.
 
 An account's own mailboxes have the names it gave them. Those of others, as far as their lists name the account or "anyone",
-are "Other Users/<account>/<mailbox>" (RFC 2342). The owner of a mailbox has every right, whatever its list says. What a user
-may not look up does not exist for him (RFC 4314 §6).
+are "Other Users/<account>/<mailbox>" (RFC 2342), with "=2F" for a "/" in the account's name. The owner of a mailbox has every
+right, whatever its list says. What a user may not look up does not exist for him (RFC 4314 §6).
 
 Rights are independent of each other. The old ones "c" and "d" stand for "kx" and "te" when they are given, and are told when
 one of theirs is there (RFC 4314 §2.1.1).
@@ -10,6 +10,7 @@ one of theirs is there (RFC 4314 §2.1.1).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -26,6 +27,7 @@ OTHER_USERS: Final = "Other Users"
 """The level above the mailboxes of others; no mailbox of one's own may have this name."""
 ANYONE: Final = "anyone"
 
+_ESCAPE: Final = re.compile("=..")
 _OLD_RIGHTS: Final = {"c": "kx", "d": "te"}
 
 
@@ -39,14 +41,19 @@ class Located(Struct, frozen=True):
     is_own: bool = True
 
 
-def may_be_shared(owner: str) -> bool:
-    """Whether an account's name can be a level of a name; "/" in a local part cannot."""
-    return not set(owner) & {"/", "%", "*"}
+_HIDDEN: Final = str.maketrans({char: f"={ord(char):02X}" for char in "/%*="})
+_SHOWN: Final = {hidden: chr(char) for char, hidden in _HIDDEN.items()}
+"""An account's name is one level of a name, without the separator and what LIST takes for wildcards."""
+
+
+def others_name(owner: str, mailbox: str) -> str:
+    """What everybody but the owner calls a mailbox."""
+    return f"{OTHER_USERS}/{owner.translate(_HIDDEN)}/{mailbox}"
 
 
 def name_of(context: Context, owner: str, mailbox: str) -> str:
     """What the user calls a mailbox."""
-    return mailbox if owner == context.account else f"{OTHER_USERS}/{owner}/{mailbox}"
+    return mailbox if owner == context.account else others_name(owner, mailbox)
 
 
 def is_others(name: str) -> bool:
@@ -54,9 +61,10 @@ def is_others(name: str) -> bool:
 
 
 def split_others(name: str) -> tuple[str, str]:
-    """Owner and mailbox of a name below "Other Users", which may be ""."""
-    owner, _, mailbox = name[len(OTHER_USERS) + 1 :].partition("/")
-    return owner, mailbox
+    """Owner and mailbox of a name below "Other Users"; either may be "", the owner when no account's name is written so."""
+    level, _, mailbox = name[len(OTHER_USERS) + 1 :].partition("/")
+    owner = _ESCAPE.sub(lambda found: _SHOWN.get(found[0], found[0]), level)
+    return (owner if owner.translate(_HIDDEN) == level else ""), mailbox
 
 
 def rights_of(acl: Mapping[str, str], account: str) -> str:
@@ -98,7 +106,7 @@ async def locate(context: Context, name: str) -> Located:
             raise NotFound("there is no such mailbox")
         return Located(mailbox, context.account, ALL_RIGHTS)
     owner, rest = split_others(name)
-    account = await store.account(owner) if rest and owner != context.account else None
+    account = await store.account(owner) if owner and rest and owner != context.account else None
     mailbox = await store.mailbox(account.id, rest) if account is not None else None
     rights = rights_of(await store.acl(mailbox.id), context.account) if mailbox is not None else ""
     if mailbox is None or "l" not in rights:

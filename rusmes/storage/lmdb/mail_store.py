@@ -87,7 +87,8 @@ ROW_BYTES: Final = 4096
 # How often old rows of the change log are looked for, and how many go with one change: little enough not to be felt.
 TRIM_SECONDS: Final = 60.0
 TRIMMED_AT_ONCE: Final = 200
-# Rows of the change log, some 150 bytes each, of all accounts together: 1.5 GB at most.
+# Rows of the change log, some 150 bytes each, of all accounts together: 1.5 GB at most. Not for each account: its rows lie
+# among those of others, the oldest at the end of a chain that had to be walked. Who loses rows compares everything once.
 MAX_CHANGES: Final = 10_000_000
 
 T = TypeVar("T")

@@ -135,3 +135,32 @@ def test_rights_on_what_is_appended(play: Callable[[str, Scenario], None]) -> No
         assert (await bob.append(TEAM, MESSAGE)).startswith("NO [OVERQUOTA]")
 
     play("lwi", scenario)
+
+
+def test_any_account_can_share(tmp_path: Path) -> None:
+    """Its name is one level, whatever is in it."""
+    name = "sales/%*=2f@example.com"
+
+    async def scenario() -> None:
+        async with alices(store_of("lmdb", tmp_path)) as (house, alice):
+            owner = await house.store.create_account(name, mailboxes=("team", "team/a"))
+            plain = await house.store.create_account("sales@example.com", mailboxes=("team",))
+            for account in (owner, plain):
+                for mailbox in await house.store.mailboxes(account.id):
+                    if mailbox.name != "INBOX":
+                        await house.store.set_rights(mailbox.id, "alice@example.com", "lrk")
+            level = "Other Users/sales=2F=25=2A=3D2f@example.com"
+            assert [line.rpartition(") ")[2] for line in await alice.ok('LIST "" "Other Users/*/team"')] == [
+                f'"/" "{level}/team"',
+                '"/" "Other Users/sales@example.com/team"',
+            ]
+            assert len(await alice.ok('LIST "" "Other Users/%"')) == 2
+            [line] = await alice.ok(f'STATUS "{level}/team/a" (MESSAGES)')
+            assert line == f'* STATUS "{level}/team/a" (MESSAGES 0)'
+            await alice.ok(f'SELECT "{level}/team"')
+            await alice.ok(f'CREATE "{level}/team/b"')
+            assert await house.store.mailbox(owner.id, "team/b") is not None
+            for wrong in ("sales=2F=25=2A=2f@example.com", "sales=2f=25=2A=3D2f@example.com", "sales=40example.com", "=", ""):
+                await refused(alice, f'STATUS "Other Users/{wrong}/team" (MESSAGES)', "NO [NONEXISTENT]" if wrong else "NO")
+
+    run(scenario())
