@@ -35,6 +35,7 @@ COMMANDS: Final = {
     "alias": ("domains", "alias"),
     "queue": ("queue", "queue"),
     "store": ("store", "store"),
+    "suppression": ("suppression", "suppression"),
 }
 """Module of this package and its object, by command; imported when called: the stores and the pipeline take half a second."""
 
