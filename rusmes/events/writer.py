@@ -68,6 +68,11 @@ _RESERVED: Final = frozenset({"time", "kind"} | {name for name, _, _ in _CHANGE.
 _log = get_logger("events")
 
 
+def directory_of(settings: Settings, data_directory: str) -> str:
+    """Where the files of the log are."""
+    return settings.path or os.path.join(data_directory, "events")
+
+
 class SegmentWriter:
     """One file that is being written, locked as long as it is."""
 

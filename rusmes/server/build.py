@@ -25,20 +25,25 @@ from rusmes.config.schema import Config
 from rusmes.delivery.dsn import DsnWriter
 from rusmes.delivery.remote import RemoteDeliverer
 from rusmes.dns import Resolver
+from rusmes.errors import ConfigError
 from rusmes.events.api import Events, NullEvents
+from rusmes.events.writer import EventLog, directory_of
 from rusmes.imap.hub import Hub
 from rusmes.imap.server import ImapService
 from rusmes.log import LogSink, get_logger
 from rusmes.mailet.api import Toolbox
+from rusmes.mailet.notary import Notary
 from rusmes.mailet.pipeline import Pipeline
 from rusmes.mailet.registry import Registry
 from rusmes.model.ids import IdSource
 from rusmes.net.listener import HANDSHAKES_AT_ONCE, Gate, Listener, Service
 from rusmes.net.notices import RESYNC, Notices, Pair
 from rusmes.pop3.server import Pop3Service
+from rusmes.queue.audit import AuditTrail
 from rusmes.queue.control import StoreControl
 from rusmes.queue.intake import QueueIntake
 from rusmes.queue.runner import Runner
+from rusmes.queue.suspensions import Suspensions
 from rusmes.returns.feed import SuppressionFeed
 from rusmes.returns.suppression import Suppressions
 from rusmes.search.scan import ScanSearcher
@@ -104,8 +109,11 @@ class Engine:
             house.ids,
             house.metrics,
             config,
+            events=house.feed,
         )
-        self.control = StoreControl(self.store, house.clock, self.runner, deliverer=house.deliverer, ids=house.ids)
+        self.control = StoreControl(
+            self.store, house.clock, self.runner, deliverer=house.deliverer, events=house.events, ids=house.ids
+        )
 
     def build_pipeline(self, config: Config) -> Pipeline:
         """Raises ConfigError."""
@@ -115,6 +123,9 @@ class Engine:
         toolbox.classifier = Classifier.load(config.returns.rules)
         toolbox.suppressions = Suppressions(house.ledger, house.clock, config.suppression)
         toolbox.record = house.events.changed
+        toolbox.notary = house.notary
+        toolbox.find_txt = house.resolver.txt
+        toolbox.inc = house.metrics.inc
         pipeline = Pipeline.build(
             config.processors,
             toolbox,
@@ -155,8 +166,12 @@ class House:
         self.clock: Clock = SystemClock()
         self.ids = IdSource()
         self.notices = Notices(ground.notices, slot)
-        self.events: Events = NullEvents()
         storage = config.storage
+        self.event_log: EventLog | None = None
+        if config.events.enabled:
+            directory = directory_of(config.events, storage.path)
+            self.event_log = EventLog(config.events, directory, str(slot), clock=self.clock, metrics=self.metrics)
+        self.events: Events = self.event_log or NullEvents()
         self.mail_store = LmdbMailStore(
             storage.path,
             inline_limit=storage.inline_limit,
@@ -167,6 +182,8 @@ class House:
             key_retention=_key_retention(config),
         )
         self.ledger = LmdbLedger(storage.path, clock=self.clock)
+        self.suspensions = Suspensions(self.ledger, self.clock)
+        self.audit = AuditTrail(self.ledger, self.clock, self.ids)
         self.hub = Hub(self.mail_store, metrics=self.metrics, tell_others=self._tell_of_account)
         self.notices.subscribe(ACCOUNT_CHANGED, self.hub.changed_elsewhere)
         self.notices.subscribe(RESYNC, self.hub.all_changed)
@@ -180,6 +197,7 @@ class House:
         self.classifier = Classifier.load(config.returns.rules)
         self.feed = SuppressionFeed(self.events, self.suppressions, self.classifier, self.metrics)
         self.authenticator = FullAuthenticator(self.accounts, self.limits, self.clock, self.metrics, config)
+        self.notary = Notary(config)
         self.resolver = Resolver(self.clock, config.delivery.resolver, metrics=self.metrics)
         self.deliverer = RemoteDeliverer(config, self.resolver, self.metrics, self.clock, self.limits, config.hostname)
         self.engine = Engine(self, slot)
@@ -195,6 +213,7 @@ class House:
             self.ids,
             self.metrics,
             config,
+            events=self.feed,
         )
         self.gate = Gate(
             config,
@@ -245,6 +264,8 @@ class House:
         """Open the stores, begin the work, accept. Raises StoreError, OSError."""
         await self.mail_store.open()
         self.ledger.open()
+        if self.event_log is not None:
+            self.event_log.start()
         self.notices.start()
         self.hub.start()
         for engine in self.engines:
@@ -281,7 +302,10 @@ class House:
         for engine in self.engines:
             await engine.close(grace_seconds)
         await self.deliverer.stop()
+        if self.event_log is not None:
+            await asyncio.to_thread(self.event_log.stop)
         await self.hub.stop()
+        self.notary.close()
         self.searcher.close()
         await self.mail_store.close()
         self.ledger.close()
@@ -314,7 +338,13 @@ class House:
         returns = ReturnAddresses(config, secrets_of(config, create=True), self.clock)
         classifier = Classifier.load(config.returns.rules)
         trial = DomainDirectory(config, self.accounts, returns)
-        pipelines = [engine.build_pipeline(config) for engine in self.engines]
+        signing = self.notary.settings
+        self.notary.apply(config)
+        try:
+            pipelines = [engine.build_pipeline(config) for engine in self.engines]
+        except ConfigError:
+            self.notary.settings = signing
+            raise
         del trial
         proxies_before = bool(self.gate.proxies)
         self.config = config
@@ -326,6 +356,8 @@ class House:
         self.suppressions.settings = config.suppression
         self.feed.classifier = classifier
         self.directory.apply(config, returns)
+        if self.event_log is not None:
+            self.event_log.apply(config.events)
         self.authenticator.apply(config)
         self.resolver.apply(config.delivery.resolver)
         self.deliverer.apply(config)
