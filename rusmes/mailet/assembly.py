@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from rusmes._core.mailet import Step
 from rusmes.config import schema
-from rusmes.config.problems import nearest
+from rusmes.config.problems import InvalidConfig, all_problems, nearest
 from rusmes.errors import ConfigError
 from rusmes.mailet.api import MailetClass, Matcher, MatcherClass, Toolbox
 from rusmes.mailet.matchers.composite import AllOf, AnyOf, NotOf
@@ -38,21 +38,26 @@ Expression = str | Mapping[str, Any]
 
 
 class Assembly:
-    """Builds the steps of every processor; the first mistake is a ConfigError that names processor, step and parameter."""
+    """Builds the steps of every processor; each mistake is a ConfigError that names processor, step and parameter."""
 
     def __init__(self, toolbox: Toolbox, registry: Registry, *, default_timeout: float, metrics: Metrics | None = None) -> None:
         self._toolbox = toolbox
         self._registry = registry
         self._default_timeout = default_timeout
         self._metrics = metrics
+        self._problems: list[ConfigError] = []
 
     def chains(self, processors: Sequence[schema.Processor], *, rewrite: bool | None = None) -> dict[str, list[Step]]:
         """The steps of each state.
 
         Args:
             rewrite: whether `root` begins with RecipientRewrite; None: when no processor names it.
+
+        Raises:
+            ConfigError: with the one mistake there is, or InvalidConfig with all of them.
         """
-        states = _checked_states(processors)
+        problems = self._problems = []
+        states = _checked_states(processors, problems)
         if rewrite is None:
             rewrite = not any(step.mailet == "RecipientRewrite" for one in processors for step in one.mailets)
         returns = self._toolbox.returns
@@ -62,19 +67,31 @@ class Assembly:
         for number, processor in enumerate(processors):
             steps: list[Step] = []
             if rewrite and processor.state == "root":
-                steps.append(self._step(processor, IMPLICIT, 0, f"processors[{number}]", "the implicit first step", states))
+                steps += self._attempt(processor, IMPLICIT, 0, f"processors[{number}]", "the implicit first step", states)
             if reads_returns and processor.state == "root":
                 key, who = f"processors[{number}]", "the implicit step for reports"
-                steps.append(self._step(processor, IMPLICIT_RETURNS, len(steps), key, who, states))
+                steps += self._attempt(processor, IMPLICIT_RETURNS, len(steps), key, who, states)
             for place, step in enumerate(processor.mailets):
                 key = f"processors[{number}].mailets[{place}]"
                 who = f"processor {processor.name!r}, step {place + 1}"
-                steps.append(self._step(processor, step, len(steps), key, who, states))
+                steps += self._attempt(processor, step, len(steps), key, who, states)
             chains[processor.state] = steps
         if "error" not in chains:
             hold = schema.Processor(name="error", state="error", mailets=(schema.Step(mailet="Hold"),))
             chains["error"] = [self._step(hold, hold.mailets[0], 0, "processors", "the implicit error processor", states)]
+        if problems:
+            raise problems[0] if len(problems) == 1 else InvalidConfig(problems)
         return chains
+
+    def _attempt(
+        self, processor: schema.Processor, step: schema.Step, index: int, key: str, who: str, states: frozenset[str]
+    ) -> list[Step]:
+        """The step, or nothing and one problem more: whoever writes a pipeline hears of all mistakes at once."""
+        try:
+            return [self._step(processor, step, index, key, who, states)]
+        except ConfigError as error:
+            self._problems += all_problems(error)
+            return []
 
     def _step(
         self, processor: schema.Processor, step: schema.Step, index: int, key: str, who: str, states: frozenset[str]
@@ -259,19 +276,18 @@ def _expression(step: schema.Step, key: str, who: str) -> tuple[Expression, str]
     return f"!{step.notmatch}", f"!{step.notmatch.strip()}"
 
 
-def _checked_states(processors: Sequence[schema.Processor]) -> frozenset[str]:
+def _checked_states(processors: Sequence[schema.Processor], problems: list[ConfigError]) -> frozenset[str]:
     states: set[str] = set()
     for number, processor in enumerate(processors):
+        key = f"processors[{number}].state"
         if not processor.state:
-            raise ConfigError(f"processor {processor.name!r} has no state", key=f"processors[{number}].state")
-        if processor.state in states:
-            raise ConfigError(
-                f"processor {processor.name!r}: the state {processor.state!r} has a processor already",
-                key=f"processors[{number}].state",
-            )
+            problems.append(ConfigError(f"processor {processor.name!r} has no state", key=key))
+        elif processor.state in states:
+            reason = f"processor {processor.name!r}: the state {processor.state!r} has a processor already"
+            problems.append(ConfigError(reason, key=key))
         states.add(processor.state)
     if "root" not in states:
-        raise ConfigError('no processor has the state "root", where every mail starts', key="processors")
+        problems.append(ConfigError('no processor has the state "root", where every mail starts', key="processors"))
     return frozenset(states | {"error"})
 
 

@@ -132,6 +132,21 @@ def test_check_config_builds_every_step(
     assert reason in problem["text"]
 
 
+def test_check_config_tells_of_every_bad_step(run: Any, installation: Path) -> None:
+    text = installation.read_text()
+    for good, bad in (("LocalDelivery", "LocalDelivry"), ("limit = 50", "limt = 50"), ('mailet = "Hold"', 'mailet = "Hld"')):
+        assert good in text
+        text = text.replace(good, bad)
+    installation.write_text(text)
+    result = run("-c", str(installation), "--json", "check-config")
+    assert result.status == 2
+    assert [problem["key"] for problem in json.loads(result.errors)["problems"]] == [
+        "processors[0].mailets[0].params.limt",
+        "processors[0].mailets[1].mailet",
+        "processors[1].mailets[0].mailet",
+    ]
+
+
 def test_check_config_loads_certificates_and_accounts(run: Any, installation: Path) -> None:
     (installation.parent / "cert.pem").write_text("no certificate")
     (installation.parent / "key.pem").write_text("no key")

@@ -8,6 +8,7 @@ import pytest
 from msgspec import Struct
 
 from rusmes.config import schema
+from rusmes.config.problems import InvalidConfig
 from rusmes.errors import ConfigError
 from rusmes.mailet.api import CONTINUE
 from rusmes.mailet.pipeline import Pipeline
@@ -162,6 +163,29 @@ def test_mistakes(kit: Any, step: dict[str, Any], words: list[str]) -> None:
     for word in words:
         assert word in text
     assert caught.value.key.startswith("processors[0]")
+
+
+def test_all_mistakes_are_told_at_once(kit: Any) -> None:
+    """In the order of the file; one alone is what it is."""
+    bad = (
+        schema.Step(mailet="Nul"),
+        schema.Step(matcher="Alll", mailet="Null"),
+        schema.Step(mailet="Null", on_mailet_exception="ignor"),
+    )
+    processors = (
+        schema.Processor(name="root", state="root", mailets=bad),
+        schema.Processor(name="again", state="root", mailets=(schema.Step(mailet="Null"),)),
+        schema.Processor(name="side", state="side", mailets=(schema.Step(mailet="ToProcesor"),)),
+    )
+    with pytest.raises(InvalidConfig) as caught:
+        Pipeline.build(processors, kit.toolbox, Registry.load())
+    assert [problem.key for problem in caught.value.problems] == [
+        "processors[1].state",
+        "processors[0].mailets[0].mailet",
+        "processors[0].mailets[1].matcher",
+        "processors[0].mailets[2].on_mailet_exception",
+        "processors[2].mailets[0].mailet",
+    ]
 
 
 def test_a_matcher_made_of_itself(kit: Any) -> None:
