@@ -313,6 +313,11 @@ class Busy(Exception):
         self.host = host
 
 
+class Postponed(Busy):
+    """This one mail cannot go now, for it may leave by no source that can be used: it waits `retry_after` seconds, and counts no
+    attempt. Other mail of the site is not held up."""
+
+
 class Following(Struct, frozen=True):
     """The mail that a worker delivers next, with the arguments of `Deliverer.deliver`."""
 
