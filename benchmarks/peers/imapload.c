@@ -4,9 +4,9 @@
  * Prints one JSON line: operations, failures, seconds, rate, octets received, latency percentiles in milliseconds.
  *
  *   imapload [-c sessions] [-n operations a session] [-w seconds] [-U user] [-P password] [-S set-up command]...
- *            (-x command | -a octets [-m mailbox] | -L) PORT
+ *            (-x command [-x command]... | -a octets [-m mailbox] | -L) PORT
  *
- *   -x  measured command; %d becomes 1, 2, 3 ...
+ *   -x  measured command; %d becomes 1, 2, 3 ...; of several, each has its turn
  *   -a  measured command is APPEND of a message of so many octets, each of its own
  *   -L  measured is: connect, log in, set-up commands, LOGOUT
  */
@@ -23,10 +23,11 @@
 
 #define BUFFER (1 << 20)
 #define MAX_SETUP 8
+#define MAX_COMMANDS 4
 #define TAG "zq9 "
 
-static const char *user = "user0", *password = "x", *command, *mailbox = "INBOX", *setup[MAX_SETUP];
-static int setup_count, sessions = 1, operations = 1000000, append_octets, is_login, port;
+static const char *user = "user0", *password = "x", *commands[MAX_COMMANDS], *mailbox = "INBOX", *setup[MAX_SETUP];
+static int setup_count, command_count, sessions = 1, operations = 1000000, append_octets, is_login, port;
 static double end_at, limit_seconds = 60;
 static char *message;
 static int message_octets;
@@ -152,7 +153,7 @@ static void *run(void *argument)
         } else if (append_octets) {
             good = append(s, i);
         } else {
-            snprintf(line, sizeof line, command, (int)i + 1);
+            snprintf(line, sizeof line, commands[i % command_count], (int)i + 1);
             good = say(s, line) == 1;
         }
         if (!good && ++s->failed > 3)
@@ -208,13 +209,16 @@ int main(int count, char **arguments)
             if (setup_count < MAX_SETUP)
                 setup[setup_count++] = optarg;
             break;
-        case 'x': command = optarg; break;
+        case 'x':
+            if (command_count < MAX_COMMANDS)
+                commands[command_count++] = optarg;
+            break;
         case 'a': append_octets = atoi(optarg); break;
         case 'm': mailbox = optarg; break;
         case 'L': is_login = 1; break;
         default: return 2;
         }
-    if (optind >= count || (!command && !append_octets && !is_login))
+    if (optind >= count || (!command_count && !append_octets && !is_login))
         return 2;
     port = atoi(arguments[optind]);
     if (append_octets)

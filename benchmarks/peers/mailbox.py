@@ -42,7 +42,7 @@ QUESTIONS: dict[str, tuple[int, list[str]]] = {
     "thread": (1, [*SELECT, "-x", "THREAD REFERENCES UTF-8 ALL"]),
     "store-1000": (
         1,
-        [*SELECT, "-S", "STORE 1:1000 -FLAGS.SILENT (\\Flagged)", "-n", "1", "-x", "STORE 1:1000 +FLAGS.SILENT (\\Flagged)"],
+        [*SELECT, "-x", "STORE 1:1000 +FLAGS.SILENT (\\Flagged)", "-x", "STORE 1:1000 -FLAGS.SILENT (\\Flagged)"],
     ),
     "store-one": (
         1,

@@ -8,8 +8,9 @@ messages): a row a message is 25 ms to walk over, this is 4 with everything that
 from collections.abc import Callable, Iterable
 from typing import Any, final
 
+from rusmes._core.batch import Batch
 from rusmes._core.rows import MailboxRow, MessageRow
-from rusmes._core.view import MailboxRows
+from rusmes._core.view import MailboxRows, Uids
 
 UID_BITS: int
 """UIDs that are the same but for these bits are in one block."""
@@ -50,16 +51,20 @@ def add_to(into: MailboxRows, key: bytes, row: bytes, uid: int) -> bool:
     """Add a message, or bring flags and modseq of one that is there up to date; False when the row has it not."""
 
 def add_all_to(
-    into: MailboxRows, get: Callable[..., bytes | None], table: object, mailbox_id: int, uids: list[int]
+    into: MailboxRows, get: Callable[..., bytes | None], table: object, mailbox_id: int, uids: Uids
 ) -> None:
     """`add_to` for ascending UIDs, each row looked at once; those that are not there are passed over."""
 
-def message_marks(marks: bytes, mailbox_key: bytes) -> list[tuple[int, int]]:
-    """What a row of the change log says of messages of one mailbox: action and UID, the last first."""
+def changed_messages(rows: list[tuple[int, bytes]], mailbox_key: bytes) -> tuple[list[tuple[int, int]], Uids]:
+    """What rows of the change log, the newest first, say of the messages of one mailbox. The rows are modseq and marks.
+
+    Those that went, with the modseq of that; and those that are new or other than they were. One that came and went is in
+    neither: who asks never knew it.
+    """
 
 @final
 class Flagging:
-    """One change of flags in one mailbox, block by block.
+    """One change of flags in one mailbox.
 
     `change_words` is `storage.flags.change`, for keywords. `operation` is set, add or remove; `unchanged_since` -1 lets all
     pass. `changed` counts the messages that are other than before; `passed` collects the UIDs of all that were not refused,
@@ -73,9 +78,9 @@ class Flagging:
     @property
     def shared(self) -> list[int]: ...
     @property
-    def passed(self) -> list[int]: ...
+    def passed(self) -> Uids: ...
     @property
-    def marks(self) -> list[bytes]:
+    def marks(self) -> bytes:
         """For the change log."""
 
     def __init__(
@@ -88,5 +93,5 @@ class Flagging:
         unchanged_since: int,
         change_words: Callable[[str, int, tuple[str, ...], int, tuple[str, ...]], tuple[int, tuple[str, ...]]],
     ) -> None: ...
-    def change(self, key: bytes, row: bytes, uids: list[int]) -> bytes | None:
-        """Change the messages of one block, and the counts of the mailbox; the new row, None when nothing is different."""
+    def change(self, batch: Batch, table: int, uids: Iterable[int]) -> None:
+        """Change these messages, and the counts of the mailbox; the caller writes the mailbox and the log."""

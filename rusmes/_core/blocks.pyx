@@ -2,12 +2,14 @@
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
+from rusmes._core.batch cimport Batch
 from rusmes._core.rows cimport MailboxRow, MessageRow, check_row, seal_row
-from rusmes._core.view cimport MailboxRows
+from rusmes._core.view cimport MailboxRows, Uids
 
 from rusmes.errors import StoreCorrupt
 
@@ -65,8 +67,14 @@ cdef enum:
     DELETED = 8
     FLAGS = 31
     SHARED = 128               # the email is in other places too
+    CREATED = 0                # marks of the change log: action, and kind
+    UPDATED = 1
+    MAILBOX = 0
+    MESSAGE = 12
     MESSAGE_UPDATED = 13
     EMAIL_UPDATED = 5
+    MESSAGE_MARK_OCTETS = 13
+    EMAIL_MARK_OCTETS = 17
 
 UID_BITS = BLOCK_BITS
 
@@ -296,44 +304,130 @@ def add_to(MailboxRows into not None, bytes key not None, bytes row not None, ui
     return True
 
 
-def add_all_to(MailboxRows into not None, object get, object table, uint64_t mailbox_id, list uids not None) -> None:
-    cdef const unsigned char* p
+def add_all_to(MailboxRows into not None, object get, object table, uint64_t mailbox_id, Uids uids not None) -> None:
+    cdef const unsigned char* p = NULL
     cdef const unsigned char* end = NULL
     cdef bytes key
     cdef bytes row = None
     cdef int64_t block = -1
-    cdef int64_t uid
-    for uid in uids:
+    cdef uint32_t uid
+    cdef Py_ssize_t i, n
+    cdef Py_ssize_t at = 0
+    for i in range(uids.n):
+        uid = uids.data[i]
         if uid >> BLOCK_BITS != block:
             block = uid >> BLOCK_BITS
-            key = block_key(mailbox_id, <uint64_t>uid)
+            key = block_key(mailbox_id, uid)
             row = get(key, None, table)
-            end = NULL if row is None else octets(row) + check_block(key, row)
+            if row is not None:
+                n = check_block(key, row)
+                p = octets(row)
+                end = p + n
         if row is None:
             continue
-        p = find(octets(row), end, <unsigned char>(uid & (BLOCK_UIDS - 1)))
-        if p < end and p[0] == (uid & (BLOCK_UIDS - 1)):
-            add_record(into, <uint32_t>uid, p)
+        p = find(p, end, <unsigned char>(uid & (BLOCK_UIDS - 1)))
+        if p == end or p[0] != (uid & (BLOCK_UIDS - 1)):
+            continue
+        if at < 0 or at >= into.size or into.uids[at] != uid:
+            at = into.find(uid)
+        if at < 0:
+            add_record(into, uid, p)
+        else:
+            into.update_at(
+                at, load64(p + MODSEQ), p[BITS] & FLAGS, <const char*>p + RECORD_OCTETS, length(p) - RECORD_OCTETS
+            )
+            at += 1
 
 
-def message_marks(bytes marks not None, bytes mailbox_key not None) -> list:
-    cdef const unsigned char* p = octets(marks)
-    cdef const unsigned char* end = p + PyBytes_GET_SIZE(marks)
-    cdef list found = []
+cdef inline uint32_t uid_in(const unsigned char* mark) noexcept nogil:
+    return <uint32_t>mark[9] << 24 | <uint32_t>mark[10] << 16 | <uint32_t>mark[11] << 8 | <uint32_t>mark[12]
+
+
+cdef const unsigned char* next_mark(const unsigned char* p, const unsigned char* end, bytes mailbox_key) noexcept:
+    """The first mark of a message of this mailbox from `p` on; NULL when there is none."""
     cdef unsigned char kind
     cdef Py_ssize_t size
+    while p < end:
+        kind = p[0] & ~<unsigned char>3
+        size = 1 + (8 if kind == MAILBOX else 12 if kind == MESSAGE else 16)
+        if end - p < size:
+            return NULL
+        if kind == MESSAGE and memcmp(p + 1, octets(mailbox_key), 8) == 0:
+            return p
+        p += size
+    return NULL
+
+
+cdef Uids plain_marks(bytes marks, bytes mailbox_key):
+    """The messages of one row, when all of them are new or all of them other than before, ascending; else None."""
+    cdef Uids found = Uids.__new__(Uids)
+    cdef const unsigned char* end = octets(marks) + PyBytes_GET_SIZE(marks)
+    cdef const unsigned char* p = next_mark(octets(marks), end, mailbox_key)
+    cdef int action = p[0] & 3 if p != NULL else UPDATED
+    cdef uint32_t last = 0
+    if action != CREATED and action != UPDATED:
+        return None
+    while p != NULL:
+        if p[0] & 3 != action or uid_in(p) <= last:
+            return None
+        last = uid_in(p)
+        found.push(last)
+        p = next_mark(p + MESSAGE_MARK_OCTETS, end, mailbox_key)
+    return found
+
+
+def changed_messages(list rows not None, bytes mailbox_key not None) -> tuple:
+    cdef dict changed = {}
+    cdef list of_row
+    cdef Uids there
+    cdef const unsigned char* p
+    cdef const unsigned char* end
+    cdef bytes marks
     if PyBytes_GET_SIZE(mailbox_key) != 8:
         raise ValueError("a mailbox's key has 8 octets")
-    while p < end:
-        kind = p[0] & 0xFC
-        size = 1 + (8 if kind == 0 else 12 if kind == (MESSAGE_UPDATED & 0xFC) else 16)
-        if end - p < size:
-            break
-        if kind == (MESSAGE_UPDATED & 0xFC) and memcmp(p + 1, octets(mailbox_key), 8) == 0:
-            found.append((p[0] & 3, <uint32_t>p[9] << 24 | <uint32_t>p[10] << 16 | <uint32_t>p[11] << 8 | <uint32_t>p[12]))
-        p += size
-    found.reverse()
+    if len(rows) == 1:
+        there = plain_marks(rows[0][1], mailbox_key)
+        if there is not None:
+            return [], there
+    for modseq, marks in rows:
+        of_row = []
+        end = octets(marks) + PyBytes_GET_SIZE(marks)
+        p = next_mark(octets(marks), end, mailbox_key)
+        while p != NULL:
+            of_row.append((p[0] & 3, uid_in(p)))
+            p = next_mark(p + MESSAGE_MARK_OCTETS, end, mailbox_key)
+        of_row.reverse()
+        for action, uid in of_row:
+            later = changed.get(uid)
+            if later is None or (action == CREATED and later[0] == UPDATED):
+                changed[uid] = (action, modseq)
+            elif action == CREATED:
+                del changed[uid]
+    gone = sorted([(uid, modseq) for uid, (action, modseq) in changed.items() if action > UPDATED])
+    return gone, Uids(sorted([uid for uid, (action, _) in changed.items() if action <= UPDATED]))
+
+
+cdef Uids ascending(object uids):
+    """Each of them once; what is no UID is left out."""
+    cdef Uids found
+    cdef Py_ssize_t i
+    cdef int64_t uid
+    if type(uids) is Uids:
+        found = uids
+    else:
+        found = Uids.__new__(Uids)
+        for uid in uids:
+            if 0 < uid <= 0xFFFFFFFF:
+                found.push(<uint32_t>uid)
+    for i in range(1, found.n):
+        if found.data[i] <= found.data[i - 1]:
+            return Uids(sorted(set(found)))
     return found
+
+
+cdef inline bint has_words(const unsigned char* p, bytes words) noexcept:
+    cdef Py_ssize_t n = length(p) - RECORD_OCTETS
+    return n == PyBytes_GET_SIZE(words) and memcmp(p + RECORD_OCTETS, octets(words), <size_t>n) == 0
 
 
 @cython.final
@@ -341,16 +435,20 @@ cdef class Flagging:
     cdef MailboxRow mailbox
     cdef uint64_t modseq
     cdef str operation
-    cdef unsigned char bits
+    cdef unsigned char kept                # bits before that stay
+    cdef unsigned char added
     cdef tuple keywords
+    cdef bint keeps_words
     cdef int64_t unchanged_since
     cdef object change_words
     cdef dict known                        # words before: words after
     cdef readonly Py_ssize_t changed
     cdef readonly bint unseen_changed
     cdef readonly list shared
-    cdef readonly list passed
-    cdef readonly list marks
+    cdef readonly Uids passed
+    cdef unsigned char* log_data
+    cdef Py_ssize_t log_size
+    cdef Py_ssize_t log_capacity
 
     def __init__(
         self, MailboxRow mailbox not None, uint64_t modseq, str operation not None, unsigned char bits,
@@ -359,18 +457,116 @@ cdef class Flagging:
         self.mailbox = mailbox
         self.modseq = modseq
         self.operation = operation
-        self.bits = bits
+        self.kept = ~<unsigned char>FLAGS if operation == "set" else 0xFF if operation == "add" else ~bits
+        self.added = 0 if operation == "remove" else bits
         self.keywords = keywords
+        self.keeps_words = not keywords and operation != "set"
         self.unchanged_since = unchanged_since
         self.change_words = change_words
         self.known = {}
         self.shared = []
-        self.passed = []
-        self.marks = []
+        self.passed = Uids.__new__(Uids)
 
-    cdef bytes words_after(self, bytes words):
+    def __dealloc__(self):
+        PyMem_Free(self.log_data)
+
+    @property
+    def marks(self) -> bytes:
+        return PyBytes_FromStringAndSize(<const char*>self.log_data, self.log_size)
+
+    def change(self, Batch batch not None, int table, object uids not None) -> None:
+        cdef Uids wanted = ascending(uids)
+        cdef Py_ssize_t i = 0
+        cdef uint32_t block
+        cdef uint32_t places
+        cdef bytes key
+        cdef bytes new
+        while i < wanted.n:
+            block = wanted.data[i] >> BLOCK_BITS
+            places = 0
+            while i < wanted.n and wanted.data[i] >> BLOCK_BITS == block:
+                places |= <uint32_t>1 << (wanted.data[i] & (BLOCK_UIDS - 1))
+                i += 1
+            key = block_key(self.mailbox.id, <uint64_t>block << BLOCK_BITS)
+            row = batch.get(table, key)
+            if row is not None:
+                new = self.changed_row(key, row, places)
+                if new is not None:
+                    batch.put(table, key, new)
+
+    cdef bytes changed_row(self, bytes key, bytes row, uint32_t places):
+        """None when nothing in it is different."""
+        cdef const unsigned char* start = octets(row)
+        cdef const unsigned char* p = start
+        cdef const unsigned char* end = p + check_block(key, row)
+        cdef uint32_t first = first_uid_of(key)
+        cdef bytes new = None
+        cdef list records
+        cdef bytes words
+        if self.keeps_words:  # every record stays where it is
+            while p < end:
+                if places >> p[0] & 1 and self.changes(key, p, first + p[0], False):
+                    if new is None:
+                        new = cut(start, PyBytes_GET_SIZE(row))
+                    self.stamp(octets(new) + (p - start))
+                p += length(p)
+        else:
+            records = []
+            while p < end:
+                words = self.words_after(p)
+                if places >> p[0] & 1 and self.changes(key, p, first + p[0], not has_words(p, words)):
+                    records.append(self.record_with(p, words))
+                    new = row
+                else:
+                    records.append(cut(p, length(p)))
+                p += length(p)
+            if new is not None:
+                new = b"".join(records) + b"\0\0\0\0"
+        if new is not None:
+            seal_row(key, new)
+        return new
+
+    cdef bint changes(self, bytes key, const unsigned char* p, uint32_t uid, bint is_other) except -1:
+        """Whether the record is to be changed; counts and logs it then. `is_other`: its keywords will be others."""
+        cdef unsigned char before = p[BITS]
+        cdef unsigned char after = (before & self.kept) | self.added
+        if self.unchanged_since >= 0 and load64(p + MODSEQ) > <uint64_t>self.unchanged_since:
+            return False
+        self.passed.push(uid)
+        if after == before and not is_other:
+            return False
+        if before & SHARED:
+            self.shared.append(uid)
+            return False
+        self.count(before, after, load64(p + SIZE))
+        self.log(key, p, uid, (before ^ after) & FLAGS & ~DELETED != 0 or is_other)
+        self.changed += 1
+        return True
+
+    cdef void stamp(self, unsigned char* p) noexcept:
+        p[BITS] = (p[BITS] & self.kept) | self.added
+        store64(p + MODSEQ, self.modseq)
+
+    cdef bytes record_with(self, const unsigned char* p, bytes words):
+        cdef Py_ssize_t n = PyBytes_GET_SIZE(words)
+        cdef bytes record
+        cdef unsigned char* new
+        if n > 0xFFFF:
+            raise ValueError("keywords of more than 65,535 octets")
+        record = PyBytes_FromStringAndSize(NULL, RECORD_OCTETS + n)
+        new = octets(record)
+        memcpy(new, p, RECORD_OCTETS)
+        memcpy(new + RECORD_OCTETS, octets(words), <size_t>n)
+        new[WORDS] = <unsigned char>(n >> 8)
+        new[WORDS + 1] = <unsigned char>n
+        self.stamp(new)
+        return record
+
+    cdef bytes words_after(self, const unsigned char* p):
+        cdef bytes words
         if not self.keywords:
-            return b"" if self.operation == "set" else words
+            return b""
+        words = cut(p + RECORD_OCTETS, length(p) - RECORD_OCTETS)
         found = self.known.get(words)
         if found is None:
             before = tuple(words.decode().split(" ")) if words else ()
@@ -378,25 +574,24 @@ cdef class Flagging:
             found = self.known[words] = " ".join(after).encode()
         return found
 
-    cdef unsigned char bits_after(self, unsigned char bits) noexcept:
-        cdef unsigned char kept = bits & ~<unsigned char>FLAGS
-        if self.operation == "set":
-            return kept | self.bits
-        if self.operation == "add":
-            return bits | self.bits
-        return bits & ~self.bits
-
     cdef int log(self, bytes key, const unsigned char* p, uint32_t uid, bint is_email_other) except -1:
-        cdef bytes mark = PyBytes_FromStringAndSize(NULL, 1 + KEY_OCTETS)
-        octets(mark)[0] = MESSAGE_UPDATED
-        store64(octets(mark) + 5, uid)
-        memcpy(octets(mark) + 1, octets(key), 8)
-        self.marks.append(mark)
+        cdef unsigned char* mark
+        if self.log_capacity - self.log_size < MESSAGE_MARK_OCTETS + EMAIL_MARK_OCTETS:
+            self.log_capacity = 2 * self.log_capacity + 512
+            mark = <unsigned char*>PyMem_Realloc(self.log_data, <size_t>self.log_capacity)
+            if mark == NULL:
+                raise MemoryError
+            self.log_data = mark
+        mark = self.log_data + self.log_size
+        mark[0] = MESSAGE_UPDATED
+        store64(mark + 5, uid)
+        memcpy(mark + 1, octets(key), 8)
+        self.log_size += MESSAGE_MARK_OCTETS
         if is_email_other:
-            mark = PyBytes_FromStringAndSize(NULL, 1 + ID_OCTETS)
-            octets(mark)[0] = EMAIL_UPDATED
-            memcpy(octets(mark) + 1, p + EMAIL, ID_OCTETS)
-            self.marks.append(mark)
+            mark += MESSAGE_MARK_OCTETS
+            mark[0] = EMAIL_UPDATED
+            memcpy(mark + 1, p + EMAIL, ID_OCTETS)
+            self.log_size += EMAIL_MARK_OCTETS
         return 0
 
     cdef int count(self, unsigned char before, unsigned char after, uint64_t size) except -1:
@@ -415,61 +610,3 @@ cdef class Flagging:
                 self.mailbox.deleted -= 1
                 self.mailbox.deleted_size -= size
         return 0
-
-    def change(self, bytes key not None, bytes row not None, list uids not None):
-        cdef const unsigned char* p = octets(row)
-        cdef const unsigned char* end = p + check_block(key, row)
-        cdef uint32_t first = first_uid_of(key)
-        cdef uint32_t wanted = 0
-        cdef uint32_t uid
-        cdef list records = []
-        cdef bint is_other = False
-        cdef Py_ssize_t n
-        cdef bytes record
-        cdef bytes new
-        for uid in uids:
-            wanted |= <uint32_t>1 << (uid - first)
-        while p < end:
-            n = length(p)
-            record = cut(p, n)
-            if wanted >> p[0] & 1:
-                record = self.changed_record(key, record, first + p[0])
-                is_other = is_other or record is not None
-            records.append(cut(p, n) if record is None else record)
-            p += n
-        if not is_other:
-            return None
-        new = b"".join(records) + b"\0\0\0\0"
-        seal_row(key, new)
-        return new
-
-    cdef bytes changed_record(self, bytes key, bytes record, uint32_t uid):
-        """None when it stays as it is."""
-        cdef unsigned char* p = octets(record)
-        cdef uint64_t modseq = load64(p + MODSEQ)
-        cdef unsigned char before = p[BITS]
-        cdef unsigned char after = self.bits_after(before)
-        cdef bytes words = cut(p + RECORD_OCTETS, PyBytes_GET_SIZE(record) - RECORD_OCTETS)
-        cdef bytes new_words
-        cdef bytes new = None
-        if self.unchanged_since >= 0 and modseq > <uint64_t>self.unchanged_since:
-            return None
-        new_words = self.words_after(words)
-        if after != before or new_words != words:
-            if before & SHARED:
-                self.shared.append(uid)
-                self.passed.append(uid)
-                return None
-            if PyBytes_GET_SIZE(new_words) > 0xFFFF:
-                raise ValueError("keywords of more than 65,535 octets")
-            new = record[:RECORD_OCTETS] + new_words
-            p = octets(new)
-            p[BITS] = after
-            store64(p + MODSEQ, self.modseq)
-            p[WORDS] = <unsigned char>(PyBytes_GET_SIZE(new_words) >> 8)
-            p[WORDS + 1] = <unsigned char>PyBytes_GET_SIZE(new_words)
-            self.count(before, after, load64(p + SIZE))
-            self.log(key, p, uid, (before ^ after) & FLAGS & ~DELETED != 0 or new_words != words)
-            self.changed += 1
-        self.passed.append(uid)
-        return new

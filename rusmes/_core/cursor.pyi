@@ -46,6 +46,9 @@ class Cursor(Watcher):
     def forget_expected(self, uids: Iterable[int]) -> None:
         """What was expected of these did not happen."""
 
+    def expect_nothing(self) -> None:
+        """Forget what `expect` and `tell` said: what came of it is in the rows, and was no news. `advance` does it too."""
+
     # Numbers and UIDs; only of messages the client knows
 
     def number_of(self, uid: int) -> int:

@@ -2,15 +2,16 @@
 
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from cpython.mem cimport PyMem_Realloc
+from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport qsort
 from libc.string cimport memcpy, memset
 
-from rusmes._core.view cimport EXPUNGED, RING, SYSTEM_BITS, MailboxRows, Mask, Uids, Watcher
+from rusmes._core.view cimport EXPUNGED, ODD_WORDS, RING, SYSTEM_BITS, MailboxRows, Mask, Uids, Watcher
 
 cdef enum:
     ID_OCTETS = 16
+    NOTHING = 0xFFFFFFFF
 
 cdef bytes NO_ID = b"\0" * 16
 
@@ -19,6 +20,14 @@ cdef extern from *:
     """
     #include <stdint.h>
 
+    /* Of a struct that begins with UID and order. */
+    static int rusmes_by_uid(const void *a, const void *b)
+    {
+        const uint32_t *x = a, *y = b;
+        int uids = x[0] < y[0] ? -1 : x[0] > y[0];
+        return uids ? uids : x[1] < y[1] ? -1 : x[1] > y[1];
+    }
+
     static int rusmes_by_value(const void *a, const void *b)
     {
         uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
@@ -26,6 +35,7 @@ cdef extern from *:
     }
     """
     int by_value "rusmes_by_value"(const void*, const void*) noexcept nogil
+    int by_uid "rusmes_by_uid"(const void*, const void*) noexcept nogil
 
 
 @cython.final
@@ -39,8 +49,11 @@ cdef class Cursor(Watcher):
         self.seen_updates = rows.updates
         self.seen_modseq = rows.modseq
         self.attached = True
-        self.expected = {}
+        self.is_expected_sorted = True
         rows.cursors.append(self)
+
+    def __dealloc__(self):
+        PyMem_Free(self.expected)
 
     def detach(self) -> None:
         if self.attached:
@@ -234,6 +247,7 @@ cdef class Cursor(Watcher):
         cdef Uids changed = Uids.__new__(Uids)
         cdef Uids expected = Uids.__new__(Uids)
         cdef Py_ssize_t gone = 0
+        cdef Py_ssize_t at = 0
         cdef Py_ssize_t k
         cdef int told
         if may_expunge and self.told != rows.expunges:
@@ -249,15 +263,20 @@ cdef class Cursor(Watcher):
             pending = changed = self.changed_rows()
             self.seen_updates = rows.updates
             self.seen_modseq = rows.modseq
-            if self.expected:
+            if self.expected_count:
+                self.sort_expected()
                 changed = Uids.__new__(Uids)
                 for k in range(pending.n):
-                    told = self.look_told(rows.find(pending.data[k]), pending.data[k])
+                    while at < self.expected_count and self.expected[at].uid < pending.data[k]:
+                        at += 1
+                    told = 0
+                    if at < self.expected_count and self.expected[at].uid == pending.data[k]:
+                        told = self.look_told(rows.find(pending.data[k]), self.expected[at].place)
                     if told == 0:
                         changed.push(pending.data[k])
                     elif told == 1:
                         expected.push(pending.data[k])
-                self.expected = {}
+                self.expect_nothing()
         self.known = rows.size
         self.exists = rows.size
         for k in range(rows.dead):
@@ -266,45 +285,106 @@ cdef class Cursor(Watcher):
             rows.compact_if_due()
         return numbers, expunged, self.exists != exists - expunged.n, changed, expected
 
-    cdef int look_told(self, Py_ssize_t row, uint32_t uid) except -1:
+    cdef int look_told(self, Py_ssize_t row, uint32_t place) except -1:
         """0: the client has to be told of the row's flags. 1: it knows them, but not their modseq. 2: it knows both."""
-        cdef object told = self.expected.get(uid)
-        if told is None:
+        if place == NOTHING:
             return 0
-        bits, words, modseq = told
+        bits, words, modseq = <tuple>self.told_flags[place]
         if bits != self.rows.bits[row] & SYSTEM_BITS or words != self.rows.words_at(row):
             return 0
         return 2 if modseq == self.rows.modseqs[row] else 1
 
+    cdef int push_expected(self, uint32_t uid, uint32_t place) except -1:
+        cdef Expected* found
+        cdef Py_ssize_t n = self.expected_count
+        if n == self.expected_capacity:
+            self.expected_capacity = n + n // 2 + 16
+            found = <Expected*>PyMem_Realloc(self.expected, <size_t>self.expected_capacity * sizeof(Expected))
+            if found == NULL:
+                raise MemoryError
+            self.expected = found
+        if n and self.expected[n - 1].uid >= uid:
+            self.is_expected_sorted = False
+        self.expected[n].uid = uid
+        self.expected[n].order = <uint32_t>n
+        self.expected[n].place = place
+        self.expected_count = n + 1
+        return 0
+
+    cdef void sort_expected(self) noexcept:
+        cdef Py_ssize_t n = 0
+        cdef Py_ssize_t i
+        if self.is_expected_sorted:
+            return
+        qsort(self.expected, <size_t>self.expected_count, sizeof(Expected), by_uid)
+        for i in range(self.expected_count):
+            if n and self.expected[n - 1].uid == self.expected[i].uid:
+                n -= 1
+            self.expected[n] = self.expected[i]
+            self.expected[n].order = <uint32_t>n
+            n += 1
+        self.expected_count = n
+        self.is_expected_sorted = True
+
+    cpdef void expect_nothing(self) noexcept:
+        PyMem_Free(self.expected)
+        self.expected = NULL
+        self.expected_count = self.expected_capacity = 0
+        self.is_expected_sorted = True
+        self.told_flags = None
+
+    cdef int place_of(self, tuple flags, dict places) except -1:
+        """Where in `told_flags`; `places` knows those of one call."""
+        place = places.get(flags)
+        if place is None:
+            if self.told_flags is None:
+                self.told_flags = []
+            place = places[flags] = len(self.told_flags)
+            self.told_flags.append(flags)
+        return place
+
     def expect(self, Uids uids not None, change) -> None:
+        cdef MailboxRows rows = self.rows
         cdef Uids pending = self.changed_rows()
-        cdef dict results = {}
+        cdef dict results = {}             # flags before: those after
+        cdef dict places = {}
         cdef Py_ssize_t i, row
-        cdef object key
+        cdef Py_ssize_t at = 0
+        cdef unsigned char bits
+        cdef int last_bits = -1
+        cdef int last_words = -1
+        cdef uint32_t place = 0
         for i in range(uids.n):
-            row = self.rows.find(uids.data[i])
-            if row < 0 or (pending.n and uids.data[i] in pending):
+            row = rows.find(uids.data[i])
+            while at < pending.n and pending.data[at] < uids.data[i]:
+                at += 1
+            if row < 0 or (at < pending.n and pending.data[at] == uids.data[i]):
                 continue
-            words = self.rows.words_at(row)
-            key = (self.rows.bits[row] & SYSTEM_BITS, words)
-            result = results.get(key)
-            if result is None:
-                bits, keywords = change(key[0], tuple(words.decode().split(" ")) if words else ())
-                result = results[key] = (bits, " ".join(keywords).encode(), 0)
-            self.expected[uids.data[i]] = result
+            bits = rows.bits[row] & SYSTEM_BITS
+            if bits != last_bits or rows.words[row] != last_words or rows.words[row] == ODD_WORDS:
+                words = rows.words_at(row)
+                result = results.get((bits, words))
+                if result is None:
+                    after, keywords = change(bits, tuple(words.decode().split(" ")) if words else ())
+                    result = results[(bits, words)] = (after, " ".join(keywords).encode(), 0)
+                place = <uint32_t>self.place_of(result, places)
+                last_bits = bits
+                last_words = rows.words[row]
+            self.push_expected(uids.data[i], place)
 
     def tell(self, Uids uids not None) -> None:
+        cdef MailboxRows rows = self.rows
+        cdef dict places = {}
         cdef Py_ssize_t i, row
         for i in range(uids.n):
-            row = self.rows.find(uids.data[i])
+            row = rows.find(uids.data[i])
             if row >= 0:
-                self.expected[uids.data[i]] = (
-                    self.rows.bits[row] & SYSTEM_BITS, self.rows.words_at(row), self.rows.modseqs[row]
-                )
+                flags = (rows.bits[row] & SYSTEM_BITS, rows.words_at(row), rows.modseqs[row])
+                self.push_expected(uids.data[i], <uint32_t>self.place_of(flags, places))
 
     def forget_expected(self, uids) -> None:
         for uid in uids:
-            self.expected.pop(uid, None)
+            self.push_expected(uid, NOTHING)
 
     def pending(self) -> Uids:
         return self.changed_rows()

@@ -5,6 +5,7 @@ cdef enum:
     SYSTEM_BITS = 31           # \Seen \Answered \Flagged \Deleted \Draft, by place in storage.flags.SYSTEM_FLAGS
     EXPUNGED = 32              # a tombstone
     ODD = 64                   # date or size do not fit their columns and are in `odd`
+    ODD_WORDS = 65535          # the keyword set is in `odd_words`
     ROW_OCTETS = 39            # what a message costs in all columns
     RING = 512                 # updates that are remembered one by one
 
@@ -74,6 +75,9 @@ cdef class MailboxRows:
     ) except -1
     cdef int update_row(
         self, uint32_t uid, uint64_t modseq, unsigned char bits, const char* words, Py_ssize_t words_size
+    ) except -1
+    cdef int update_at(
+        self, Py_ssize_t row, uint64_t modseq, unsigned char bits, const char* words, Py_ssize_t words_size
     ) except -1
     cdef int place_of(self, bytes joined) except -1
     cdef int set_words(self, Py_ssize_t row, bytes joined) except -1

@@ -24,6 +24,9 @@ class Uids:
         """Only for ascending UIDs."""
 
     def list(self, start: int = 0, stop: int = -1) -> list[int]: ...
+    def without(self, other: Uids) -> Uids:
+        """Both ascending."""
+
     def slice(self, start: int, stop: int) -> Uids:
         """Raises IndexError."""
 

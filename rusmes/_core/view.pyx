@@ -13,7 +13,6 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memmove, memset
 
 cdef enum:
-    ODD_WORDS = 65535          # the keyword set is in `odd_words`
     ID_OCTETS = 16
     GONE = 128                 # in `bits`, inside of `compact` only
     COMPACT_SHARE = 256        # tombstones are worth a compaction when they are this part of the rows
@@ -164,6 +163,17 @@ cdef class Uids:
         if start < 0:
             start = 0
         return [self.data[i] for i in range(start, stop)]
+
+    def without(self, Uids other not None) -> Uids:
+        cdef Uids found = Uids.__new__(Uids)
+        cdef Py_ssize_t i
+        cdef Py_ssize_t at = 0
+        for i in range(self.n):
+            while at < other.n and other.data[at] < self.data[i]:
+                at += 1
+            if at == other.n or other.data[at] != self.data[i]:
+                found.push(self.data[i])
+        return found
 
     def slice(self, Py_ssize_t start, Py_ssize_t stop) -> Uids:
         cdef Uids found = Uids.__new__(Uids)
@@ -358,13 +368,18 @@ cdef class MailboxRows:
         self, uint32_t uid, uint64_t modseq, unsigned char bits, const char* words, Py_ssize_t words_size
     ) except -1:
         cdef Py_ssize_t row = self.find(uid)
-        if row < 0 or self.bits[row] & EXPUNGED or modseq <= self.modseqs[row]:
+        return 0 if row < 0 else self.update_at(row, modseq, bits, words, words_size)
+
+    cdef int update_at(
+        self, Py_ssize_t row, uint64_t modseq, unsigned char bits, const char* words, Py_ssize_t words_size
+    ) except -1:
+        if self.bits[row] & EXPUNGED or modseq <= self.modseqs[row]:
             return 0
         self.modseqs[row] = modseq
         self.bits[row] = (self.bits[row] & ~<unsigned char>SYSTEM_BITS) | (bits & SYSTEM_BITS)
         if words_size or self.words[row]:
             self.set_words(row, PyBytes_FromStringAndSize(words, words_size))
-        self.ring[self.updates % RING] = uid
+        self.ring[self.updates % RING] = self.uids[row]
         self.updates += 1
         self.version += 1
         return 1

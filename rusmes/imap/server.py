@@ -216,6 +216,10 @@ class Output:
         """From now on `room` lets others go on after `TURN_SECONDS`."""
         self._turn_ends = self._time() + TURN_SECONDS
 
+    def push(self) -> None:
+        self.settle()
+        self._connection.push()
+
     async def flush(self) -> None:
         self.settle()
         await self._connection.flush()

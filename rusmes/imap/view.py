@@ -121,6 +121,7 @@ class View:
         """
         cursor = self.cursor
         if not cursor.has_news:
+            cursor.expect_nothing()  # what was changed to what it was already
             return self._told() if self._unfinished else b""
         numbers, expunged, is_grown, changed, expected = cursor.advance(may_expunge, with_flags)
         out: list[bytes] = []

@@ -27,7 +27,7 @@ from rusmes.model.plan import Append, Queued, Refusal
 if TYPE_CHECKING:
     import asyncio
 
-    from rusmes._core.view import MailboxRows
+    from rusmes._core.view import MailboxRows, Uids
 
 T_contra = TypeVar("T_contra", contravariant=True)
 
@@ -91,7 +91,7 @@ class StoredMessage(Struct):
 class FlagChange(Struct, frozen=True):
     """Set, add or remove flags of the messages `uids`; refused for those whose modseq is above `unchanged_since`."""
 
-    uids: tuple[int, ...]
+    uids: tuple[int, ...] | Uids
     operation: str
     """set | add | remove."""
     flags: tuple[str, ...]

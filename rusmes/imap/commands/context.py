@@ -77,6 +77,9 @@ class Output(Protocol):
 
     def write(self, data: bytes) -> None: ...
 
+    def push(self) -> None:
+        """Send what was written, without waiting for anything."""
+
     async def room(self) -> None:
         """Wait until the client has read most of what was written. Raises ConnectionLost."""
 

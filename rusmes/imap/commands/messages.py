@@ -7,8 +7,8 @@ client knows by itself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Final, TypeVar
 
 from rusmes._core import render
 from rusmes._core.encode import quoted
@@ -35,21 +35,22 @@ _EXPUNGED: Final = No("some of the messages were expunged", b"EXPUNGEISSUED")
 T = TypeVar("T")
 
 
-async def with_progress(context: Context, command: Command, work: Coroutine[Any, Any, T]) -> T:
+async def with_progress(context: Context, command: Command, work: Awaitable[T]) -> T:
     """The result of `work`; while it takes long, the client is told that it goes on (RFC 9585)."""
-    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle
+
+    def tell() -> None:
+        nonlocal timer
+        context.output.write(response.untagged_ok("still working", b"INPROGRESS (%b NIL NIL)" % quoted(command.tag)))
+        context.output.push()
+        timer = loop.call_later(PROGRESS_SECONDS, tell)
+
+    timer = loop.call_later(PROGRESS_SECONDS, tell)
     try:
-        while True:
-            done, _ = await asyncio.wait((task,), timeout=PROGRESS_SECONDS)
-            if done:
-                return task.result()
-            context.output.write(
-                response.untagged_ok("still working", b"INPROGRESS (%b NIL NIL)" % quoted(command.tag))
-            )
-            await context.output.flush()
+        return await work
     finally:
-        if not task.done():
-            task.cancel()
+        timer.cancel()
 
 
 # STORE
@@ -67,19 +68,19 @@ async def store(context: Context, command: Store) -> Outcome:
         return Bad(error.public)
     uids, limited = newest(context, uids)
     changes = _allowed_changes(context, command, uids)
-    done: set[int] = set()
+    done: list[int] = []
     try:
         for subset, operation, flags in changes:
             _expect(context, command, subset, operation, flags)
             for start in range(0, len(subset), STORED_AT_ONCE):
-                some = tuple(subset.list(start, start + STORED_AT_ONCE))
+                some = subset.slice(start, min(start + STORED_AT_ONCE, len(subset)))
                 request = FlagChange(some, operation, flags, command.unchanged_since)
-                done.update(await with_progress(context, command, context.store.change_flags(here.mailbox_id, request)))
+                done += await with_progress(context, command, context.store.change_flags(here.mailbox_id, request))
     finally:
-        if len(done) != len(uids):
-            view.forget_expected([uid for uid in uids if uid not in done])
+        undone = uids.without(Uids(sorted(done))) if len(done) != len(uids) else Uids()
+        view.forget_expected(undone)
     await context.refresh()
-    return with_code(context, await _stored(context, command, uids, done), limited)
+    return with_code(context, await _stored(context, command, uids, undone), limited)
 
 
 def _expect(context: Context, command: Store, uids: Uids, operation: str, flags: tuple[str, ...]) -> None:
@@ -119,37 +120,27 @@ def _allowed_changes(context: Context, command: Store, uids: Uids) -> list[tuple
     return [(Uids(some), "set", allowed + words + join_flags(kept, own)) for (kept, own), some in groups.items()]
 
 
-async def _stored(context: Context, command: Store, uids: Uids, done: set[int]) -> Outcome:
+async def _stored(context: Context, command: Store, uids: Uids, undone: Uids) -> Outcome:
     view = context.view
-    failed: list[int] = []
-    is_some_gone = False
-    if len(done) != len(uids):
-        for uid in uids:
-            if uid in done:
-                continue
-            if view.rows.row_of(uid) < 0:
-                is_some_gone = True
-            else:
-                failed.append(uid)
-    if failed:  # RFC 7162 §3.1.3: what they are now, so that the client can decide
-        _say_flags(context, failed)
+    failed = Uids([uid for uid in undone if view.rows.row_of(uid) >= 0])
+    # RFC 7162 §3.1.3: what they are now, so that the client can decide
+    _say_flags(context, failed)
     if not command.silent:
-        pending = view.cursor.pending()
-        _say_flags(context, [uid for uid in uids if uid in done and uid not in pending])  # it is told, changed or not
-    if failed:
-        modified = Uids(failed)
-        numbers = modified if command.is_uid else view.cursor.number_list(modified)
+        # It is told of all that are so now, changed or not; of those that are news, at the end of the command.
+        _say_flags(context, uids.without(undone).without(view.cursor.pending()))
+    if len(failed):
+        numbers = failed if command.is_uid else view.cursor.number_list(failed)
         return Ok("those that were modified are left alone", b"MODIFIED %b" % number_set(numbers))
-    if is_some_gone and not command.is_uid:
+    if len(undone) and not command.is_uid:
         return _EXPUNGED  # RFC 2180 §4.2.1
     return Ok("stored")
 
 
-def _say_flags(context: Context, uids: list[int]) -> None:
-    if uids:
-        view, packed = context.view, Uids(uids)
-        context.output.write(render.fetch_responses(view.cursor, packed, 0, len(packed), view.flag_items())[0])
-        view.tell(packed)
+def _say_flags(context: Context, uids: Uids) -> None:
+    if len(uids):
+        view = context.view
+        context.output.write(render.fetch_responses(view.cursor, uids, 0, len(uids), view.flag_items())[0])
+        view.tell(uids)
 
 
 # EXPUNGE

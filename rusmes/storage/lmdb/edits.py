@@ -166,6 +166,8 @@ def change_chain(rows: Rows, account: AccountRecord, since_modseq: int = 0) -> I
         modseq = record.modseq
         if modseq > since_modseq:
             yield number, record
+        if modseq == since_modseq + 1:  # no row has the modseq of another one; a change of flags may have 30 KB
+            return
         number = record.before
 
 
@@ -248,9 +250,9 @@ class Edit:
         self._log.append(MARKS[kind_and_action])
         self._log.append(id)
 
-    def log_all(self, marks: list[bytes]) -> None:
-        """Kind, action and id of each in one piece."""
-        self._log += marks
+    def log_marks(self, marks: bytes) -> None:
+        """Kind, action and id of each change, one after another."""
+        self._log.append(marks)
 
     def put_mailbox(self, mailbox: MailboxRecord) -> None:
         self._batch.put(MAILBOXES, number_key(mailbox.id), mailbox.pack())

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from rusmes._core.blocks import add_all_to, load_blocks, message_marks
+from rusmes._core.blocks import add_all_to, changed_messages, load_blocks
 from rusmes._core.blocks import saved_dates as saved_of
 from rusmes._core.rows import EmailFacts, bodies_to_send, facts_of
+from rusmes._core.view import Uids
 from rusmes.model.content import Rendering
 from rusmes.model.mailbox import Mailbox
 from rusmes.storage.lmdb.blobs import LmdbBlobs
@@ -22,11 +23,8 @@ from rusmes.storage.lmdb.edits import (
 from rusmes.storage.lmdb.environment import Environment
 from rusmes.storage.lmdb.layout import (
     BLOBS,
-    CREATED,
-    DESTROYED,
     EMAILS,
     MESSAGES,
-    UPDATED,
     MailboxRecord,
     number_key,
 )
@@ -57,13 +55,9 @@ def refresh(environment: Environment, mailbox_id: int, into: MailboxRows, since_
         changed = _changed(rows, mailbox, since_modseq, MAX_REFRESH_ROWS)
         if changed is None:
             return None
-        there = []
-        for uid, (action, modseq) in changed.items():
-            if action == DESTROYED:
-                into.expunge(uid, modseq)
-            else:
-                there.append(uid)
-        there.sort()
+        gone, there = changed
+        for uid, modseq in gone:
+            into.expunge(uid, modseq)
         add_all_to(into, txn.get, environment.handles[MESSAGES], mailbox_id, there)
         return mailbox_value(rows, mailbox)
 
@@ -72,29 +66,24 @@ def expunged_since(environment: Environment, mailbox_id: int, modseq: int) -> li
     with environment.reading() as txn:
         rows = Snapshot(environment, txn)
         changed = _changed(rows, read_mailbox(rows, mailbox_id), modseq, 0)
-    return None if changed is None else sorted(uid for uid, (action, _) in changed.items() if action == DESTROYED)
+    return None if changed is None else [uid for uid, _ in changed[0]]
 
 
-def _changed(rows: Snapshot, mailbox: MailboxRecord, since_modseq: int, limit: int) -> dict[int, tuple[int, int]] | None:
-    """By UID: whether the message is new, other than it was or gone, and since when. None: the log does not tell.
-
-    One that came and went is left out: who asks never knew it.
+def _changed(
+    rows: Snapshot, mailbox: MailboxRecord, since_modseq: int, limit: int
+) -> tuple[list[tuple[int, int]], Uids] | None:
+    """The messages that went, with the modseq of that, and those that are new or other than they were; None: the log does
+    not tell. One that came and went is left out: who asks never knew it.
     """
     account = read_account(rows, mailbox.account_id)
     if not log_reaches(account, since_modseq):
         return None
-    prefix = number_key(mailbox.id)
-    changed: dict[int, tuple[int, int]] = {}
-    for count, (_, record) in enumerate(change_chain(rows, account, since_modseq)):
-        if count >= limit > 0:
+    logged: list[tuple[int, bytes]] = []
+    for _, record in change_chain(rows, account, since_modseq):
+        if len(logged) >= limit > 0:
             return None
-        for action, uid in message_marks(record.marks, prefix):
-            later = changed.get(uid)
-            if later is None or (action == CREATED and later[0] == UPDATED):
-                changed[uid] = (action, record.modseq)
-            elif action == CREATED:
-                del changed[uid]
-    return changed
+        logged.append((record.modseq, record.marks))
+    return changed_messages(logged, number_key(mailbox.id))
 
 
 def email_facts(environment: Environment, account_id: int, ids: Sequence[bytes]) -> list[EmailFacts | None]:

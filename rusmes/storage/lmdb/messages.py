@@ -35,6 +35,7 @@ from rusmes.storage.lmdb.layout import (
     number_key,
 )
 
+MAX_UID = 0xFFFFFFFF  # RFC 9051 §2.3.1.1: UIDs have 32 bits
 _IDENTIFIER_BYTES = 12
 # What one email keeps for those of its thread that are gone; answers to older ones begin a thread of their own.
 _MAX_IDENTIFIERS_BYTES = 500 * _IDENTIFIER_BYTES
@@ -57,7 +58,7 @@ def count_email(batch: Batch, edit: Edit, id: bytes, email: EmailRecord, *, is_f
 def add_message(edit: Edit, mailbox: MailboxRecord, email: EmailRecord, message: MessageRow) -> int:
     """Give the email a place in the mailbox; the UID. The caller writes mailbox and email, and gives the time of saving."""
     uid = mailbox.uid_next
-    if uid > 0xFFFFFFFF:  # RFC 9051 §2.3.1.1: UIDs have 32 bits
+    if uid > MAX_UID:
         raise NotAllowed("the mailbox has no UID left", mailbox.name)
     message.modseq = mailbox.highest_modseq = edit.modseq
     mailbox.uid_next += 1
@@ -85,7 +86,7 @@ def _blocks(mailbox_id: int, uids: Sequence[int]) -> list[tuple[bytes, list[int]
     """The keys of the rows in which these messages would be, with the UIDs of each, in order."""
     groups: dict[int, list[int]] = {}
     for uid in sorted(set(uids)):
-        if 0 < uid <= 0xFFFFFFFF:
+        if 0 < uid <= MAX_UID:
             groups.setdefault(uid >> UID_BITS, []).append(uid)
     return [(block_key(mailbox_id, group[0]), group) for group in groups.values()]
 
@@ -93,20 +94,23 @@ def _blocks(mailbox_id: int, uids: Sequence[int]) -> list[tuple[bytes, list[int]
 # Flags
 
 
-def change_flags(batch: Batch, mailbox_id: int, request: FlagChange) -> list[int]:
+class TooManyShared(Exception):
+    """More emails than the caller allows are in other mailboxes too: each of them costs many looks."""
+
+
+def change_flags(batch: Batch, mailbox_id: int, request: FlagChange, *, max_shared: int = MAX_UID) -> list[int]:
+    """Raises TooManyShared."""
     mailbox = read_mailbox(batch, mailbox_id)
     account = read_account(batch, mailbox.account_id)
     bits, keywords = split_flags(request.flags)
     since = -1 if request.unchanged_since is None else min(request.unchanged_since, (1 << 63) - 1)
     flagging = Flagging(mailbox, account.modseq + 1, request.operation, bits, keywords, since, change)
-    for key, uids in _blocks(mailbox_id, request.uids):
-        row = batch.get(MESSAGES, key)
-        new = flagging.change(key, row, uids) if row is not None else None
-        if new is not None:
-            batch.put(MESSAGES, key, new)
+    flagging.change(batch, MESSAGES, request.uids)
+    if len(flagging.shared) > max_shared:
+        raise TooManyShared
     if flagging.changed or flagging.shared:
         edit = Edit(batch, account)
-        edit.log_all(flagging.marks)
+        edit.log_marks(flagging.marks)
         boxes = {mailbox_id: mailbox}
         unseen_in = {mailbox_id} if flagging.unseen_changed else set()
         for uid in flagging.shared:
@@ -120,7 +124,7 @@ def change_flags(batch: Batch, mailbox_id: int, request: FlagChange) -> list[int
             if box_id in unseen_in:
                 edit.log(MAILBOX | UPDATED, number_key(box_id))
         edit.finish()
-    return flagging.passed
+    return flagging.passed.list()
 
 
 def _set_flags(

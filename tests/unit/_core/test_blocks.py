@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rusmes._core import blocks, rows
-from rusmes._core.view import MailboxRows
+from rusmes._core.batch import Batch
+from rusmes._core.view import MailboxRows, Uids
 from rusmes.errors import StoreCorrupt
 from rusmes.storage.flags import change
+from rusmes.storage.lmdb import layout
 
 MAILBOX = 7
 FIRST = 0x12345670
@@ -20,6 +22,16 @@ MESSAGES = st.builds(
     st.integers(0, 1 << 40), st.integers(0, 31), KEYWORDS, st.floats(0, 4e9), st.booleans(),
 )  # fmt: skip
 KEY = blocks.block_key(MAILBOX, FIRST)
+
+
+class Rows:
+    """What a batch reads of a transaction."""
+
+    def __init__(self, rows: dict[bytes, bytes]) -> None:
+        self.rows = rows
+
+    def get(self, key: bytes, db: object) -> bytes | None:
+        return self.rows.get(key)
 
 
 def fields(message: rows.MessageRow) -> tuple[object, ...]:
@@ -107,29 +119,70 @@ def test_flags_are_changed_as_the_specification_says(
     assert row is not None
     limit = -1 if since is None else min(since, (1 << 63) - 1)
     flagging = blocks.Flagging(mailbox, 99, operation, bits, keywords, limit, change)
-    new = flagging.change(KEY, row, sorted(set(uids)))
+    batch = Batch(Rows({KEY: row}), [0], {})
+    flagging.change(batch, 0, uids if since is None else Uids(sorted(set(uids))))
+    new = batch.held[0].get(KEY)
     expected = rows.MailboxRow(MAILBOX, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, "", "INBOX")
-    changed = 0
+    changed = []
     for uid in sorted(model):
         message = model[uid]
         after = change(operation, message.bits, message.keywords, bits, keywords)
         may = uid in uids and (since is None or message.modseq <= limit)
         if may and after != (message.bits, message.keywords) and not message.is_shared:
             message.bits, message.keywords, message.modseq = *after, 99
-            changed += 1
+            changed.append(uid)
         expected.count(message, uid, 1)
-    assert flagging.changed == changed
-    assert (new is None) == (changed == 0)
+    assert flagging.changed == len(changed)
+    assert (new is None) == (not changed)
     found = blocks.messages_in(KEY, row if new is None else new)
     assert [(uid, fields(message)) for uid, message in found] == [(uid, fields(model[uid])) for uid in sorted(model)]
     for name in ("exists", "unseen", "deleted", "size", "deleted_size"):
         assert getattr(mailbox, name) == getattr(expected, name)
     assert set(flagging.shared) <= set(flagging.passed)
-    assert flagging.passed == [
+    record = layout.ChangeRecord(1, 99, 0, 0.0, flagging.marks)
+    logged = [entry.id for entry in record.changes() if (entry.kind, entry.action) == ("message", "updated")]
+    assert logged == [layout.message_id(MAILBOX, uid) for uid in changed]
+    assert blocks.changed_messages([(99, flagging.marks)], layout.number_key(MAILBOX))[1].list() == changed
+    assert flagging.passed.list() == [
         uid
         for uid in sorted(set(uids))
         if uid in model and (since is None or model[uid].modseq == 99 or model[uid].modseq <= limit)
     ]
+
+
+MARKS = st.lists(st.tuples(st.sampled_from([0, 4, 8, 12, 12, 12]), st.integers(0, 2), st.integers(1, 9), st.booleans()))
+
+
+@given(st.lists(MARKS, max_size=4))
+def test_the_change_log_says_what_became_of_messages(log: list[list[tuple[int, int, int, bool]]]) -> None:
+    changed: dict[int, tuple[int, int]] = {}
+    records = []
+    for modseq, marks in reversed(list(enumerate(log, 10))):
+        raw = b""
+        for kind, action, uid, is_here in marks:
+            mailbox_id = MAILBOX if is_here else MAILBOX + 1
+            id = layout.message_id(mailbox_id, uid) if kind == 12 else bytes(8 if kind == 0 else 16)
+            raw += bytes((kind | action,)) + id
+        records.append((modseq, raw))
+        for kind, action, uid, is_here in reversed(marks):
+            if kind != 12 or not is_here:
+                continue
+            later = changed.get(uid)
+            if later is None or (action == layout.CREATED and later[0] == layout.UPDATED):
+                changed[uid] = (action, modseq)
+            elif action == layout.CREATED:
+                del changed[uid]
+    gone, there = blocks.changed_messages(records, layout.number_key(MAILBOX))
+    assert gone == sorted((uid, modseq) for uid, (action, modseq) in changed.items() if action == layout.DESTROYED)
+    assert there.list() == sorted(uid for uid, (action, _) in changed.items() if action != layout.DESTROYED)
+
+
+def test_a_change_log_that_is_cut_short_says_what_it_can() -> None:
+    mark = b"\x0d" + layout.message_id(MAILBOX, 5)
+    gone, there = blocks.changed_messages([(9, mark + mark[:7])], layout.number_key(MAILBOX))
+    assert (gone, there.list()) == ([], [5])
+    with pytest.raises(ValueError, match="8 octets"):
+        blocks.changed_messages([], b"short")
 
 
 def test_one_row_goes_into_an_array() -> None:
