@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -26,7 +25,7 @@ from rusmes._version import __version__
 from rusmes.tls.context import make_self_signed
 from tests.e2e.running import PASSWORD, RunningServer, read_line
 from tests.ports import free_ports
-from tests.sinks.smtp_sink import Sink
+from tests.sinks.thread import SinkThread
 
 pytestmark = pytest.mark.slow
 
@@ -442,32 +441,6 @@ def test_queues_of_missing_workers_are_adopted(tmp_path: Path) -> None:
             server.signal(signal.SIGTERM)
             assert server.wait() == 0
         assert sink.count == 12
-
-
-class SinkThread:
-    """The sink of the relay tests, with a loop of its own in a thread."""
-
-    def __init__(self) -> None:
-        self.port, self.count = 0, 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
-
-    async def _serve(self) -> None:
-        async with Sink() as sink:
-            self.port = sink.port
-            while not self._stop.is_set():
-                await asyncio.sleep(0.02)
-                self.count = len(sink.messages)
-
-    def __enter__(self) -> SinkThread:
-        self._thread.start()
-        while not self.port:
-            time.sleep(0.01)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(10)
 
 
 def test_readiness_is_told_to_the_init_system(server: RunningServer) -> None:

@@ -30,7 +30,8 @@ _log = get_logger("returns")
 class VERP:
     """Gives each recipient a return path of its own, made when the mail is sent, so that a report says whom it is about.
 
-    [returns] address says where they lead. The mail stays one row of the queue with one copy of its content.
+    [returns] address says where they lead. The mail stays one row of the queue with one copy of its content. Senders elsewhere
+    keep their return path: reports about forwarded mail are theirs.
     """
 
     Parameters = NoParameters
@@ -38,10 +39,14 @@ class VERP:
     def __init__(self, parameters: NoParameters, toolbox: Toolbox) -> None:
         if toolbox.returns is not None and toolbox.returns.address is None:
             raise ConfigError("VERP needs [returns] address")
-        self._suppressions = toolbox.suppressions
+        self._returns = toolbox.returns
+        self._directory = toolbox.directory
 
     def service(self, mail: Mail) -> Decision:
-        if mail.sender is not None:  # nothing comes back to the null sender (RFC 5321 §4.5.5)
+        sender = mail.sender  # nothing comes back to the null sender (RFC 5321 §4.5.5)
+        if sender is None or not self._directory.is_local_domain(sender.domain):
+            return CONTINUE
+        if self._returns is None or not self._returns.srs.is_ours(sender):
             mail.attributes[VERP_ATTRIBUTE] = True
         return CONTINUE
 
