@@ -324,6 +324,19 @@ DELIVERY_REFUSALS = counter_family(
 DNS_LOOKUPS = counter_family(
     "rusmes_dns_lookups_total", "Questions to the resolver.", "result", ("hit", "found", "missing", "failed")
 )
+EGRESS_FAILURES = counter_family(
+    "rusmes_egress_failures_total", "Egress sources that did not work: the address, or the proxy.", "kind", ("bind", "proxy")
+)
+EGRESS_CHOICES = counter_family(
+    "rusmes_egress_choices_total",
+    "Mails to servers by named sources: by the source they were for, by another one of its pool, or by none yet.",
+    "outcome",
+    ("chosen", "overflow", "postponed"),
+)
+SHAPING_ACTIONS = counter_family(
+    "rusmes_shaping_actions_total", "What rules on replies of servers have done.", "action", ("suspend", "set")
+)
+SHAPING_SKIPPED = gauge("rusmes_shaping_skipped_entries", "Entries of shaping files that are wrong.", aggregate="max")
 BOUNCES = counter("rusmes_mail_bounced_total", "Failure notices made.")
 DELAY_NOTICES = counter("rusmes_mail_delay_notices_total", "Delay warnings made.")
 
@@ -353,6 +366,15 @@ EVENTS_LOST = counter(
 # Returns
 
 SUPPRESSED = counter_family("rusmes_suppressed_total", "Addresses suppressed, by why.", "cause", ("bounce", "report", "complaint"))
+
+# Signatures (mailet)
+
+DKIM_SIGNATURES = counter_family(
+    "rusmes_dkim_signatures_total", "Signatures made, by algorithm; failed: messages.", "kind", ("rsa", "ed25519", "failed")
+)
+ARC_SEALS = counter_family(
+    "rusmes_arc_seals_total", "Seals made, by what they say of the chain before.", "validation", ("none", "pass", "fail", "skipped")
+)
 
 # Process (server)
 

@@ -11,16 +11,18 @@ import socket
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import Final
-from zlib import crc32
 
 from msgspec import Struct
 
 from rusmes.clock import Clock
-from rusmes.config.schema import Config, Site
+from rusmes.config.schema import Config
+from rusmes.delivery.shaping.layers import Layers, Origin, Shape, narrowed
+from rusmes.delivery.shaping.overrides import Overrides
+from rusmes.delivery.shaping.sitename import site_name
 from rusmes.dns import DnsUnavailable, MxRecord, NoSuchDomain, Resolver, TlsaRecord
 from rusmes.model.mail import Recipient
 from rusmes.model.plan import Queued, Refusal
-from rusmes.queue.api import SiteLimits, Target
+from rusmes.queue.api import SharedLimits, SiteLimits, Target
 
 MAX_HOSTS: Final = 5
 """Mail exchangers of one domain that are tried (N1). Postfix smtp_mx_session_limit counts sessions: 2."""
@@ -60,10 +62,21 @@ class RoutePlan(Struct, frozen=True):
     login: Login | None = None
     secure_hosts: bool = False
     """DNSSEC vouches for the names of the hosts, or an operator does."""
+    source: str = ""
+    """Name of the egress source; "" = no named one."""
+    provider: str = ""
+    """Who runs the mail of the destination, as far as the shaping files know."""
+    pool: str = ""
+    """By which pool its mail leaves, when the tenant has none; "" = the default."""
+
+    @property
+    def key(self) -> str:
+        """What connections, window and memory of the site are kept under: each source to it has its own."""
+        return f"{self.site}@{self.source}" if self.source else self.site
 
     @property
     def target(self) -> Target:
-        return Target(self.site, self.limits, self.expires)
+        return Target(self.site, self.limits, self.expires, self.source)
 
 
 class Endpoint(Struct, frozen=True, gc=False):
@@ -90,6 +103,7 @@ class RouteTable:
         hostname: str,
         *,
         workers: int = 1,
+        overrides: Overrides | None = None,
         is_own_address: Callable[[str], bool] | None = None,
         shuffle: Callable[[list[str]], None] = random.shuffle,
     ) -> None:
@@ -103,9 +117,12 @@ class RouteTable:
         self._named = {route.name: route for route in config.delivery.route}
         self._patterns = [(pattern.lower(), route.name) for route in config.delivery.route for pattern in route.domains]
         self._plans: dict[str, RoutePlan] = {}
+        self._layers = Layers(config)
+        self._overrides = overrides or Overrides(None, clock)
+        self._version = self._overrides.version
 
     def destination(self, item: Queued, recipient: Recipient) -> str:
-        """`route:<name>` | `host:<address and port>` | `relay` | `mx:<domain>`."""
+        """`route:<name>` | `host:<address and port>` | `relay` | `mx:<domain>`; each may end in ` via <source>`."""
         domain = recipient.address.domain
         if item.route:
             return f"route:{item.route}" if item.route in self._named else f"host:{item.route}"
@@ -115,13 +132,17 @@ class RouteTable:
         return "relay" if self._config.relay.host else f"mx:{domain}"
 
     def known_plan(self, destination: str) -> RoutePlan | None:
+        if self._overrides.look() != self._version:
+            self._version = self._overrides.version
+            self._plans.clear()
         plan = self._plans.get(destination)
         return plan if plan is not None and plan.expires > self._clock.monotonic() else None
 
     async def find_plan(self, destination: str) -> RoutePlan | Refusal:
         """Look a destination up. A refusal says why its mail cannot be sent now, or ever."""
-        kind, _, name = destination.partition(":")
-        found = await self._mx_plan(name) if kind == "mx" else self._static_plan(kind, name)
+        place, source = parted(destination)
+        kind, _, name = place.partition(":")
+        found = await self._mx_plan(name, source) if kind == "mx" else self._static_plan(kind, name, source)
         if isinstance(found, RoutePlan):
             self._plans.pop(destination, None)
             while len(self._plans) >= MAX_PLANS:
@@ -201,7 +222,7 @@ class RouteTable:
 
     # Plans
 
-    def _static_plan(self, kind: str, name: str) -> RoutePlan | Refusal:
+    def _static_plan(self, kind: str, name: str, source: str = "") -> RoutePlan | Refusal:
         use_tls: bool | None
         if kind == "relay":
             relay = self._config.relay
@@ -223,17 +244,17 @@ class RouteTable:
             port,
             tls=None if use_tls is None else "verify" if use_tls else "opportunistic",
             is_static=True,
-            names=(host,),
+            source=source,
             login=login,
             secure_hosts=True,
         )
 
-    async def _mx_plan(self, domain: str) -> RoutePlan | Refusal:
+    async def _mx_plan(self, domain: str, source: str = "") -> RoutePlan | Refusal:
         if domain.startswith("["):
             address = _literal(domain)
             if not address:
                 return Refusal(550, "5.1.3", f"{domain} is no address")
-            return self._plan(f"[{address}]", ((address,),), self._config.delivery.port, names=(address,))
+            return self._plan(f"[{address}]", ((address,),), self._config.delivery.port, source=source)
         try:
             records = await self._resolver.mx(domain)
         except NoSuchDomain:
@@ -248,11 +269,11 @@ class RouteTable:
         if not hosts:
             return Refusal(550, "5.4.6", f"this server is the best mail exchanger of {domain}: mail would loop")
         names = tuple(name for group in hosts for name in group)
-        site = ",".join(sorted(names)) if records else domain
+        site = site_name(names) if records else domain
         expires = self._clock.monotonic() + MX_SECONDS
         secure = await self._resolver.is_secure(domain, "MX")
         port = self._config.delivery.port
-        return self._plan(site, hosts, port, names=(domain, *names), expires=expires, secure_hosts=secure)
+        return self._plan(site, hosts, port, domain=domain, source=source, expires=expires, secure_hosts=secure)
 
     def _without_us(self, records: list[MxRecord]) -> tuple[tuple[str, ...], ...]:
         """RFC 5321 §5.1: when we are among the exchangers, only better ones may be used."""
@@ -277,43 +298,66 @@ class RouteTable:
         hosts: tuple[tuple[str, ...], ...],
         port: int,
         *,
-        names: tuple[str, ...],
+        source: str,
+        domain: str = "",
         tls: str | None = None,
         is_static: bool = False,
         expires: float = float("inf"),
         login: Login | None = None,
         secure_hosts: bool = False,
     ) -> RoutePlan:
-        delivery = self._config.delivery
-        own = next((s for s in delivery.site if any(_matches(s, name) for name in names)), None)
-
-        def pick(key: str) -> object:
-            value = getattr(own, key) if own is not None else None
-            return getattr(delivery, key) if value is None else value
-
-        limits = SiteLimits(
-            pick("connections_per_site"),  # type: ignore[arg-type]
-            pick("messages_per_second"),  # type: ignore[arg-type]
-            delivery.recipients_per_transaction,
-            self._workers,
-        )
+        shape = self._layers.shape([host for group in hosts for host in group], hosts[0], domain, source)
+        if shape.own_limits:
+            site = f"{domain}/{site}"
+        for one in self._overrides.values_for(site, shape.provider, source):
+            shape = narrowed(shape, one.values.items(), Origin(what=f"rule {one.rule}"))
         return RoutePlan(
-            site=site if len(site) <= 200 else f"{site[:160]}#{crc32(site.encode()):08x}",
+            site=site,
             hosts=hosts,
             port=port,
-            tls=tls or pick("tls"),  # type: ignore[arg-type]
+            tls=tls or shape["tls"],
             implicit_tls=is_static and port == 465,
-            limits=limits,
-            messages_per_connection=pick("messages_per_connection"),  # type: ignore[arg-type]
-            connect_timeout=pick("connect_timeout"),  # type: ignore[arg-type]
-            idle_timeout=pick("idle_timeout"),  # type: ignore[arg-type]
-            source_addresses=pick("source_addresses"),  # type: ignore[arg-type]
-            ipv6=pick("ipv6"),  # type: ignore[arg-type]
+            limits=self._limits_of(shape, source),
+            messages_per_connection=shape["messages_per_connection"],
+            connect_timeout=shape["connect_timeout"],
+            idle_timeout=shape["idle_timeout"],
+            source_addresses=shape["source_addresses"],
+            ipv6=shape["ipv6"],
             is_static=is_static,
             expires=expires,
             login=login,
             secure_hosts=secure_hosts,
+            source=source,
+            provider=shape.provider,
+            pool=shape["pool"],
         )
+
+    def _limits_of(self, shape: Shape, source: str) -> SiteLimits:
+        shared: tuple[SharedLimits, ...] = ()
+        if shape.provider and shape["connections_per_provider"]:
+            key = f"provider:{shape.provider}@{source}" if source else f"provider:{shape.provider}"
+            shared = (SharedLimits(key, shape["connections_per_provider"]),)
+        return SiteLimits(
+            shape["connections_per_site"],
+            shape["messages_per_second"],
+            shape["recipients_per_transaction"],
+            self._workers,
+            shape["initial_connections"],
+            shape["messages_per_minute"],
+            shape["messages_per_hour"],
+            shape["messages_per_day"],
+            shape["connections_per_second"],
+            shared,
+        )
+
+
+VIA: Final = " via "
+
+
+def parted(destination: str) -> tuple[str, str]:
+    """A destination without the source that its mail leaves by, and that source; "" = no named one."""
+    place, via, source = destination.rpartition(VIA)
+    return (place, source) if via else (destination, "")
 
 
 def _login(username: str, password: str) -> Login | None:
@@ -342,10 +386,6 @@ def _can_bind(address: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def _matches(site: Site, name: str) -> bool:
-    return any(fnmatchcase(name, pattern.lower()) for pattern in site.match)
 
 
 def _is_address(text: str) -> bool:

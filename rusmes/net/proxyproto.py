@@ -124,3 +124,17 @@ def _port(text: str) -> int:
     if not _PORT.fullmatch(text) or int(text) > 65535:
         raise MalformedProxy("PROXY header expected", f"no port: {text!r}")
     return int(text)
+
+
+def header_v2(source: str, source_port: int, destination: str, destination_port: int) -> bytes:
+    """What is said to a proxy: for whom, and to where (version 2, PROXY, TCP). Both addresses are of one family.
+
+    Raises:
+        ValueError: they are not, or one is no address.
+    """
+    ends = ipaddress.ip_address(source), ipaddress.ip_address(destination)
+    if ends[0].version != ends[1].version:
+        raise ValueError(f"{source} and {destination} are of different families")
+    body = ends[0].packed + ends[1].packed + source_port.to_bytes(2, "big") + destination_port.to_bytes(2, "big")
+    family = 0x11 if ends[0].version == 4 else 0x21
+    return V2_SIGNATURE + bytes((0x21, family)) + len(body).to_bytes(2, "big") + body

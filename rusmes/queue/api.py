@@ -301,21 +301,32 @@ class Busy(Exception):
     told us to slow down. The mail keeps its place, and counts no attempt.
 
     `retry_after` is in seconds; 0 = as soon as one of the connections is free. `reason` is what the site has done, in the form
-    of a reply (`code` 0: nobody said it, we found out); "" = a limit of our own.
+    of a reply (`code` 0: nobody said it, we found out); "" = a limit of our own. `reports` are there when this very mail was
+    offered: what can be told of it, should it count as an attempt after all.
     """
 
-    def __init__(self, retry_after: float = 0.0, reason: str = "", *, code: int = 0, status: str = "", host: str = "") -> None:
+    def __init__(
+        self,
+        retry_after: float = 0.0,
+        reason: str = "",
+        *,
+        code: int = 0,
+        status: str = "",
+        host: str = "",
+        reports: Sequence[Report] = (),
+    ) -> None:
         super().__init__(retry_after, reason)
         self.retry_after = retry_after
         self.reason = reason
         self.code = code
         self.status = status
         self.host = host
+        self.reports = reports
 
 
 class Postponed(Busy):
-    """This one mail cannot go now, for it may leave by no source that can be used: it waits `retry_after` seconds, and counts no
-    attempt. Other mail of the site is not held up."""
+    """This one mail cannot go now, for it may leave by no source that can be used: it waits `retry_after` seconds, and counts
+    no attempt. Other mail of the site is not held up."""
 
 
 class Following(Struct, frozen=True):

@@ -265,7 +265,7 @@ def test_sites_and_their_overrides() -> None:
         assert isinstance(x, RoutePlan)
         assert isinstance(y, RoutePlan)
         assert isinstance(z, RoutePlan)
-        assert x.site == y.site == "mx1.big.example,mx2.big.example"
+        assert x.site == y.site == "(mx1|mx2).big.example"
         assert (x.limits.connections, x.limits.messages_per_second, x.tls, x.ipv6) == (3, 2.0, "verify", False)
         assert (z.limits.connections, z.tls, z.ipv6) == (20, "opportunistic", True)
         assert routes.known_plan("mx:x.org") is x
