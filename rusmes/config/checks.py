@@ -29,6 +29,7 @@ from rusmes.config.schema import (
     default_processors,
 )
 from rusmes.config.shaping import check_egress, check_shaping
+from rusmes.config.signing import check_dkim
 from rusmes.config.units import Duration, Network, Networks, Targets
 
 NOT_IN_THIS_VERSION: Final[dict[tuple[str, str], dict[Any, str]]] = {
@@ -108,6 +109,7 @@ def check(config: Config, raw: dict[str, Any], problems: Collector) -> Config:
         config,
         delivery=check_shaping(_check_delivery(config.delivery, problems), config.egress, config.shaping, problems),
         egress=check_egress(config.egress, problems),
+        dkim=check_dkim(config.dkim, problems),
         processors=_check_processors(config.processors, problems),
     )
     if config.shaping_problems:

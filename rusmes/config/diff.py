@@ -21,6 +21,7 @@ NEEDS_RESTART: Final = (
     "run_as_group",
     "chroot",
     "server.workers",
+    "dkim.threads",
     "events.enabled",
     "events.path",
     "events.buffer",

@@ -154,6 +154,7 @@ def _absolute(config: Config, base: str) -> Config:
         admin=replace(config.admin, token_file=full(config.admin.token_file)),
         delivery=replace(config.delivery, shaping_files=tuple(map(full, config.delivery.shaping_files))),
         returns=replace(config.returns, rules=tuple(map(full, config.returns.rules))),
+        dkim=replace(config.dkim, key=tuple(replace(one, path=full(one.path)) for one in config.dkim.key)),
         events=replace(
             config.events,
             path=full(config.events.path),

@@ -31,6 +31,7 @@ from rusmes.config.outbound import Source as Source
 from rusmes.config.outbound import Values as Values
 from rusmes.config.outbound import WarmUp as WarmUp
 from rusmes.config.returns import Returns, Suppression
+from rusmes.config.signing import Dkim
 from rusmes.config.units import Duration, Networks, Secret, Size, Targets, parse_network
 
 Level = Literal["trace", "debug", "info", "warn", "error"]
@@ -500,6 +501,7 @@ class Config(Struct, frozen=True, kw_only=True):
     queue: Queue = field(default_factory=Queue)
     delivery: Delivery = field(default_factory=Delivery)
     egress: Egress = field(default_factory=Egress)
+    dkim: Dkim = field(default_factory=Dkim)
     events: Events = field(default_factory=Events)
     returns: Returns = field(default_factory=Returns)
     suppression: Suppression = field(default_factory=Suppression)

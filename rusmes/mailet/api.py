@@ -157,6 +157,9 @@ class Suppressions(Protocol):
 def _nothing(*_: object, **__: object) -> None: ...
 
 
+def _uncounted(_: int) -> None: ...
+
+
 class Toolbox(Struct):
     """What a mailet or matcher may use; given to its constructor."""
 
@@ -173,6 +176,12 @@ class Toolbox(Struct):
     """[domains] recipient_delimiter: each of its characters is one; "" = no sub-addressing."""
     max_age_seconds: float = 5 * 86400.0
     """[queue] max_age: after that a mail that is refused for now is returned."""
+    notary: Any = None
+    """Keys and threads that sign (`mailet.notary.Notary`); None where nothing is signed (tests, tools)."""
+    find_txt: Callable[[str], Awaitable[Sequence[bytes]]] | None = None
+    """TXT records of a name (`dns.Resolver.txt`)."""
+    inc: Callable[[int], None] = _uncounted
+    """Adds one to a counter of `rusmes.metrics`."""
     returns: ReturnAddresses | None = None
     """The addresses that lead back here; None where none are made (tests, tools)."""
     classifier: Classifier | None = None

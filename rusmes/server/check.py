@@ -17,6 +17,7 @@ from rusmes.config.load import locate
 from rusmes.config.problems import InvalidConfig, all_problems
 from rusmes.config.schema import Config
 from rusmes.errors import ConfigError, RusmesError
+from rusmes.mailet.notary import Notary, check_keys
 from rusmes.mailet.pipeline import Pipeline
 from rusmes.mailet.registry import Registry
 from rusmes.model.ids import IdSource
@@ -68,6 +69,7 @@ def check_all(config: Config) -> list[str]:
                 warnings += _age_of(context, settings.cert_path or self_signed_paths(config.storage.path)[0])
     if any(not config.tls.for_protocol(protocol).cert_path for protocol in protocols):
         warnings.append("[tls] names no certificate: a self-signed one is used")
+    warnings += attempt(lambda: check_keys(config)) or []
     attempt(lambda: wanted_person(config))
     attempt(lambda: check_chroot(config))
     attempt(lambda: read_token(config))
@@ -89,6 +91,7 @@ def build_pipeline(config: Config, directory: DomainDirectory, returns: ReturnAd
     """A pipeline through which no mail will run. Raises ConfigError."""
     toolbox = toolbox_of(config, directory, _NoNotices(), SystemClock(), IdSource(), Metrics())
     toolbox.returns = returns
+    toolbox.notary = Notary(config)
     return Pipeline.build(config.processors, toolbox, Registry.load())
 
 

@@ -7,7 +7,7 @@ RFCs: 5321 (§3.9 aliases, §4.4 trace, §4.5.1 postmaster, §6.1 notices), 3461
 (sub-addressing).
 
 Map: `ends` where mail goes: mailboxes, other servers, refusal, queue; `rewrite` recipients: aliases, postmaster, forwards,
-copies; `marks` headers, attributes, log, counters; `returning` return paths, forwarded senders, reports.
+copies; `marks` headers, attributes, log, counters; `returning` return paths, forwarded senders, reports; `signing` DKIM, ARC.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from rusmes.mailet.api import MailetClass
-from rusmes.mailet.mailets import ends, marks, returning, rewrite
+from rusmes.mailet.mailets import ends, marks, returning, rewrite, signing
 
 BUILT_IN: Final[Mapping[str, MailetClass]] = {
     one.__name__: one
@@ -39,6 +39,8 @@ BUILT_IN: Final[Mapping[str, MailetClass]] = {
         rewrite.PostmasterAlias,
         rewrite.Forward,
         rewrite.Copy,
+        signing.DKIMSign,
+        signing.ARCSeal,
         returning.VERP,
         returning.SRS,
         returning.BounceProcessor,
