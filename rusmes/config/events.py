@@ -90,7 +90,7 @@ class Events(Struct, frozen=True, kw_only=True):
     """When the buffer is full: drop events (counted, and an error in the log), or let delivery and acceptance wait."""
     segment_size: Size = Size("64MB")
     """Then a new file is begun."""
-    segment_age: Duration = Duration("1h")
+    segment_age: Duration = Duration("6h")
     """A file is not written to for longer."""
     compress: bool = True
     """gzip files that are complete, in pieces that can be read one by one."""

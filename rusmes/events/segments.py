@@ -23,6 +23,7 @@ import time
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterator
+from math import isqrt
 from typing import Any, Final
 
 import msgspec
@@ -70,6 +71,10 @@ class Segment(Struct, frozen=True, order=True):
     disk_bytes: int = 0
     """With its index."""
 
+    @property
+    def name(self) -> str:
+        return f"{self.stamp}.{self.writer}"
+
     def path(self, suffix: str) -> str:
         return os.path.join(self.directory, f"{self.stamp}.{self.writer}{suffix}")
 
@@ -104,17 +109,17 @@ def segments_of(directory: str) -> list[Segment]:
 
 def keys_of(event: Event) -> Iterator[bytes]:
     """The keys under which an event is found; those `EventBuffer` gives it."""
-    for name in ("queue_id", "id"):
-        if event.get(name):
-            yield queue_key(parse_id(event[name]))
-    for id in event.get("queue_ids", ()):
-        yield queue_key(parse_id(id))
+    for id in (event.get("queue_id"), event.get("id"), *event.get("queue_ids", ())):
+        if id:
+            try:
+                yield queue_key(parse_id(id))
+            except ValueError:
+                pass
     if event.get("message_id"):
         yield text_key("m", event["message_id"])
-    if event.get("recipient"):
-        yield text_key("r", event["recipient"])
-    for address in event.get("recipients", ()):
-        yield text_key("r", address)
+    for address in (event.get("recipient"), *event.get("recipients", ())):
+        if address:
+            yield text_key("r", address)
 
 
 def decoded(line: bytes) -> Event | None:
@@ -150,7 +155,8 @@ class Index:
 
     def offsets(self, key: bytes) -> list[int]:
         """Where lines with a key are, in their order."""
-        low, high, data, first = 0, self.entries, self._map, self._first
+        data, first = self._map, self._first
+        low, high = self._span(key)
         while low < high:
             middle = (low + high) // 2
             at = first + middle * ENTRY_BYTES
@@ -165,6 +171,23 @@ class Index:
             at += ENTRY_BYTES
         return found
 
+    def _span(self, key: bytes) -> tuple[int, int]:
+        """Between which entries to look. Keys are evenly spread, so it is known roughly where one is: a page or two are read,
+        and not the ten or more of a search from the middle."""
+        count = self.entries
+        guess = int.from_bytes(key, "big") * count >> 64
+        reach = 64 + 3 * isqrt(count)
+        low, high = max(guess - reach, 0), min(guess + reach, count)
+        if low and not self._key(low) < key:
+            return 0, low
+        if high < count and self._key(high) < key:
+            return high, count
+        return low, high
+
+    def _key(self, number: int) -> bytes:
+        at = self._first + number * ENTRY_BYTES
+        return self._map[at : at + 8]
+
     def close(self) -> None:
         self._map.close()
 
@@ -176,7 +199,7 @@ def index_header(size: int, last_ms: int, blocks: list[tuple[int, int]], entries
 
 
 class SegmentReader:
-    """Lines of one file, by offset or one after the other. Opened once, it outlives the file's removal.
+    """Lines of one file, by offset or one after the other.
 
     Raises:
         FileNotFoundError: it has gone, or was sealed meanwhile.
@@ -185,23 +208,23 @@ class SegmentReader:
 
     def __init__(self, segment: Segment) -> None:
         self.segment = segment
-        self._index: Index | None = None
         self._block: tuple[int, bytes] = (-1, b"")
-        try:
-            self._descriptor = os.open(segment.path(LINES), os.O_RDONLY | os.O_CLOEXEC)
-            self.is_packed = False
-        except FileNotFoundError:
-            self._descriptor = os.open(segment.path(SEALED), os.O_RDONLY | os.O_CLOEXEC)
-            self.is_packed = True
-        try:
-            if self.is_packed or segment.is_indexed:
-                self._index = Index(segment.path(INDEX))
-        except BaseException:
-            os.close(self._descriptor)
-            raise
+        self._file = -1
+        self.is_packed = segment.is_packed and segment.is_indexed
+        self._index = Index(segment.path(INDEX)) if segment.is_indexed else None
+        if self._index is None:
+            self._file = os.open(segment.path(LINES), os.O_RDONLY | os.O_CLOEXEC)
+
+    @property
+    def _descriptor(self) -> int:
+        """Of a sealed file, opened when a line is wanted: most look-ups find none in it."""
+        if self._file < 0:
+            self._file = os.open(self.segment.path(SEALED if self.is_packed else LINES), os.O_RDONLY | os.O_CLOEXEC)
+        return self._file
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        if self._file >= 0:
+            os.close(self._file)
         if self._index is not None:
             self._index.close()
 

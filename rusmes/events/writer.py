@@ -135,6 +135,7 @@ class EventLog:
         self._clock = clock
         self._metrics = metrics
         self._buffer = EventBuffer(int(settings.buffer))
+        self._half = self._buffer.capacity // 2
         self._kinds = frozenset(settings.kinds)
         self._is_threaded = is_threaded
         self._thread: threading.Thread | None = None
@@ -293,6 +294,8 @@ class EventLog:
                 self._wake.set()
             else:
                 self._write_all()
+        elif self._buffer.pending > self._half and not self._hurry.is_set():
+            self._hurry.set()
 
     def _overflow(self, kind: str, now: float, template: Template, values: tuple[Any, ...]) -> bool:
         """The buffer is full; whether the event is in it after all."""
