@@ -70,7 +70,8 @@ def find_history(directory: str, text: str, *, limit: int = MAX_EVENTS) -> Histo
                     following[id_key] = _born(id)
         followed |= set(following)
         wanted = following
-    events = sorted(found.values(), key=lambda event: str(event.get("time", "")))
+    # Events of one millisecond stay in the order in which they were written.
+    events = [event for _, event in sorted(found.items(), key=lambda one: (str(one[1].get("time", "")), one[0]))]
     return History(events, sorted(ids), is_cut)
 
 

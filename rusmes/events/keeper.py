@@ -165,8 +165,8 @@ class Keeper:
                     self._discard(segment)  # its writer died before it wrote anything
                 else:
                     seal(segment, compress=self._settings.compress, pause=pause)
-            elif segment.is_indexed and segment.is_packed and segment.has_lines:
-                for suffix in (LINES, KEYS):  # it died between the index and this
+            elif segment.is_indexed and (segment.has_keys or (segment.is_packed and segment.has_lines)):
+                for suffix in (LINES, KEYS) if segment.is_packed else (KEYS,):  # it died between the index and this
                     _remove(segment.path(suffix))
         self.retain(now)
         self._sweep(now)

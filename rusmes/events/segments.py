@@ -66,6 +66,7 @@ class Segment(Struct, frozen=True, order=True):
     has_lines: bool = False
     is_packed: bool = False
     is_indexed: bool = False
+    has_keys: bool = False
     changed: float = 0.0
     """When it was written to for the last time, seconds since the epoch."""
     disk_bytes: int = 0
@@ -101,7 +102,6 @@ def segments_of(directory: str) -> list[Segment]:
         one[{"jsonl": "has_lines", "jsonl.gz": "is_packed", "idx": "is_indexed", "keys": "has_keys"}[match[3]]] = True
     made = []
     for (stamp, writer), facts_ in sorted(found.items()):
-        facts_.pop("has_keys", None)
         if facts_.get("has_lines") or facts_.get("is_packed"):
             made.append(Segment(stamp, writer, directory, **facts_))
     return made
