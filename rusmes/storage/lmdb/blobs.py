@@ -115,7 +115,7 @@ class LmdbBlobs:
             self.remove_file(content.path)
 
     def check_space(self, size: int) -> bool:
-        return self._space.has_room(size)
+        return self._space.admits(size) if size <= self._inline_limit else self._space.has_room(size)
 
     def path_of(self, id: bytes) -> str:
         name = id_text(id)

@@ -48,6 +48,7 @@ USERS_SECONDS: Final = 10.0
 MIN_STEP_BYTES: Final = 256 * 1024
 MAX_STEP_BYTES: Final = 4 * 1024 * 1024
 STEP_SHARE: Final = 8
+META_PAGES: Final = 2
 _LOCK_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 
 Transaction = Any
@@ -518,6 +519,15 @@ class Environment:
     def used_bytes(self) -> int:
         """Pages in use or free inside the file, in bytes."""
         return int((self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"])
+
+    def free_bytes(self) -> int:
+        """Of pages inside the file that no table uses (20 us); some may be held by a reader or a checkpoint for a moment."""
+        if self._env is None or self._is_moving:
+            return 0
+        with self.reading() as txn:
+            facts = [self._env.stat(), *(txn.stat(handle) for handle in self.handles)]
+        pages: int = sum(fact["branch_pages"] + fact["leaf_pages"] + fact["overflow_pages"] for fact in facts)
+        return max(0, self.used_bytes() - (pages + META_PAGES) * self._page_bytes)
 
     def check_readers(self) -> int:
         return int(self._env.reader_check())

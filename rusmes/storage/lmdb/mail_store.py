@@ -125,6 +125,7 @@ class LmdbMailStore:
         self._environment = Environment(
             os.path.join(self._path, "mail.mdb"), MAIL_TABLES, map_size=map_size, is_exclusive=False, read_only=read_only
         )
+        self._space.inside = self._environment.free_bytes
         self._mapped = MappedFile(self._environment.path)
         self.blobs = LmdbBlobs(
             self._environment,

@@ -76,6 +76,7 @@ class LmdbQueueStore:
         self._environment = Environment(
             os.path.join(path, f"{name}.mdb"), QUEUE_TABLES, map_size=map_size, is_exclusive=True, read_only=read_only
         )
+        self._space.inside = self._environment.free_bytes
         self.blobs = LmdbBlobs(
             self._environment,
             os.path.join(path, "blobs", name),

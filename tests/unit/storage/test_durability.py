@@ -537,6 +537,49 @@ async def test_space_keeps_its_reserve(mail_at: MailAt, clock: FakeClock, monkey
     assert await store.expunge(made.mailbox_id, [made.uid]) == [made.uid]
 
 
+async def test_pages_that_came_free_are_room_for_mail(
+    mail_at: MailAt, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk refuses no mail that fits where other mail was, as long as half of the reserve is there."""
+    free = [1000]
+
+    class Facts:
+        f_frsize = 1 << 20
+        f_blocks = 20_000
+
+        @property
+        def f_bavail(self) -> int:
+            return free[0]
+
+    monkeypatch.setattr("rusmes.storage.space.os.statvfs", lambda path: Facts())
+    store = mail_at(inline_limit=60_000)
+    await store.open()
+    body = b"x" * 70 + b"\r\n"
+    large = message(body=body * 800)
+    await store.append([append_of(store.blobs, large) for _ in range(60)])
+    [inbox] = [box for box in await store.mailboxes(1) if box.name == "INBOX"]
+    free[0] = 200
+    clock.advance(2)
+    assert not store.is_writable()
+    assert store._environment.free_bytes() < 200_000
+    await store.expunge(inbox.id, range(1, 41))
+    inside = store._environment.free_bytes()
+    assert 40 * len(large) * 0.9 < inside < 42 * 65_536
+    assert not store.is_writable()  # looked at a moment ago
+    clock.advance(2)
+    assert store.is_writable()
+    assert store.blobs.check_space(50_000)
+    assert not store.blobs.check_space(70_000)  # would be a file
+    for _ in range(12):
+        await store.append([append_of(store.blobs, large)])
+    with pytest.raises(StoreFull):  # half of what came free is taken
+        await asyncio.gather(*[store.append([append_of(store.blobs, large)]) for _ in range(10)])
+    free[0] = 100
+    clock.advance(2)
+    assert not store.is_writable()
+    assert list(store.verify()) == []
+
+
 async def test_a_blob_row_is_one_put(mail_at: MailAt) -> None:
     """A shared body costs one row; the count's row exists only while there is more than one reference."""
     store = mail_at()
