@@ -2,7 +2,7 @@
 
     GET  /status                                         -> what `rusmes status --json` prints
     POST /reload                                         -> {"applied": [...], "restart": [...]}
-    POST /queue/retry    {"filter": {...}}               -> {"count": 3}; the same: hold, release, delete
+    POST /queue/...                                      -> see `rusmes.http.queue`
     POST /logs/reopen                                    -> {}
 
 A refusal is a 4xx or 5xx with {"error": "...", "problems": ["...", ...]}.
@@ -65,8 +65,8 @@ class ControlSocket:
     def get(self, path: str) -> Any:
         return self._call("GET", path, None, TIMEOUT_SECONDS)
 
-    def post(self, path: str, body: Any = None) -> Any:
-        return self._call("POST", path, body, TIMEOUT_SECONDS)
+    def post(self, path: str, body: Any = None, *, timeout: float = TIMEOUT_SECONDS) -> Any:
+        return self._call("POST", path, body, timeout)
 
     def _call(self, method: str, path: str, body: Any, timeout: float) -> Any:
         connection = _UnixConnection(self.path, timeout)

@@ -32,9 +32,11 @@ COMMANDS: Final = {
     "user": ("accounts", "user"),
     "mailbox": ("accounts", "mailbox"),
     "domain": ("domains", "domain"),
+    "dkim": ("dkim", "dkim"),
     "alias": ("domains", "alias"),
-    "queue": ("queue", "queue"),
+    "queue": ("queue_steering", "queue"),
     "store": ("store", "store"),
+    "why": ("why", "why"),
     "suppression": ("suppression", "suppression"),
 }
 """Module of this package and its object, by command; imported when called: the stores and the pipeline take half a second."""

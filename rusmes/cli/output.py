@@ -40,6 +40,18 @@ class Output:
         """The result of a change: a sentence, or its facts."""
         self.show(data, lambda: self.say(sentence))
 
+    @property
+    def is_terminal(self) -> bool:
+        return sys.stdout.isatty()
+
+    def line(self, text: str) -> None:
+        """One plain line; quick, for output that may be long."""
+        sys.stdout.write(f"{printable(text)}\n")
+
+    def write_raw(self, data: bytes) -> None:
+        """Part of a document that is written while it is made."""
+        sys.stdout.buffer.write(data)
+
     def say(self, sentence: str, style: str = "") -> None:
         self.console.print(Text(printable(sentence), style=style))
 

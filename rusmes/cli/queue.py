@@ -1,31 +1,39 @@
-"""`rusmes queue`: looking at mail that waits, and steering it.
+"""`rusmes queue`: looking at mail that waits. `queue_steering` has what changes it.
 
-Listings read the databases directly, beside a running server or without one. Changes go to the running server, whose workers
-own their queues, or to the databases of a stopped one.
+Listings read the databases directly, beside a running server or without one; what only a running server knows (where mail goes)
+is asked of it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 import click
 import msgspec
 
-from rusmes.cli.context import Context, JsonGroup, OperatorError, confirm, pass_context
-from rusmes.cli.stores import queue_stores_of
+from rusmes.cli.context import Context, JsonGroup, OperatorError, pass_context
+from rusmes.cli.control import ServerRefused
+from rusmes.cli.queue_filters import by_ids, filter_of, filters
+from rusmes.cli.queue_lines import HEADING, WIDE_HEADING, compact_lines, summary_lines, when, wide_lines
+from rusmes.cli.stores import ledger_of, queue_stores_of
 from rusmes.clock import SystemClock
-from rusmes.config.schema import Config
-from rusmes.config.units import Duration, duration_text, size_text
+from rusmes.config.units import duration_text, size_text
 from rusmes.errors import NotFound
-from rusmes.model.ids import parse_id
-from rusmes.queue.api import QueueFilter, QueueOrder
+from rusmes.queue.api import QueueFilter
+from rusmes.queue.audit import AuditTrail
 from rusmes.queue.control import StoreControl
-from rusmes.queue.document import entry_document
+from rusmes.queue.document import entry_document, suspension_document
+from rusmes.queue.summary import KEYS, Summary
+from rusmes.queue.suspensions import Suspensions
 from rusmes.storage.api import QueueEntry
 
-STATUSES = ("queued", "deferred", "held", "delivered", "failed", "expired")
+PAGE = 500
+"""Entries of each queue in memory at once."""
+LONG_SECONDS = 3600.0
+"""For an answer about a whole queue."""
 
 
 @click.group(cls=JsonGroup)
@@ -33,101 +41,127 @@ def queue() -> None:
     """Mail that waits."""
 
 
-def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say which entries are meant."""
-    options = (
-        click.argument("ids", nargs=-1, metavar="[ID]..."),
-        click.option("--sender", default="", metavar="GLOB", help='Sender: "*@example.com"; "<>" is the null sender.'),
-        click.option("--recipient", default="", metavar="GLOB", help="One of the recipients."),
-        click.option("--domain", default="", metavar="GLOB", help="Domain of one of the recipients."),
-        click.option("--status", type=click.Choice(STATUSES), default=None, help="Status of one of the recipients."),
-        click.option("--account", default="", metavar="ADDRESS", help="The account that logged in and sent it."),
-        click.option("--older-than", "older_than", default="", metavar="DURATION", help="Waits longer than 30m, 4h, 2d."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+# Reading
 
 
-def _filter(options: dict[str, Any]) -> QueueFilter:
-    """The filter that the options mean.
-
-    Raises:
-        OperatorError: an id or a duration is none.
-    """
-    for text in options["ids"]:
-        try:
-            parse_id(text)
-        except ValueError as error:
-            raise OperatorError(f'"{text}" is no queue id: {error}', "`rusmes queue list` shows them") from None
-    try:
-        age = Duration(options["older_than"]) if options["older_than"] else 0.0
-    except ValueError as error:
-        raise OperatorError(f"--older-than: {error}") from None
-    return QueueFilter(
-        ids=tuple(text.lower() for text in options["ids"]),
-        sender=options["sender"],
-        recipient=options["recipient"],
-        domain=options["domain"],
-        status=options["status"] or "",
-        account=options["account"],
-        older_than_seconds=age,
-    )
+async def documents(context: Context, which: QueueFilter) -> AsyncGenerator[dict[str, Any], None]:
+    """What matches in all queues, oldest first; ids sort by time. Never all of it in memory."""
+    if which.needs_places:
+        if not context.is_running:
+            raise OperatorError("where mail goes is known to a running server only", "select by domain, or start the server")
+        after = "0" * 26
+        while after:
+            body = {"filter": msgspec.to_builtins(which), "limit": PAGE, "after": after}
+            page = context.control.post("/queue/list", body, timeout=LONG_SECONDS)
+            for found in page["entries"]:
+                yield found
+            after = page["next"]
+        return
+    async with queue_stores_of(context.config, read_only=True) as stores:
+        readers = [_Reader(StoreControl(store, SystemClock()), which) for store in stores]
+        while readers := [reader for reader in readers if await reader.has_more()]:
+            yield entry_document(min(readers, key=lambda reader: reader.first.item.id).take())
 
 
-async def _entries(config: Config, which: QueueFilter, limit: int) -> list[QueueEntry]:
-    """What matches in all queues, oldest first; ids sort by time. Valid while nothing removes the entries."""
-    async with queue_stores_of(config, read_only=True) as stores:
-        found = [entry for store in stores for entry in await StoreControl(store, SystemClock()).list(which, limit=limit)]
-    found.sort(key=lambda entry: entry.item.id)
-    return found[:limit] if limit else found
+class _Reader:
+    """One queue, page by page."""
+
+    def __init__(self, control: StoreControl, which: QueueFilter) -> None:
+        self._control = control
+        self._which = which
+        self._page: list[QueueEntry] = []
+        self._after = "0" * 26
+        self._is_at_end = False
+
+    async def has_more(self) -> bool:
+        if not self._page and not self._is_at_end:
+            self._page = list(await self._control.list(self._which, limit=PAGE, after=self._after))
+            self._is_at_end = len(self._page) < PAGE
+            if self._page:
+                self._after = entry_document(self._page[-1])["id"]
+            self._page.reverse()
+        return bool(self._page)
+
+    @property
+    def first(self) -> QueueEntry:
+        return self._page[-1]
+
+    def take(self) -> QueueEntry:
+        return self._page.pop()
+
+
+# Commands
 
 
 @queue.command("list")
-@_filters
+@filters
 @click.option("--limit", type=click.IntRange(min=0), default=100, show_default=True, help="At most so many; 0 = all.")
+@click.option("--wide", is_flag=True, help="Every cell whole, however long the lines get; what is piped is so anyway.")
 @pass_context
-def list_entries(context: Context, /, limit: int, **options: Any) -> None:
+def list_entries(context: Context, /, limit: int, wide: bool, **options: Any) -> None:
     """Entries, oldest first."""
-    # One more than is shown tells whether there are more.
-    found = context.run(_entries(context.config, _filter(options), limit + 1 if limit else 0))
-    rows = [entry_document(entry) for entry in found]
-    shown = rows[:limit] if limit else rows
-    data = {"entries": shown, "more": len(rows) > len(shown)}
-
-    def for_people() -> None:
-        now = time.time()
-        context.output.table(
-            ["ID", "AGE", "#SIZE", "SENDER", "RECIPIENT", "STATUS", "NEXT TRY", "LAST REPLY"],
-            [line for row in shown for line in _lines(row, now)],
-            empty="The queue is empty." if not any(options.values()) else "No entry matches.",
-        )
-        if data["more"]:
-            context.output.say("... and more; --limit 0 shows all, the options narrow it down.")
-
-    context.output.show(data, for_people)
+    context.run(_list(context, filter_of(options), limit, wide or not context.output.is_terminal))
 
 
-def _lines(row: dict[str, Any], now: float) -> list[tuple[str, ...]]:
-    """A line for each recipient; the entry's own facts stand on the first."""
-    lines = []
-    for index, recipient in enumerate(row["recipients"]):
-        first = (row["id"], duration_text(max(now - row["created"], 0)), size_text(row["size_bytes"]), row["sender"])
-        held = row["action"] == "hold"
-        lines.append(
-            (
-                *(first if index == 0 else ("", "", "", "")),
-                recipient["address"],
-                "held" if held else recipient["status"],
-                "" if held or recipient["status"] not in ("queued", "deferred") else _when(recipient["due"], now),
-                row["reason"] if held else recipient["last_reply"] or row["reason"],
-            )
-        )
-    return lines
+async def _list(context: Context, which: QueueFilter, limit: int, is_wide: bool) -> None:
+    printer = _JsonPrinter(context) if context.output.as_json else None
+    lines_of, heading = (wide_lines, WIDE_HEADING) if is_wide else (compact_lines, HEADING)
+    count, more = 0, False
+    async with aclosing(documents(context, which)) as found:
+        async for entry in found:
+            if limit and count == limit:
+                more = True
+                break
+            count += 1
+            if printer is not None:
+                printer.add(entry)
+                continue
+            if count == 1:
+                context.output.line(heading)
+            for line in lines_of(entry, time.time()):
+                context.output.line(line)
+    if printer is not None:
+        printer.close(more)
+    elif not count:
+        context.output.say("The queue is empty." if which == QueueFilter() else "No entry matches.")
+    elif more:
+        context.output.say("... and more; --limit 0 shows all, the options narrow it down.")
 
 
-def _when(due: float, now: float) -> str:
-    return "now" if due <= now else f"in {duration_text(round(due - now))}"
+class _JsonPrinter:
+    """One document, written while its entries are read."""
+
+    def __init__(self, context: Context) -> None:
+        self._write = context.output.write_raw
+        self._lead = b'{\n  "entries": ['
+
+    def add(self, entry: dict[str, Any]) -> None:
+        self._write(self._lead + b"\n    " + msgspec.json.encode(entry))
+        self._lead = b","
+
+    def close(self, more: bool) -> None:
+        begun = self._lead == b","
+        self._write((b"\n  ]" if begun else self._lead + b"]") + b',\n  "more": ' + (b"true" if more else b"false") + b"\n}\n")
+
+
+def entry_named(context: Context, id: str) -> dict[str, Any]:
+    """One entry with all that is known of it. Raises NotFound, OperatorError."""
+    which = by_ids(id)
+    if context.is_running:
+        try:
+            found: dict[str, Any] = context.control.get(f"/queue/entries/{which.ids[0]}")
+        except ServerRefused as error:
+            raise NotFound(error.public, "`rusmes queue list` shows them") from None
+        return found
+    return context.run(_stored_entry(context, which))
+
+
+async def _stored_entry(context: Context, which: QueueFilter) -> dict[str, Any]:
+    async with queue_stores_of(context.config, read_only=True) as stores:
+        for store in stores:
+            for entry in await StoreControl(store, SystemClock()).list(which, limit=1):
+                return entry_document(entry) | {"header": entry.item.rendering.header_block().decode("utf-8", "replace")}
+    raise NotFound(f"there is no queue entry {which.ids[0]}", "`rusmes queue list` shows them")
 
 
 @queue.command("show")
@@ -135,9 +169,7 @@ def _when(due: float, now: float) -> str:
 @pass_context
 def show(context: Context, id: str) -> None:
     """One entry with everything known of it, and its header."""
-    which = _filter({"ids": (id,), "sender": "", "recipient": "", "domain": "", "status": "", "account": "", "older_than": ""})
-
-    row = context.run(_entry(context.config, which))
+    row = entry_named(context, id)
 
     def for_people() -> None:
         now = time.time()
@@ -145,106 +177,137 @@ def show(context: Context, id: str) -> None:
             [
                 ("Id", row["id"]),
                 ("Sender", row["sender"]),
-                *([("Account", row["account"])] if row["account"] else []),
-                *([("Client", row["client"])] if row["client"] else []),
+                *((name.capitalize(), row[name]) for name in ("account", "tenant", "campaign", "client") if row[name]),
                 ("Age", duration_text(max(now - row["created"], 0))),
                 ("Size", size_text(row["size_bytes"])),
                 ("Next", row["action"] + (f" ({row['reason']})" if row["reason"] else "")),
                 *([("Route", row["route"])] if row["route"] else []),
+                *([("Now", "being delivered")] if row.get("under_way") else []),
             ]
         )
-        context.output.say("")
-        context.output.table(
-            ["RECIPIENT", "STATUS", "#ATTEMPTS", "NEXT TRY", "HOST", "LAST REPLY"],
-            [
-                (
-                    r["address"],
-                    r["status"],
-                    r["attempts"],
-                    _when(r["due"], now) if r["status"] in ("queued", "deferred") else "",
-                    r["last_host"],
-                    r["last_reply"],
-                )
-                for r in row["recipients"]
-            ],
-            empty="",
-        )
+        for recipient in row["recipients"]:
+            context.output.say("")
+            context.output.facts(_recipient_facts(recipient, now))
         context.output.say(f"\n{row['header'].rstrip()}")
 
     context.output.show(row, for_people)
 
 
-async def _entry(config: Config, which: QueueFilter) -> dict[str, Any]:
-    """The one entry a filter names, with its header. Raises NotFound."""
-    async with queue_stores_of(config, read_only=True) as stores:
-        for store in stores:
-            for entry in await StoreControl(store, SystemClock()).list(which, limit=1):
-                return entry_document(entry) | {"header": entry.item.rendering.header_block().decode("utf-8", "replace")}
-    raise NotFound(f"there is no queue entry {', '.join(which.ids)}", "`rusmes queue list` shows them")
+def _recipient_facts(recipient: dict[str, Any], now: float) -> list[tuple[str, str]]:
+    waits = recipient["status"] in ("queued", "deferred")
+    last = recipient["last_attempt"]
+    facts = [
+        ("Recipient", recipient["address"]),
+        ("Status", recipient["status"]),
+        ("Attempts", str(recipient["attempts"]) + (f", the last {duration_text(max(now - last, 0))} ago" if last else "")),
+        ("Next try", when(recipient["due"], now) if waits else ""),
+        ("Site", recipient.get("site", "")),
+        ("Source", recipient.get("source", "")),
+        ("Last host", recipient["last_host"]),
+        ("Last reply", recipient["last_reply"]),
+        ("TLS", recipient.get("tls", "")),
+    ]
+    stopped = recipient.get("suspended")
+    if stopped is not None:
+        end = f"for {duration_text(round(stopped['until'] - now))} more" if stopped["until"] else "until it is resumed"
+        facts.append(("Suspended", f"{end}{': ' if stopped['reason'] else ''}{stopped['reason']}"))
+    return [(name, text) for name, text in facts if text]
 
 
-def _change(context: Context, operation: str, options: dict[str, Any], told: str) -> None:
-    which = _filter(options)
-    if which == QueueFilter() and not options.pop("all_entries", False):
-        raise click.UsageError("say which: ids, a filter, or --all")
-    if context.is_running:
-        document = msgspec.to_builtins(which)
-        count = int(context.control.post(f"/queue/{operation}", {"filter": document})["count"])
+@queue.command("summary")
+@filters
+@click.option("--by", type=click.Choice(list(KEYS)), default="domain", show_default=True, help="What the rows are.")
+@click.option("--limit", type=click.IntRange(min=0, max=50_000), default=30, show_default=True, help="At most so many rows.")
+@pass_context
+def summary(context: Context, /, by: str, limit: int, **options: Any) -> None:
+    """How many recipients wait, by name and by age in minutes; also called qshape."""
+    which = filter_of(options)
+    if which.needs_places or by in ("site", "source"):
+        if not context.is_running:
+            raise OperatorError("where mail goes is known to a running server only", "use --by domain, or start the server")
+        body = {"filter": msgspec.to_builtins(which), "by": by, "limit": limit}
+        data = context.control.post("/queue/summary", body, timeout=LONG_SECONDS)
     else:
-        count = context.run(_change_stopped(context.config, operation, which))
-    if which.ids and not count:
-        row = context.run(_entry(context.config, QueueFilter(ids=which.ids)))
-        held = row["action"] == "hold" or any(recipient["status"] == "held" for recipient in row["recipients"])
-        why, way = ("is held", "release") if held else ("is not held, or is being delivered", "show")
-        raise OperatorError(f"nothing to {operation}: {row['id']} {why}", f"see `rusmes queue {way} {row['id']}`")
-    context.output.done(f"{count} {'entry' if count == 1 else 'entries'} {told}.", count=count)
+        data = context.run(_summarize(context, which, by)).document(limit)
+
+    def for_people() -> None:
+        for line in summary_lines(data):
+            context.output.line(line)
+        if data["more"]:
+            context.output.say(f"... and {data['more']} more; --limit 0 shows all.")
+
+    context.output.show(data, for_people)
 
 
-async def _change_stopped(config: Config, operation: str, which: QueueFilter) -> int:
-    count = 0
-    async with queue_stores_of(config, read_only=False) as stores:
+queue.add_command(summary, "qshape")
+
+
+async def _summarize(context: Context, which: QueueFilter, by: str) -> Summary:
+    whole = Summary(by, time.time())
+    async with queue_stores_of(context.config, read_only=True) as stores:
         for store in stores:
-            count += (await StoreControl(store, SystemClock()).carry_out(QueueOrder(operation, which))).entries
-    return count
+            part = await StoreControl(store, SystemClock()).summarize(which, by)
+            whole.add_rows(part.rows.values(), part.total)
+    return whole
 
 
-_all = click.option("--all", "all_entries", is_flag=True, help="Every entry.")
-
-
-@queue.command("retry")
-@_filters
-@_all
+@queue.command("suspensions")
 @pass_context
-def retry(context: Context, /, **options: Any) -> None:
-    """Try again now, whatever the schedule says."""
-    _change(context, "retry", options, "will be tried now")
+def suspensions(context: Context) -> None:
+    """What is suspended now."""
+    if context.is_running:
+        found = context.control.get("/queue/suspensions")["suspensions"]
+    else:
+        with ledger_of(context.config, read_only=True) as ledger:
+            found = [suspension_document(one) for one in Suspensions(ledger, SystemClock()).list()] if ledger else []
+
+    def for_people() -> None:
+        now = time.time()
+        context.output.table(
+            ["SCOPE", "NAME", "ENDS", "SINCE", "BY", "REASON"],
+            [
+                (
+                    one["scope"],
+                    one["name"],
+                    when(one["until"], now) if one["until"] else "when resumed",
+                    f"{duration_text(max(round(now - one['since']), 0))} ago",
+                    one["by"],
+                    one["reason"],
+                )
+                for one in found
+            ],
+            empty="Nothing is suspended.",
+        )
+
+    context.output.show({"suspensions": found}, for_people)
 
 
-@queue.command("hold")
-@_filters
-@_all
+@queue.command("audit")
+@click.option("--limit", type=click.IntRange(min=1, max=100_000), default=50, show_default=True, help="At most so many.")
 @pass_context
-def hold(context: Context, /, **options: Any) -> None:
-    """Keep until it is released."""
-    _change(context, "hold", options, "held")
+def audit(context: Context, limit: int) -> None:
+    """What operators did to the queue in the last 90 days, newest first."""
+    if context.is_running:
+        deeds = context.control.get(f"/queue/audit?limit={limit}")["deeds"]
+    else:
+        with ledger_of(context.config, read_only=True) as ledger:
+            deeds = [msgspec.to_builtins(deed) for deed in AuditTrail(ledger, SystemClock()).last(limit)] if ledger else []
 
+    def for_people() -> None:
+        context.output.table(
+            ["TIME", "BY", "OPERATION", "#ENTRIES", "#RECIPIENTS", "WHAT"],
+            [
+                (
+                    time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(deed["time"])),
+                    deed["by"],
+                    deed["operation"],
+                    deed["entries"],
+                    deed["recipients"],
+                    msgspec.json.encode(deed["what"]).decode(),
+                )
+                for deed in deeds
+            ],
+            empty="Nothing was done.",
+        )
 
-@queue.command("release")
-@_filters
-@_all
-@pass_context
-def release(context: Context, /, **options: Any) -> None:
-    """Let held mail go on."""
-    _change(context, "release", options, "released")
-
-
-@queue.command("delete")
-@_filters
-@_all
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@pass_context
-def delete(context: Context, /, yes: bool, **options: Any) -> None:
-    """Remove without telling the sender."""
-    which: Sequence[str] = options["ids"]
-    confirm(f"Delete {', '.join(which) if which else 'what matches'} without a notice to the sender?", yes)
-    _change(context, "delete", options, "deleted")
+    context.output.show({"deeds": deeds}, for_people)

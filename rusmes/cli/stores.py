@@ -8,13 +8,14 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from rusmes.auth.file import FileBackend
 from rusmes.cli.context import give_to_server_user
 from rusmes.config.schema import Config
 from rusmes.errors import NotFound
+from rusmes.storage.ledger import FILE_NAME, LmdbLedger
 from rusmes.storage.lmdb.mail_store import LmdbMailStore
 from rusmes.storage.lmdb.queue_store import LmdbQueueStore
 
@@ -58,6 +59,27 @@ async def mail_store_of(config: Config, *, read_only: bool = False) -> AsyncIter
             made = glob.glob(os.path.join(glob.escape(storage.path), "mail.mdb*"))
             blobs = os.path.join(storage.path, "blobs")
             give_to_server_user(config, storage.path, *made, blobs, os.path.join(blobs, "mail"))
+
+
+@contextmanager
+def ledger_of(config: Config, *, read_only: bool = False) -> Iterator[LmdbLedger | None]:
+    """The small records of the data directory, beside a running server or without one; None: there are none to be read.
+
+    Raises:
+        StoreError
+    """
+    path = config.storage.path
+    if read_only and not os.path.exists(os.path.join(path, FILE_NAME)):
+        yield None
+        return
+    if not read_only:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+    try:
+        with LmdbLedger(path, read_only=read_only) as ledger:
+            yield ledger
+    finally:
+        if not read_only:
+            give_to_server_user(config, path, *glob.glob(os.path.join(glob.escape(path), f"{FILE_NAME}*")))
 
 
 def queue_slots(config: Config) -> list[int]:

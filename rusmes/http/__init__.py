@@ -5,5 +5,6 @@ What it is not: the place where any of those numbers or decisions are made; ever
 
 RFC 9110 (HTTP semantics), RFC 6750 (bearer tokens). Prometheus text format 0.0.4, OpenMetrics 1.0.
 
-Map: `metrics` the exporter; `health` what /health /ready /live say; `admin` the administration API.
+Map: `metrics` the exporter; `health` what /health /ready /live say; `admin` the administration API,
+`answers` what its requests share, `queue` its part about the queue.
 """

@@ -27,7 +27,7 @@ from rusmes.model.plan import Queued, Refusal
 from rusmes.queue.api import Deliverer, QueueFilter, QueueOrder, QueueResult
 from rusmes.queue.operations import Edit, Operation, applied
 from rusmes.queue.runner import Runner
-from rusmes.queue.selection import Places, Selection
+from rusmes.queue.selection import ENDS, Places, Selection
 from rusmes.queue.summary import Summary
 from rusmes.storage.api import QueueEntry, QueueStore
 
@@ -96,6 +96,14 @@ class StoreControl:
             raise NotFound("no such queue entry", id_text(id))
         return entry
 
+    async def places(self, entry: QueueEntry) -> Sequence[tuple[str, str]]:
+        """The site and the egress source of each recipient, "" where there is none or it is not known."""
+        if self._deliverer is None:
+            return [("", "")] * len(entry.states)
+        places = Places(self._deliverer)
+        await places.resolve([entry])
+        return [places.of(entry.item, state) or ("", "") for state in entry.states]
+
     async def summarize(self, which: QueueFilter, by: str) -> Summary:
         """Count what is meant, by age and by one of its properties.
 
@@ -104,6 +112,8 @@ class StoreControl:
         """
         places = Places(self._deliverer) if self._deliverer is not None else None
         summary = Summary(by, self._clock.now(), places)
+        if summary.needs_places and places is None:
+            raise NotAllowed("where mail goes is known to a running server only", "use --by domain, or start the server")
         async for page, selection in self._pages(which):
             meant = [(entry, indexes) for entry in page if (indexes := selection.meant(entry))]
             if summary.needs_places and places is not None:
@@ -305,7 +315,9 @@ class _Cursor:
 
 def _edit_of(entry: QueueEntry, operation: Operation, selection: Selection) -> Edit | None:
     indexes = selection.meant(entry)
-    return operation.edit(entry, indexes, selection.means_all(entry)) if indexes else None
+    if not indexes:
+        return None
+    return operation.edit(entry, indexes, entry.item.action in ENDS or selection.means_all(entry))
 
 
 def _count(result: QueueResult, order: QueueOrder, entry: QueueEntry, edit: Edit) -> None:

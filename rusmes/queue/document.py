@@ -1,10 +1,12 @@
-"""A queue entry as it is shown: by `rusmes queue`, the control socket and the administration API."""
+"""A queue entry and what is suspended, as they are shown: by `rusmes queue`, the control socket and the administration API."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from rusmes.model.ids import id_text
+from rusmes.queue.api import FOREVER, campaign_of, tenant_of
+from rusmes.queue.suspensions import Suspension
 from rusmes.storage.api import QueueEntry
 
 
@@ -16,6 +18,8 @@ def entry_document(entry: QueueEntry) -> dict[str, Any]:
         "action": item.action,
         "sender": "<>" if item.sender is None else str(item.sender),
         "account": item.origin.account,
+        "tenant": tenant_of(item),
+        "campaign": campaign_of(item),
         "client": item.origin.client_address,
         "created": item.created,
         "size_bytes": item.rendering.size,
@@ -34,4 +38,16 @@ def entry_document(entry: QueueEntry) -> dict[str, Any]:
             }
             for state in entry.states
         ],
+    }
+
+
+def suspension_document(one: Suspension) -> dict[str, Any]:
+    """A suspension for programs; `until` 0 = until it is resumed."""
+    return {
+        "scope": one.scope,
+        "name": one.name,
+        "until": 0.0 if one.until == FOREVER else one.until,
+        "reason": one.reason,
+        "since": one.since,
+        "by": one.by,
     }

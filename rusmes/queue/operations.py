@@ -24,7 +24,6 @@ from rusmes.model.mail import Recipient
 from rusmes.model.plan import Queued
 from rusmes.queue.api import QueueOrder, Report
 from rusmes.queue.entry import OPEN, UNFINISHED
-from rusmes.queue.selection import ENDS
 from rusmes.storage.api import QueueChange, QueueEntry, RecipientState
 
 MAX_REASON_CHARS: Final = 500
@@ -59,7 +58,7 @@ class Edit(Struct):
 
 class Operation:
     """An order, made ready: `edit(entry, indexes, is_whole)` says what it does to the meant recipients of an entry; `is_whole`
-    says that they are all there are. None: nothing can be done to it."""
+    says that each has a fate of its own, or that they are all there are. None: nothing can be done to it."""
 
     def __init__(self, order: QueueOrder, now: float, new_id: Callable[[], bytes]) -> None:
         """Raises NotAllowed: there is no such operation."""
@@ -131,7 +130,7 @@ class Operation:
 
     def _end(self, entry: QueueEntry, indexes: list[int], is_whole: bool, status: str, text: str) -> Edit | None:
         item = entry.item
-        if not is_whole and item.action not in ENDS:
+        if not is_whole:
             return None
         others = any(state.status in UNFINISHED for index, state in enumerate(entry.states) if index not in indexes)
         if not others:

@@ -19,6 +19,8 @@ from fnmatch import fnmatchcase
 from ipaddress import ip_address, ip_network
 from typing import Any, Final
 
+from msgspec import structs
+
 from rusmes.errors import NotAllowed, StoreError
 from rusmes.model.ids import id_text
 from rusmes.model.plan import Queued
@@ -251,6 +253,11 @@ class ReplyPattern:
             is_armed = False
             signal.setitimer(signal.ITIMER_VIRTUAL, 0.0)
             signal.signal(signal.SIGVTALRM, before or signal.SIG_DFL)
+
+
+def check_filter(which: QueueFilter) -> None:
+    """Raises NotAllowed: a pattern, an address or a network of the filter is none."""
+    Selection(structs.replace(which, site="", source=""), 0.0)
 
 
 def _glob(pattern: str, *, fold: bool = True) -> Match | None:

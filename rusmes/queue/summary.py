@@ -59,8 +59,6 @@ class Summary:
             raise NotAllowed(f'there is no summary by "{by}"', f"by {', '.join(KEYS)}")
         self.by = by
         self.needs_places = by in ("site", "source")
-        if self.needs_places and places is None:
-            raise NotAllowed("where mail goes is known to a running server only", "use --by domain, or start the server")
         self._name_of = KEYS[by]
         self._places = places
         self._now = now
@@ -87,10 +85,15 @@ class Summary:
     def _name(self, item: Queued, state: RecipientState) -> str:
         if not self.needs_places:
             return self._name_of(item, state)
-        place = self._places.of(item, state) if self._places is not None else None
-        site, source = place or ("", "")
+        assert self._places is not None
+        site, source = self._places.of(item, state) or ("", "")
         # What takes no mail, or is no matter of other servers, has no site; the domain says more than nothing.
         return source if self.by == "source" else site or state.recipient.address.domain
+
+    @classmethod
+    def of_rows(cls, by: str) -> Summary:
+        """One that only joins others. Raises NotAllowed."""
+        return cls(by, 0.0)
 
     def _row(self, name: str) -> Row:
         name = name[:MAX_NAME_CHARS]

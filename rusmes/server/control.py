@@ -162,16 +162,6 @@ class Control:
             "workers": workers,
         }
 
-    async def queue_list(self, which: dict[str, Any], limit: int) -> list[dict[str, Any]]:
-        channels = self._fleet.channels()
-        answers = [await channel.call("queue", operation="list", which=which, limit=limit) for channel in channels]
-        found = sorted((entry for answer in answers for entry in answer), key=lambda entry: str(entry["id"]))
-        return found[:limit] if limit else found
-
-    async def queue_change(self, operation: str, which: dict[str, Any]) -> int:
-        counts = [await channel.call("queue", operation=operation, which=which) for channel in self._fleet.channels()]
-        return sum(counts)
-
     async def store_verify(self) -> list[dict[str, Any]]:
         findings: list[dict[str, Any]] = []
         for number, channel in enumerate(self._fleet.channels()):

@@ -26,7 +26,9 @@ from rusmes import metrics as m
 from rusmes._version import __version__
 from rusmes.config.schema import Config
 from rusmes.http.admin import AdminApi
+from rusmes.http.injection import InjectionPages
 from rusmes.http.metrics import Exporter
+from rusmes.http.queue import QueuePages
 from rusmes.log import get_logger
 from rusmes.logfiles import compress_file
 from rusmes.server.allocator import keep_large_blocks_apart
@@ -34,7 +36,9 @@ from rusmes.server.build import Ground
 from rusmes.server.channel import Channel
 from rusmes.server.control import Control
 from rusmes.server.fleet import Fleet, Worker
+from rusmes.server.injections import Injections
 from rusmes.server.logs import file_of
+from rusmes.server.queues import Queues
 from rusmes.server.readiness import Readiness
 from rusmes.server.worker import EXIT_CANNOT_START, STOP_GRACE_SECONDS, run_worker
 
@@ -201,7 +205,8 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGCHLD, self._on_child)
         exporter = Exporter(self._ground.metrics, self._fleet.processes)
         config = self._ground.config
-        self._api = AdminApi(self._control, exporter, metrics_path=config.metrics.path, token=self._token)
+        pages = [QueuePages(Queues(self._fleet)), InjectionPages(Injections(self._fleet))]
+        self._api = AdminApi(self._control, exporter, metrics_path=config.metrics.path, token=self._token, pages=pages)
         await self._api.serve_control(self._control_socket)
         if self._metrics_socket is not None:
             await self._api.serve_metrics(self._metrics_socket)

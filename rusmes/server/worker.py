@@ -25,13 +25,13 @@ from rusmes import metrics as m
 from rusmes.config.schema import Config
 from rusmes.errors import ConfigError, RusmesError
 from rusmes.log import get_logger
-from rusmes.queue.api import QueueFilter, QueueOrder
-from rusmes.queue.document import entry_document
 from rusmes.server.build import Ground, House
 from rusmes.server.channel import Channel
+from rusmes.server.injections import injection_handlers
 from rusmes.server.logs import FLUSH_SECONDS, collect_lines, file_of
 from rusmes.server.provision import LOOK_SECONDS
 from rusmes.server.reload import unpacked
+from rusmes.server.steering import Steering
 from rusmes.storage.api import Finding
 from rusmes.storage.commit import SWITCH_INTERVAL_SECONDS
 
@@ -87,8 +87,9 @@ class Worker:
                 "cover": self._on_cover,
                 "uncover": self._on_uncover,
                 "status": self._on_status,
-                "queue": self._on_queue,
                 "store.verify": self._on_verify,
+                **Steering(lambda: self._house).handlers(),
+                **injection_handlers(lambda: self._house),
             },
             self._on_orphaned,
         )
@@ -207,15 +208,6 @@ class Worker:
             "queue_entries": sum(engine.runner.size for engine in house.engines),
             "adopted": [engine.slot for engine in house.adopted],
         }
-
-    async def _on_queue(self, operation: str, which: dict[str, Any], limit: int = 0) -> Any:
-        """One of the operations of `QueueControl`, over all queues of this worker."""
-        asked = msgspec.convert(which, QueueFilter)
-        if operation == "list":
-            found = [entry for engine in self._house.engines for entry in await engine.control.list(asked, limit=limit)]
-            return [entry_document(entry) for entry in found]
-        order = QueueOrder(operation, asked)
-        return sum([(await engine.control.carry_out(order)).entries for engine in self._house.engines])
 
     async def _on_verify(self, mail: bool) -> list[dict[str, Any]]:
         """Read the queues of this worker, and the mail store if asked; in a thread, for it takes as long as it takes."""

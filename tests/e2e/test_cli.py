@@ -118,23 +118,23 @@ def test_the_queue_of_a_running_and_of_a_stopped_server(server: RunningServer) -
         return {r["address"].rpartition("@")[2]: r["status"] for entry in entries for r in entry["recipients"]}
 
     server.wait_until(lambda: list(statuses().values()) == ["deferred"] * 3, "deferred")
-    assert rusmes(server, "queue", "hold", "--domain", "one.invalid") == {"count": 1}
+    assert rusmes(server, "queue", "hold", "--domain", "one.invalid")["count"] == 1
     server.wait_until(lambda: statuses()["one.invalid"] == "held", "held")
-    assert rusmes(server, "queue", "retry", "--domain", "two.invalid") == {"count": 1}
+    assert rusmes(server, "queue", "retry", "--domain", "two.invalid")["count"] == 1
 
     def attempts() -> int:
         (entry,) = rusmes(server, "queue", "list", "--domain", "two.invalid")["entries"]
         return int(entry["recipients"][0]["attempts"])
 
     server.wait_until(lambda: attempts() == 2, "tried again")
-    assert rusmes(server, "queue", "delete", "--domain", "three.invalid", "--yes") == {"count": 1}
+    assert rusmes(server, "queue", "delete", "--domain", "three.invalid", "--yes")["count"] == 1
     assert rusmes(server, "status")["queue_entries"] == 2
     stop(server)
 
     assert statuses() == {"one.invalid": "held", "two.invalid": "deferred"}
     assert attempt(server, "status")[0] == 3
-    assert rusmes(server, "queue", "release", "--domain", "one.invalid") == {"count": 1}
-    assert rusmes(server, "queue", "delete", "--domain", "two.invalid", "--yes") == {"count": 1}
+    assert rusmes(server, "queue", "release", "--domain", "one.invalid")["count"] == 1
+    assert rusmes(server, "queue", "delete", "--domain", "two.invalid", "--yes")["count"] == 1
     assert statuses() == {"one.invalid": "queued"}
     server.start()
     server.wait_until(lambda: statuses() == {"one.invalid": "deferred"}, "tried after the start")

@@ -23,7 +23,7 @@ from rusmes.model.content import Content, Rendering
 from rusmes.model.ids import IdSource
 from rusmes.model.mail import Origin, Recipient
 from rusmes.model.plan import Queued
-from rusmes.queue.api import Begun, Following, QueueFilter, Report
+from rusmes.queue.api import Begun, Following, QueueFilter, QueueOrder, Report
 from rusmes.queue.control import StoreControl
 from tests.sinks.engine import HOSTNAME, address, config_for, running
 from tests.sinks.smtp_sink import DEFAULT_EXTENSIONS, Sink
@@ -352,7 +352,7 @@ def test_a_slow_message_holds_up_no_other_of_its_site(monkeypatch: pytest.Monkey
     asyncio.run(main())
 
 
-def test_an_operators_hold_comes_too_late_for_what_is_begun_unless_the_connection_breaks() -> None:
+def test_an_operators_hold_takes_back_what_is_begun() -> None:
     async def main() -> None:
         async with Sink() as sink, running(config_for(sink.port, site=(Site(match=("*",), connections_per_site=1),))) as engine:
             control = StoreControl(engine.queue_store, engine.clock, engine.runner)
@@ -363,15 +363,15 @@ def test_an_operators_hold_comes_too_late_for_what_is_begun_unless_the_connectio
             async with asyncio.timeout(10):
                 while not any(b"RCPT TO:<b@x.example>" in read for peer in sink.peers for read in peer.reads):
                     await asyncio.sleep(0.01)
-            await control.hold(QueueFilter(recipient="b@x.example"))
-            await control.hold(QueueFilter(recipient="c@x.example"))
-            await sink.wait_for(3)
+            for recipient in ("b@x.example", "c@x.example"):
+                await control.carry_out(QueueOrder("hold", QueueFilter(recipient=recipient)))
+            await sink.wait_for(2)
             async with asyncio.timeout(10):
                 while engine.runner._active:
                     await asyncio.sleep(0.01)
-            assert recipients_of(sink) == ALL[:3]
-            (held,) = await control.list(QueueFilter(status="held"))
-            assert str(held.states[0].recipient.address) == "c@x.example"
+            assert recipients_of(sink) == ALL[:2]
+            held = await control.list(QueueFilter(status="held"))
+            assert [str(entry.states[0].recipient.address) for entry in held] == ["b@x.example", "c@x.example"]
 
     asyncio.run(main())
 

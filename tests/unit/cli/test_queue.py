@@ -134,20 +134,20 @@ def test_an_entry_is_shown_with_its_header(rusmes: Any, ids: list[str]) -> None:
 
 
 def test_entries_are_held_released_and_deleted(rusmes: Any, installation: Path, ids: list[str]) -> None:
-    assert rusmes("queue", "hold", "--domain", "two.example", "--json").document == {"count": 2}
+    assert rusmes("queue", "hold", "--domain", "two.example", "--json").document["count"] == 2
     assert states(installation)[ids[1]] == ("relay", ["held"])
     assert rusmes("queue", "release", ids[1]).status == 0
     assert states(installation)[ids[1]] == ("relay", ["queued"])
     rusmes("queue", "release", ids[2])
     assert states(installation)[ids[2]][0] != "hold"
-    assert rusmes("queue", "delete", ids[0], ids[3], "--yes", "--json").document == {"count": 2}
+    assert rusmes("queue", "delete", ids[0], ids[3], "--yes", "--json").document["count"] == 2
     assert set(states(installation)) == {ids[1], ids[2]}
     rusmes("queue", "delete", "--all", "--yes")
     assert "The queue is empty." in rusmes("queue", "list").output
 
 
 def test_a_retry_is_due_now(rusmes: Any, ids: list[str]) -> None:
-    assert rusmes("queue", "retry", ids[1], "--json").document == {"count": 1}
+    assert rusmes("queue", "retry", ids[1], "--json").document["count"] == 1
     recipient = rusmes("queue", "show", ids[1], "--json").document["recipients"][0]
     assert recipient["due"] <= time.time()
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
+import pwd
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
+from aiohttp import web
 
 from rusmes._core.counters import Metrics
-from rusmes.errors import ConfigError, NotFound, RusmesError
+from rusmes.errors import ConfigError, NotAllowed, NotFound, RusmesError
 from rusmes.http import admin
 from rusmes.http.admin import AdminApi
+from rusmes.http.answers import body_of, document, who_asks
 from rusmes.http.health import Health
 from rusmes.http.metrics import Exporter
 
@@ -40,14 +45,6 @@ class FakeOperator:
         self._note("reload")
         return {"applied": [], "restart": []}
 
-    async def queue_list(self, which: dict[str, Any], limit: int) -> list[dict[str, Any]]:
-        self._note("list", which, limit)
-        return [{"id": "x"}]
-
-    async def queue_change(self, operation: str, which: dict[str, Any]) -> int:
-        self._note(operation, which)
-        return 3
-
     async def store_verify(self) -> list[dict[str, Any]]:
         self._note("verify")
         return []
@@ -59,6 +56,20 @@ class FakeOperator:
         return Health(503, {"page": page})
 
 
+class Echo(msgspec.Struct):
+    number: int = 0
+
+
+class EchoPages:
+    """Pages of one part of the server."""
+
+    def add_to(self, app: web.Application) -> None:
+        app.router.add_post("/pages/echo", self._echo)
+
+    async def _echo(self, request: web.Request) -> web.StreamResponse:
+        return document({"number": (await body_of(request, Echo)).number, "who": who_asks(request)})
+
+
 Body = Callable[[aiohttp.ClientSession, str, FakeOperator], Awaitable[None]]
 
 
@@ -68,7 +79,7 @@ def over_control(tmp_path: Path, body: Body) -> None:
         sock = socket.socket(socket.AF_UNIX)
         sock.bind(path)
         operator = FakeOperator()
-        api = AdminApi(operator, Exporter(Metrics(), list), metrics_path="/metrics", token="")
+        api = AdminApi(operator, Exporter(Metrics(), list), metrics_path="/metrics", token="", pages=[EchoPages()])
         await api.serve_control(sock)
         async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(path)) as client:
             await body(client, "http://localhost", operator)
@@ -81,7 +92,7 @@ def over_tcp(token: str, body: Body) -> None:
     async def main() -> None:
         sock = socket.create_server(("127.0.0.1", 0))
         operator = FakeOperator()
-        api = AdminApi(operator, Exporter(Metrics(), list), metrics_path="/numbers", token=token)
+        api = AdminApi(operator, Exporter(Metrics(), list), metrics_path="/numbers", token=token, pages=[EchoPages()])
         await api.serve_metrics(sock)
         async with aiohttp.ClientSession() as client:
             await body(client, f"http://127.0.0.1:{sock.getsockname()[1]}", operator)
@@ -94,19 +105,13 @@ def test_operations_on_the_control_socket(tmp_path: Path) -> None:
     async def body(client: aiohttp.ClientSession, base: str, operator: FakeOperator) -> None:
         async with client.get(f"{base}/status") as answer:
             assert await answer.json() == {"version": "1"}
-        async with client.post(f"{base}/queue/list", json={"filter": {"sender": "*"}, "limit": 5}) as answer:
-            assert await answer.json() == {"entries": [{"id": "x"}]}
-        async with client.post(f"{base}/queue/retry", json={"filter": {"ids": ["a"]}}) as answer:
-            assert await answer.json() == {"count": 3}
         async with client.post(f"{base}/store/verify") as answer:
             assert await answer.json() == {"findings": []}
         async with client.post(f"{base}/logs/reopen") as answer:
             assert answer.status == 200
         async with client.post(f"{base}/reload") as answer:
             assert await answer.json() == {"applied": [], "restart": []}
-        assert operator.asked == [
-            ("status",), ("list", {"sender": "*"}, 5), ("retry", {"ids": ["a"]}), ("verify",), ("reopen",), ("reload",),
-        ]
+        assert operator.asked == [("status",), ("verify",), ("reopen",), ("reload",)]
 
     over_control(tmp_path, body)
 
@@ -115,6 +120,7 @@ def test_operations_on_the_control_socket(tmp_path: Path) -> None:
     ("error", "status"),
     [
         (NotFound("no such entry"), 404),
+        (NotAllowed("no such operation"), 400),
         (RusmesError("no worker"), 503),
         (ConfigError("bad", key="smtp.port"), 400),
         (KeyError("x"), 500),
@@ -135,11 +141,11 @@ def test_every_failure_is_a_document(tmp_path: Path, error: Exception, status: i
 def test_bad_requests(tmp_path: Path) -> None:
     async def body(client: aiohttp.ClientSession, base: str, operator: FakeOperator) -> None:
         for path, data, status in [
-            ("/queue/list", b"no json", 400),
-            ("/queue/list", b'{"limit": "many"}', 400),
-            ("/queue/explode", b"{}", 404),
+            ("/pages/echo", b"no json", 400),
+            ("/pages/echo", b'{"number": "many"}', 400),
+            ("/pages/explode", b"{}", 404),
             ("/nothing", b"{}", 404),
-            ("/queue/list", b" " * (2 << 20), 413),
+            ("/pages/echo", b" " * (2 << 20), 413),
         ]:
             async with client.post(base + path, data=io.BytesIO(data)) as answer:
                 assert answer.status == status, path
@@ -189,3 +195,19 @@ def test_without_a_token_the_metrics_address_only_shows() -> None:
         assert operator.asked == []
 
     over_tcp("", body)
+
+
+def test_who_asks_is_known(tmp_path: Path) -> None:
+    async def unix(client: aiohttp.ClientSession, base: str, operator: FakeOperator) -> None:
+        async with client.post(f"{base}/pages/echo", json={"number": 3}) as answer:
+            name = pwd.getpwuid(os.getuid()).pw_name
+            assert await answer.json() == {"number": 3, "who": f"{name} (uid {os.getuid()}, pid {os.getpid()})"}
+
+    async def tcp(client: aiohttp.ClientSession, base: str, operator: FakeOperator) -> None:
+        async with client.post(f"{base}/pages/echo", headers={"Authorization": f"Bearer {TOKEN}"}) as answer:
+            assert await answer.json() == {"number": 0, "who": "token from 127.0.0.1"}
+        async with client.post(f"{base}/pages/echo") as answer:
+            assert answer.status == 401
+
+    over_control(tmp_path, unix)
+    over_tcp(TOKEN, tcp)
