@@ -117,6 +117,7 @@ class RouteTable:
         self._named = {route.name: route for route in config.delivery.route}
         self._patterns = [(pattern.lower(), route.name) for route in config.delivery.route for pattern in route.domains]
         self._plans: dict[str, RoutePlan] = {}
+        self._places: dict[str, tuple[str, str, str]] = {}
         self._layers = Layers(config)
         self._overrides = overrides or Overrides(None, clock)
         self._version = self._overrides.version
@@ -138,6 +139,15 @@ class RouteTable:
         plan = self._plans.get(destination)
         return plan if plan is not None and plan.expires > self._clock.monotonic() else None
 
+    @property
+    def names_pools(self) -> bool:
+        """Whether the pool by which mail leaves can depend on who takes it."""
+        return self._layers.names_pools
+
+    def known_place(self, destination: str) -> tuple[str, str, str] | None:
+        """(pool, provider, site) of a destination without source, as they were when it was last looked up."""
+        return self._places.get(destination)
+
     async def find_plan(self, destination: str) -> RoutePlan | Refusal:
         """Look a destination up. A refusal says why its mail cannot be sent now, or ever."""
         place, source = parted(destination)
@@ -148,6 +158,10 @@ class RouteTable:
             while len(self._plans) >= MAX_PLANS:
                 del self._plans[next(iter(self._plans))]
             self._plans[destination] = found
+            self._places.pop(place, None)
+            while len(self._places) >= MAX_PLANS:
+                del self._places[next(iter(self._places))]
+            self._places[place] = (found.pool, found.provider, found.site)
         return found
 
     async def endpoints(self, plan: RoutePlan) -> list[Endpoint] | Refusal:

@@ -94,6 +94,10 @@ class Exits:
         """By which pool a tenant's mail leaves to a site whose values name `of_site`; None: by no named source."""
         return self._pools.get(self._tenants.get(tenant) or of_site or self._default) if self._sources else None
 
+    def has_pool(self, tenant: str) -> bool:
+        """Whether a tenant's mail leaves by a pool of its own, wherever it goes."""
+        return tenant in self._tenants
+
     # When it is queued
 
     def assign(self, item_id: bytes, pool: Pool, tenant: str, errand: Errand) -> str:
@@ -138,6 +142,13 @@ class Exits:
         if nearest.is_broken and nearest.seconds > PATIENCE_SECONDS:
             return Refusal(451, "4.3.5", f"no egress source works: {nearest.reason}")
         raise Postponed(min(max(nearest.seconds, 0.05), MAX_POSTPONE_SECONDS), nearest.reason)
+
+    def may_follow(self, source: Source, errand: Errand) -> bool:
+        """Whether a mail may leave by a source right now, with its part taken; like `admit`, for whoever has another way."""
+        if self._obstacle(source, errand) is not None or not self.warmups.take(source, errand.provider, errand.count):
+            return False
+        self._metrics.inc(EGRESS_CHOICES["chosen"])
+        return True
 
     def settle(self, source: Source, errand: Errand, sent: int) -> None:
         """How many recipients were sent to in the end; the rest was not used."""

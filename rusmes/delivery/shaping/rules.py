@@ -25,6 +25,8 @@ from rusmes.metrics import SHAPING_ACTIONS, Metrics
 from rusmes.model.plan import Queued
 from rusmes.queue.api import Report, Suspender, campaign_of, tenant_of
 
+NO_LIMIT: Final = 1 << 30
+"""Of what is only counted."""
 FRESH: Final = 0.9
 """What still has this part of its duration before it is not renewed by the replies of transactions that were under way."""
 
@@ -121,7 +123,7 @@ class Automation:
         if rule.after > 1:
             key = f"rule:{one.name}\0{scope}\0{name}\0{place.source if scope == 'source-site' else ''}".encode()
             now = self._clock.monotonic()
-            self._limits.take_rate(key, 0, rule.within, now)
+            self._limits.take_rate(key, NO_LIMIT, rule.within, now)
             if self._limits.peek_rate(key, rule.within, now) < rule.after:
                 return
             self._limits.clear(key)
