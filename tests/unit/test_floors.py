@@ -11,7 +11,7 @@ FLOORS = [  # first match wins; the house, read from the door down
     (2, "rusmes.sasl*"), (5, "rusmes.*.server"), (5, "rusmes.*.commands*"), (5, "rusmes.imap.hub"), (5, "rusmes.http*"),
     (3, "rusmes.*.api"), (3, "rusmes.net*"), (3, "rusmes.dns*"), (3, "rusmes.tls*"), (3, "rusmes.verify*"),
     (4, "rusmes.storage*"), (4, "rusmes.auth*"), (4, "rusmes.queue*"),
-    (4, "rusmes.mailet*"), (4, "rusmes.delivery*"), (4, "rusmes.search*"), (4, "rusmes.events*"), (4, "rusmes.returns*"),
+    (4, "rusmes.mailet*"), (4, "rusmes.delivery*"), (4, "rusmes.search*"), (4, "rusmes.events*"), (4, "rusmes.returns*"), (4, "rusmes.injection*"),
     (2, "rusmes.smtp*"), (2, "rusmes.imap*"), (2, "rusmes.pop3*"), (2, "rusmes.sasl*"),
     (2, "rusmes.mime*"), (2, "rusmes.sieve*"), (2, "rusmes.config*"), (2, "rusmes.dkim*"), (2, "rusmes.bounces*"),
     (1, "rusmes.model*"), (1, "rusmes.metrics"), (1, "rusmes.log"), (1, "rusmes.logfiles"), (1, "rusmes.clock"),
