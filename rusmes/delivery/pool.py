@@ -5,6 +5,10 @@ A connection belongs to a *lane*: a site under one TLS policy. An idle one waits
 limits are exact; without that table (one process, tests) the pool counts alone. Each worker has a share of a site's places
 that is safe. A worker that finds no place says so in the table; one that has more than its share then gives up a place after
 some messages, and any that is idle at once.
+
+How many places a site has at the moment, and whether it is tried at all, is what it has taught us (`feedback`). Connections
+that have no greeting yet hold at most a part of all places: half of them to sites of which nothing is known, an eighth to sites
+that did not answer last time. So servers that swallow connections leave room for those that work.
 """
 
 from __future__ import annotations
@@ -20,12 +24,15 @@ from msgspec import Struct
 
 from rusmes._core.counters import SharedCounters
 from rusmes.clock import Clock
+from rusmes.delivery.feedback import Feedback, SiteMemory, Words
+from rusmes.delivery.replies import classify
 from rusmes.delivery.routes import Endpoint, RoutePlan, RouteTable
 from rusmes.delivery.session import BrokenTls, Gone, NoTls, Session, is_permanent, open_session
 from rusmes.delivery.tlspolicy import TlsPolicy
 from rusmes.metrics import DELIVERY_ACTIVE, DELIVERY_CONNECTIONS, DELIVERY_TLS, Metrics
 from rusmes.model.plan import Refusal
 from rusmes.queue.api import Busy
+from rusmes.smtp.exchange import harmless
 
 DEAD_SECONDS: Final = 5.0
 MAX_DEAD_SECONDS: Final = 1800.0
@@ -42,6 +49,11 @@ YIELD_AFTER: Final = 20
 """Messages of a connection after which it is given up when another worker waits for the site."""
 YIELD_SECONDS: Final = 0.5
 """How long we then leave the place to the others; they ask every 0.25 s."""
+
+PROBE_SECONDS: Final = 1.0
+"""While one connection tries whether a site is back, the others ask again after this."""
+FEW_CONNECTIONS: Final = 16
+"""Of all connections so many may be opening, whatever part of them that is."""
 
 Lane = tuple[str, str]
 """(site, TLS mode)."""
@@ -86,6 +98,11 @@ class DeadHosts:
         now = self._clock.monotonic()
         self._dead[key] = _Dead(now, now + seconds, seconds, reason)
 
+    def wait(self, endpoint: Endpoint) -> float:
+        """After how many seconds it may be tried."""
+        dead = self._dead.get((endpoint.address, endpoint.port))
+        return max(dead.until - self._clock.monotonic(), 0.0) if dead is not None else 0.0
+
     def reached(self, endpoint: Endpoint) -> None:
         if self._dead:
             self._dead.pop((endpoint.address, endpoint.port), None)
@@ -104,6 +121,7 @@ class Pool:
         max_connections: int,
         metrics: Metrics | None = None,
         limits: SharedCounters | None = None,
+        feedback: Feedback | None = None,
         opener: Opener = open_session,
     ) -> None:
         self.routes = routes
@@ -113,6 +131,7 @@ class Pool:
         self._hostname = hostname
         self._metrics = metrics or Metrics()
         self._limits = limits or SharedCounters(1, 1024)
+        self.feedback = feedback or Feedback(clock, self._limits, self._metrics)
         self._opener = opener
         self._idle: dict[Lane, deque[Session]] = {}
         self._idle_timeouts: dict[Lane, float] = {}
@@ -147,46 +166,96 @@ class Pool:
         """A new session with the best server of the plan that can be reached.
 
         Raises:
-            Busy: the site, or all of them together, have as many connections as they may.
+            Busy: the site, or all of them together, have as many connections as they may; or it is left alone for now.
             Gone, Refused: no server of the site takes us now.
             NoEndpoint: the site has no server.
         """
-        site = lane[0].encode()
-        if self._yielded and self._places.get(lane[0], 0) >= plan.limits.share:
+        memory = self.feedback.site(lane[0], plan.limits)
+        if self._yielded and self._places.get(lane[0], 0) >= self.feedback.share(memory):
             if self._yielded.get(lane[0], 0.0) > self._clock.monotonic():
                 raise Busy(YIELD_SECONDS)
             self._yielded.pop(lane[0], None)
-        if not self._limits.acquire(b"out", self.max_connections):
-            if not self._close_an_idle():
-                raise Busy
-            if not self._limits.acquire(b"out", self.max_connections):
-                raise Busy
-        if not self._limits.acquire(b"out:" + site, plan.limits.connections):
-            self._limits.release(b"out")
-            now = self._clock.monotonic()
-            self._limits.set_value(b"out-wanted:" + site, self._name, now + 2 * YIELD_SECONDS, now)
-            raise Busy
-        self._places[lane[0]] += 1
+        opening, held = self._take_places(memory, lane[0])
+        memory.opening += 1
         try:
-            session = await self._open(plan, lane[1])
+            session = await self._open(plan, lane, memory)
         except BaseException:
-            self._leave(lane[0])
+            self._leave(lane[0], held)
             raise
+        finally:
+            memory.opening -= 1
+            if opening:
+                self._limits.release(opening)
+        session.held = held
+        self.feedback.greeted(memory)
         self._metrics.inc(DELIVERY_CONNECTIONS["opened"])
         self._metrics.add(DELIVERY_ACTIVE, 1)
         return session
 
-    async def _open(self, plan: RoutePlan, mode: str) -> Session:
+    def _take_places(self, memory: SiteMemory, site: str) -> tuple[bytes, tuple[bytes, ...]]:
+        """A place for a new connection under every limit: the name of the one it has while it opens, and those it shares.
+
+        Raises:
+            Busy, Gone
+        """
+        room = self.feedback.may_open(memory)
+        limits = self._limits
+        if not limits.acquire(b"out", self.max_connections):
+            if not self._close_an_idle():
+                raise Busy
+            if not limits.acquire(b"out", self.max_connections):
+                raise Busy
+        taken = [b"out"]
+        try:
+            opening = b"" if memory.is_proven else b"out-suspect" if memory.down is not None else b"out-new"
+            if opening:
+                part = self.max_connections // (8 if memory.down is not None else 2)
+                self._take_place(taken, opening, max(part, min(self.max_connections, FEW_CONNECTIONS)))
+            if not limits.acquire(memory.place_key, room):
+                if memory.down is not None:
+                    raise Busy(PROBE_SECONDS, memory.down.words.text)
+                now = self._clock.monotonic()
+                limits.set_value(b"out-wanted:" + site.encode(), self._name, now + 2 * YIELD_SECONDS, now)
+                raise Busy
+            taken.append(memory.place_key)
+            held = []
+            for shared in memory.limits.shared if memory.limits is not None else ():
+                if shared.connections:
+                    self._take_place(taken, b"out-shared:" + shared.key.encode(), shared.connections)
+                    held.append(taken[-1])
+            wait = self.feedback.take(memory.start_rates) if memory.start_rates else 0.0
+            if wait:
+                raise Busy(wait)
+        except Busy:
+            for key in taken:
+                limits.release(key)
+            raise
+        self._places[site] += 1
+        return opening, tuple(held)
+
+    def _take_place(self, taken: list[bytes], key: bytes, most: int) -> None:
+        """Raises Busy."""
+        if not self._limits.acquire(key, most):
+            raise Busy
+        taken.append(key)
+
+    async def _open(self, plan: RoutePlan, lane: Lane, memory: SiteMemory) -> Session:
+        loop = asyncio.get_running_loop()
+        began, asked = self._clock.monotonic(), loop.time()
         endpoints = await self.routes.endpoints(plan)
         if isinstance(endpoints, Refusal):
             raise NoEndpoint(endpoints)
+        dns_seconds = loop.time() - asked
+        mode = lane[1]
         failure: Gone | None = None
+        tried = False
         for endpoint in endpoints:
             key = (endpoint.address, endpoint.port)
             if not self._in_use.get(key) and (reason := self._dead.reason(endpoint)):
                 if failure is None or isinstance(failure, NoTls):
                     failure = Gone(reason)
                 continue
+            tried = True
             started = self._clock.monotonic()
             self._opening[key] += 1
             try:
@@ -197,8 +266,12 @@ class Pool:
                     # REQUIRETLS asks for more than the site does: no reason to leave the server alone with other mail.
                     failure = failure or error
                     continue
-                if self._in_use.get(key) or self._opening[key] > 1:
-                    raise Busy from None  # it works, but has enough of us; or those who still try will tell
+                if self._in_use.get(key):
+                    if error.phase in ("", "connect", "greeting"):
+                        self.feedback.crowded(memory)
+                    raise Busy from None  # it works, but has enough of us
+                if self._opening[key] > 1:
+                    raise Busy from None  # those who still try will tell
                 self._dead.failed(endpoint, error.text, started)
                 if failure is None or is_permanent(failure) or isinstance(failure, NoTls):
                     failure = error  # "for ever" counts only when every server says so (RFC 7504 §4)
@@ -209,9 +282,24 @@ class Pool:
                     del self._opening[key]
             self._dead.reached(endpoint)
             self._in_use[key] = self._in_use.get(key, 0) + 1
+            session.site, session.source = plan.site, plan.source
+            session.phases = (("dns", dns_seconds), *session.phases)
             return session
         assert failure is not None
+        if not tried:
+            # Other sites have found its servers dead: nothing was tried, and it is no news.
+            raise Busy(min(self._dead.wait(endpoint) for endpoint in endpoints) or PROBE_SECONDS, failure.text, status="4.4.1")
+        if mode == plan.tls or not isinstance(failure, NoTls | BrokenTls):
+            self._site_failed(memory, failure, began)
         raise failure
+
+    def _site_failed(self, memory: SiteMemory, failure: Gone, began: float) -> None:
+        """No server of the site took us. Raises Busy where the reason is that we were too fast: then nothing was attempted."""
+        words = words_of(failure)
+        if words.code and classify(words.code, words.status, words.text, failure.phase or "greeting") == "rate":
+            seconds = self.feedback.slow_down(memory, began, words)
+            raise Busy(seconds, words.text, code=words.code, status=words.status, host=words.host) from None
+        self.feedback.unreachable(memory, began, words, failure if is_permanent(failure) else None)
 
     async def _try(self, endpoint: Endpoint, plan: RoutePlan, mode: str) -> Session:
         source = self._source(endpoint, plan)
@@ -241,13 +329,18 @@ class Pool:
 
     def _must_yield(self, lane: Lane, session: Session, plan: RoutePlan) -> bool:
         """Whether the place is borrowed, and another worker waits for it."""
-        if session.sent % YIELD_AFTER or self._places[lane[0]] <= plan.limits.share:
+        if session.sent % YIELD_AFTER:
+            return False
+        if self._places[lane[0]] <= self.feedback.share(self.feedback.site(lane[0], plan.limits)):
             return False
         return self._is_wanted(lane[0], self._clock.monotonic())
 
     def may_begin_another(self, lane: Lane, session: Session, plan: RoutePlan) -> bool:
         """Whether the next mail may be begun behind the one that is being sent (RFC 2920 §3.1)."""
-        if not session.is_quick or plan.limits.messages_per_second:
+        if not session.is_quick:
+            return False
+        memory = self.feedback.site(lane[0], plan.limits)
+        if memory.message_rates or not memory.is_open:
             return False
         if self._strikes and self._struck(session)[0] >= MAX_STRIKES:
             return False
@@ -311,9 +404,10 @@ class Pool:
             self._in_use.pop(key, None)
         if session.is_aside:
             self._limits.release(b"out-aside:" + lane[0].encode())
-            self._limits.release(b"out")
+            for name in (b"out", *session.held):
+                self._limits.release(name)
         else:
-            self._leave(lane[0])
+            self._leave(lane[0], session.held)
         self._metrics.add(DELIVERY_ACTIVE, -1)
 
     def set_aside(self, lane: Lane, session: Session, plan: RoutePlan) -> bool:
@@ -326,10 +420,11 @@ class Pool:
         self._give_up_place(lane[0])
         return True
 
-    def _leave(self, site: str) -> None:
+    def _leave(self, site: str, held: tuple[bytes, ...]) -> None:
         """Give back a place."""
         self._give_up_place(site)
-        self._limits.release(b"out")
+        for name in (b"out", *held):
+            self._limits.release(name)
 
     def _give_up_place(self, site: str) -> None:
         self._places[site] -= 1
@@ -376,6 +471,14 @@ class Pool:
         self._idle.clear()
         if self._closing:
             await asyncio.gather(*self._closing, return_exceptions=True)
+
+
+def words_of(error: Gone) -> Words:
+    """What a connection that could not be opened or that broke has told."""
+    reply, attempt = error.reply, error.attempt
+    status, text = reply.parts if reply is not None else ("", harmless(error.text))
+    host = f"{attempt.host}[{attempt.address}]" if attempt is not None else ""
+    return Words(text, reply.code if reply is not None else 0, status or ("" if reply is not None else "4.4.1"), host)
 
 
 class NoEndpoint(Exception):

@@ -11,23 +11,30 @@ import contextlib
 from collections.abc import Sequence
 from typing import Final
 
+from msgspec import structs
+
 from rusmes._core.counters import SharedCounters
 from rusmes.clock import Clock
 from rusmes.config.schema import Config
-from rusmes.delivery.pool import Lane, NoEndpoint, Pool
+from rusmes.delivery.feedback import Feedback, SiteMemory
+from rusmes.delivery.pool import Lane, NoEndpoint, Pool, words_of
+from rusmes.delivery.replies import classify
 from rusmes.delivery.routes import RoutePlan, RouteTable
 from rusmes.delivery.session import Gone, NoTls, Refused, Session, is_permanent
 from rusmes.delivery.tlspolicy import TlsPolicy
-from rusmes.delivery.transaction import Transaction, refused
+from rusmes.delivery.transaction import ReturnPath, Transaction, refused
 from rusmes.dns import Resolver
-from rusmes.metrics import DELIVERY_CONNECTIONS, DELIVERY_SECONDS, Metrics
+from rusmes.metrics import DELIVERY_CONNECTIONS, DELIVERY_REFUSALS, DELIVERY_SECONDS, Metrics
 from rusmes.model.mail import Recipient
 from rusmes.model.plan import Queued, Refusal
-from rusmes.queue.api import Busy, Report, SiteWorker, Target
+from rusmes.queue.api import VERP, Attempt, Busy, Report, SiteWorker, Target
 from rusmes.smtp.exchange import harmless
+from rusmes.storage.api import Ledger
 
 QUICK_SECONDS: Final = 0.5
 """Behind a message of a server that took no longer for the last one the next mail is begun."""
+SPARED_SECONDS: Final = 1.0
+"""At least so long nothing more goes to a site that has hung up on a mail without a word about it."""
 
 
 class RemoteDeliverer:
@@ -43,14 +50,18 @@ class RemoteDeliverer:
         hostname: str,
         *,
         tls: TlsPolicy | None = None,
+        return_path: ReturnPath | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         self._resolver = resolver
+        self._return_path = return_path
         self._metrics = metrics
         self._clock = clock
         self._hostname = hostname
         self._config = config
         self._limits = limits or SharedCounters(1, 1024)
         self._routes = self._route_table()
+        self.feedback = Feedback(clock, self._limits, metrics, ledger)
         self._pool = Pool(
             self._routes,
             tls or TlsPolicy(clock),
@@ -59,6 +70,7 @@ class RemoteDeliverer:
             max_connections=config.delivery.max_connections,
             metrics=metrics,
             limits=self._limits,
+            feedback=self.feedback,
         )
 
     def apply(self, config: Config) -> None:
@@ -72,9 +84,14 @@ class RemoteDeliverer:
         workers = max(1, self._limits.columns - 1)  # the supervisor has a column too
         return RouteTable(self._config, self._resolver, self._clock, self._hostname, workers=workers)
 
+    def start(self) -> None:
+        """Remember what sites had taught us before the restart; the ledger is open."""
+        self.feedback.restore()
+
     async def stop(self) -> None:
-        """Close the idle connections."""
+        """Close the idle connections, and write down what sites have taught us."""
         await self._pool.stop()
+        self.feedback.save()
 
     def destination(self, item: Queued, recipient: Recipient) -> str:
         return self._routes.destination(item, recipient)
@@ -87,36 +104,35 @@ class RemoteDeliverer:
         found = await self._routes.find_plan(destination)
         return found.target if isinstance(found, RoutePlan) else found
 
+    def not_before(self, key: str) -> Busy | None:
+        return self.feedback.not_before(key)
+
     async def deliver(
         self, item: Queued, recipients: Sequence[Recipient], destination: str, worker: SiteWorker | None = None
     ) -> Sequence[Report]:
         started = self._clock.monotonic()
         begun = self._take_begun(item, worker) if worker is not None and worker.begun is not None else None
         if begun is not None:
-            plan, lane, transaction = begun.plan, begun.lane, begun.transaction
+            plan, lane, transaction, memory = begun.plan, begun.lane, begun.transaction, begun.memory
         else:
             known = self._routes.known_plan(destination) or await self._routes.find_plan(destination)
             if isinstance(known, Refusal):
-                return [refused(recipient, known) for recipient in recipients]
+                attempt = Attempt(destination, reply_class=classify(0, known.status, known.text, "dns"))
+                return [refused(recipient, known, attempt=attempt) for recipient in recipients]
             plan = known
-            if plan.limits.messages_per_second:
-                self._pace(plan)
             lane = _lane(item, plan)
-            transaction = Transaction(item, recipients, self._config.delivery.long_lines)
+            memory = self.feedback.site(lane[0], plan.limits)
+            self._ask(memory)
+            transaction = self._transaction(item, recipients)
         while True:
             session = begun.session if begun is not None else self._pool.take_idle(lane)
             is_fresh = session is None
             if session is None:
-                try:
-                    session = await self._pool.open(lane, plan)
-                except NoEndpoint as error:
-                    return [refused(recipient, error.refusal) for recipient in recipients]
-                except Gone as error:
-                    if isinstance(error, NoTls) and _demands_tls(item):
-                        refusal = Refusal(550, "5.7.30", error.text)  # RFC 8689 §4.2.1: no server of the site can
-                        return [refused(recipient, refusal) for recipient in recipients]
-                    return [_unreachable(recipient, error) for recipient in recipients]
-            way = Way(self, self._pool, session, lane, plan, worker)
+                opened = await self._open(item, recipients, lane, plan, memory)
+                if not isinstance(opened, Session):
+                    return opened
+                session = opened
+            way = Way(self, self._pool, session, lane, plan, worker, memory)
             try:
                 reports = await self._run(transaction, way)
             except Gone as error:
@@ -125,11 +141,70 @@ class RemoteDeliverer:
                 begun = None
                 if not is_fresh and not transaction.is_settled:
                     continue  # the server closed it while it was idle, or after the mail before
-                reports = transaction.interrupted(error, session.name)
+                reports = transaction.interrupted(error, session)
             seconds = self._clock.monotonic() - started
             session.is_quick = seconds < QUICK_SECONDS
             self._metrics.observe(DELIVERY_SECONDS, seconds)
+            if transaction.site_class:
+                self._heed(memory, transaction, reports, started)
+            else:
+                self.feedback.accepted(memory)
+            if len(reports) > 1 or reports[0].action not in ("delivered", "relayed"):
+                self._count_refusals(reports)
             return reports
+
+    def _ask(self, memory: SiteMemory) -> None:
+        """Whether the site may have one more message now. Raises Busy."""
+        if not memory.is_open and (busy := self.feedback.objection(memory)) is not None:
+            raise busy
+        if memory.message_rates and (wait := self.feedback.take(memory.message_rates)):
+            raise Busy(wait)
+
+    async def _open(
+        self, item: Queued, recipients: Sequence[Recipient], lane: Lane, plan: RoutePlan, memory: SiteMemory
+    ) -> Session | Sequence[Report]:
+        """A new session, or why there is none. Raises Busy."""
+        try:
+            return await self._pool.open(lane, plan)
+        except Busy:
+            self.feedback.give_back(memory.message_rates)
+            raise
+        except NoEndpoint as error:
+            reply_class = classify(0, error.refusal.status, error.refusal.text, "dns")
+            attempt = Attempt(plan.site, source=plan.source, reply_class=reply_class)
+            return [refused(recipient, error.refusal, attempt=attempt) for recipient in recipients]
+        except Gone as error:
+            reply_class = _class_of(error)
+            self._metrics.inc(DELIVERY_REFUSALS[reply_class])
+            attempt = structs.replace(error.attempt or Attempt(), site=plan.site, source=plan.source, reply_class=reply_class)
+            if isinstance(error, NoTls) and _demands_tls(item):
+                refusal = Refusal(550, "5.7.30", error.text)  # RFC 8689 §4.2.1: no server of the site can
+                return [refused(recipient, refusal, attempt=attempt) for recipient in recipients]
+            return [_unreachable(recipient, error, attempt) for recipient in recipients]
+
+    def _heed(self, memory: SiteMemory, transaction: Transaction, reports: Sequence[Report], started: float) -> None:
+        """What a reply means for the site. Raises Busy where nothing was said of the mail: it keeps its place."""
+        words, wait = transaction.site_words, 0.0
+        if transaction.site_class == "rate" or (transaction.site_class == "reputation" and words.code < 500):
+            wait = self.feedback.slow_down(memory, started, words)
+        else:
+            self.feedback.failed(memory, started, words)
+        if transaction.is_spared:
+            self._count_refusals(reports[:1])
+            busy = self.feedback.objection(memory)
+            wait = max(wait, busy.retry_after if busy is not None else 0.0, SPARED_SECONDS)
+            raise Busy(wait, words.text, code=words.code, status=words.status, host=words.host, reports=reports)
+
+    def _count_refusals(self, reports: Sequence[Report]) -> None:
+        for report in reports:
+            if report.attempt is not None and report.action not in ("delivered", "relayed"):
+                self._metrics.inc(DELIVERY_REFUSALS[report.attempt.reply_class or "unknown"])
+
+    def _transaction(self, item: Queued, recipients: Sequence[Recipient]) -> Transaction:
+        has_own_path = bool(item.attributes) and VERP in item.attributes
+        return Transaction(
+            item, recipients, self._config.delivery.long_lines, self._return_path if has_own_path else None
+        )
 
     def _take_begun(self, item: Queued, worker: SiteWorker) -> BegunMail | None:
         """What was sent of this mail already; what was sent of another one is given up."""
@@ -148,22 +223,14 @@ class RemoteDeliverer:
         if following is None:
             return None
         plan = self._routes.known_plan(following.destination)
-        if plan is not None and not plan.limits.messages_per_second and _lane(following.item, plan) == way.lane:
-            transaction = Transaction(following.item, following.recipients, self._config.delivery.long_lines)
+        if plan is not None and _lane(following.item, plan) == way.lane:
+            transaction = self._transaction(following.item, following.recipients)
             with contextlib.suppress(ValueError):  # an address that is none: its own turn will tell
                 if transaction.begin(way.session):
                     self._metrics.inc(DELIVERY_CONNECTIONS["reused"])
-                    return BegunMail(self._pool, way.session, way.lane, plan, transaction)
+                    return BegunMail(self._pool, way.session, way.lane, plan, transaction, way.memory)
         worker.return_following()
         return None
-
-    def _pace(self, plan: RoutePlan) -> None:
-        """One message more for the site, over all workers, or Busy."""
-        rate = plan.limits.messages_per_second
-        window = max(1.0, 1.0 / rate)
-        most = max(1, int(rate * window))
-        if not self._limits.take_rate(b"out-rate:" + plan.site.encode(), most, window, self._clock.monotonic()):
-            raise Busy(max(0.05, min(1.0 / rate, window)))
 
     async def _run(self, transaction: Transaction, way: Way) -> Sequence[Report]:
         """Raises Gone, with the session dropped."""
@@ -191,16 +258,19 @@ def _demands_tls(item: Queued) -> bool:
 
 
 def _lane(item: Queued, plan: RoutePlan) -> Lane:
-    return plan.site, "verify" if item.requiretls and _demands_tls(item) and plan.tls != "dane" else plan.tls
+    return plan.key, "verify" if item.requiretls and _demands_tls(item) and plan.tls != "dane" else plan.tls
 
 
 class BegunMail:
     """Implements `queue.api.Begun`: a mail whose MAIL, RCPT and DATA followed the message of another one."""
 
-    __slots__ = ("_pool", "lane", "plan", "session", "transaction")
+    __slots__ = ("_pool", "lane", "memory", "plan", "session", "transaction")
 
-    def __init__(self, pool: Pool, session: Session, lane: Lane, plan: RoutePlan, transaction: Transaction) -> None:
+    def __init__(
+        self, pool: Pool, session: Session, lane: Lane, plan: RoutePlan, transaction: Transaction, memory: SiteMemory
+    ) -> None:
         self._pool = pool
+        self.memory = memory
         self.session = session
         self.lane = lane
         self.plan = plan
@@ -214,10 +284,17 @@ class BegunMail:
 class Way:
     """Implements `transaction.Way` for one session and the worker that uses it."""
 
-    __slots__ = ("_deliverer", "_pool", "_worker", "lane", "plan", "session")
+    __slots__ = ("_deliverer", "_pool", "_worker", "lane", "memory", "plan", "session")
 
     def __init__(
-        self, deliverer: RemoteDeliverer, pool: Pool, session: Session, lane: Lane, plan: RoutePlan, worker: SiteWorker | None
+        self,
+        deliverer: RemoteDeliverer,
+        pool: Pool,
+        session: Session,
+        lane: Lane,
+        plan: RoutePlan,
+        worker: SiteWorker | None,
+        memory: SiteMemory,
     ) -> None:
         self._deliverer = deliverer
         self._pool = pool
@@ -225,6 +302,7 @@ class Way:
         self.session = session
         self.lane = lane
         self.plan = plan
+        self.memory = memory
 
     @property
     def has_next(self) -> bool:
@@ -253,8 +331,14 @@ class Way:
             self._worker.step_aside()
 
 
-def _unreachable(recipient: Recipient, error: Gone) -> Report:
+def _class_of(error: Gone) -> str:
+    words = words_of(error)
+    return classify(words.code, words.status, words.text, error.phase or "connect")
+
+
+def _unreachable(recipient: Recipient, error: Gone, attempt: Attempt) -> Report:
+    text = harmless(error.text)
     if isinstance(error, Refused):
         action = "failed" if is_permanent(error) else "delayed"
-        return Report(recipient, action, error.reply.code if error.reply else 0, error.status, harmless(error.text))
-    return Report(recipient, "delayed", 0, "4.4.1", harmless(error.text))
+        return Report(recipient, action, error.reply.code if error.reply else 0, error.status, text, attempt=attempt)
+    return Report(recipient, "delayed", 0, "4.4.1", text, attempt=attempt)

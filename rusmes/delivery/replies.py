@@ -126,9 +126,9 @@ def _by_codes(code: int, status: str, phase: str) -> str:
     if found:
         return _fitting(found, code, phase)
     if subject == "7":
-        # 4.7.x of no known kind is how servers say "not now, and not from you": 421 and before RCPT it is of all our mail.
+        # 4.7.x of no known kind: who hangs up with it, or greets with it, means all our mail ("not now, and not from you").
         if code < 500:
-            return "rate" if code == 421 or phase in _BEFORE_THE_MAIL else "policy"
+            return "rate" if code == 421 or phase in ("connect", "greeting") else "policy"
         return "reputation" if phase in ("connect", "greeting") else "policy"
     if phase in ("connect", "greeting"):
         return "reputation" if code >= 500 and code != 521 else "host"

@@ -6,6 +6,7 @@ forgotten after it), RFC 4954 (AUTH).
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import contextlib
@@ -18,6 +19,7 @@ from rusmes.delivery.tlspolicy import TlsPolicy
 from rusmes.errors import RusmesError
 from rusmes.log import get_logger
 from rusmes.net.connection import Connection, DeadlineExceeded, PipelinedPlaintext, TlsFailed, connect
+from rusmes.queue.api import Attempt
 from rusmes.sasl.client import ClientMechanism, choose
 from rusmes.sasl.questions import SaslError
 from rusmes.smtp.exchange import (
@@ -46,12 +48,15 @@ _log = get_logger("delivery")
 
 
 class Gone(Exception):
-    """The connection is of no use any more; `text` says why, `reply` is the server's last word if it said one."""
+    """The connection is of no use any more; `text` says why, `reply` is the server's last word if it said one. One that could
+    not be opened says in which `phase` (`replies.PHASES`), and what is known of the attempt."""
 
     def __init__(self, text: str, reply: Reply | None = None) -> None:
         super().__init__(text)
         self.text = text
         self.reply = reply
+        self.phase = ""
+        self.attempt: Attempt | None = None
 
 
 class Refused(Gone):
@@ -78,14 +83,16 @@ class Session:
     """A greeted connection. `offered` is what EHLO told; `sent` counts transactions; `is_secure` = TLS with a verified peer.
 
     `is_quick`: it answered the last message at once. `is_spoiled`: something was begun on it that nobody will end, so it must
-    be cut. `is_aside`: its place at the site was given to others (`Pool.set_aside`).
+    be cut. `is_aside`: its place at the site was given to others (`Pool.set_aside`). `phases` are those of its opening.
     """
 
     __slots__ = (
+        "_at",
         "_is_traced",
         "_reader",
         "connection",
         "endpoint",
+        "held",
         "idle_since",
         "is_aside",
         "is_quick",
@@ -93,7 +100,13 @@ class Session:
         "is_spoiled",
         "name",
         "offered",
+        "phases",
         "sent",
+        "site",
+        "source",
+        "source_address",
+        "tls",
+        "tls_policy",
     )
 
     def __init__(self, connection: Connection, endpoint: Endpoint) -> None:
@@ -107,8 +120,42 @@ class Session:
         self.is_aside = False
         self.idle_since = 0.0
         self.name = f"{endpoint.host}[{endpoint.address}]" if endpoint.host != endpoint.address else f"[{endpoint.address}]"
+        self.held: tuple[bytes, ...] = ()
+        """Places under limits that it shares with other sites."""
+        self.site = ""
+        self.source = ""
+        self.source_address = ""
+        self.tls = ""
+        self.tls_policy = ""
+        self.phases: tuple[tuple[str, float], ...] = ()
+        self._at = 0.0
         self._reader = ReplyReader()
         self._is_traced = _log.enabled("trace")
+
+    # What is told of it
+
+    def passed(self, phase: str) -> None:
+        """A part of its opening is over."""
+        now = asyncio.get_running_loop().time()
+        self.phases = (*self.phases, (phase, now - self._at))
+        self._at = now
+
+    def attempt(self, reply_class: str, phases: tuple[tuple[str, float], ...], *, is_first: bool) -> Attempt:
+        """The facts of a transaction on it; one that is the first tells of the opening too."""
+        endpoint = self.endpoint
+        return Attempt(
+            self.site,
+            endpoint.host,
+            endpoint.address,
+            endpoint.port,
+            self.source,
+            self.source_address,
+            self.tls,
+            self.tls_policy,
+            not is_first,
+            self.phases + phases if is_first else phases,
+            reply_class,
+        )
 
     # Replies
 
@@ -346,27 +393,56 @@ async def open_session(
     Raises:
         Gone, Refused, BrokenTls: nothing of the connection is left.
     """
+    loop = asyncio.get_running_loop()
+    started = loop.time()
     try:
         connection = await connect(
             endpoint.address, endpoint.port, timeout=plan.connect_timeout, source=source, send_timeout=BLOCK_SECONDS
         )
     except TimeoutError:
-        raise Gone(f"connect to {endpoint}: no answer within {plan.connect_timeout:g} s") from None
+        gone = Gone(f"connect to {endpoint}: no answer within {plan.connect_timeout:g} s")
+        raise _not_opened(gone, endpoint, source, (("connect", loop.time() - started),)) from None
     except OSError as error:
-        raise Gone(f"connect to {endpoint}: {os.strerror(error.errno) if error.errno else error}") from None
+        gone = Gone(f"connect to {endpoint}: {os.strerror(error.errno) if error.errno else error}")
+        raise _not_opened(gone, endpoint, source, (("connect", loop.time() - started),)) from None
     session = Session(connection, endpoint)
+    session._at = started
+    session.passed("connect")
+    session.source_address = source or connection.local_address
     mode = tls.mode_for(endpoint, mode)
+    session.tls_policy = mode
+    phase = "connect"
     try:
         if plan.implicit_tls:
+            phase = "tls"
             await session.handshake(tls, mode)
+            session.passed(phase)
+        phase = "greeting"
         await session.greet(hostname)
-        if not plan.implicit_tls and mode != "none" and not (mode == "opportunistic" and tls.speaks_clear(endpoint)):
+        session.passed(phase)
+        if not plan.implicit_tls and mode == "opportunistic" and tls.speaks_clear(endpoint):
+            session.tls_policy = "opportunistic: its TLS failed lately"
+        elif not plan.implicit_tls and mode != "none":
+            phase = "tls"
             await session.secure(tls, mode, hostname)
+            session.passed(phase)
+        if connection.tls is not None:
+            session.tls = f"{connection.tls.version} {connection.tls.cipher}"
         if plan.login is not None:
+            phase = "login"
             await session.login(plan.login)
     except BaseException as error:
         connection.abort()
         if isinstance(error, Gone):
             error.text = f"{session.name}: {error.text}"
+            error.phase = phase
+            session.passed(phase)
+            error.attempt = session.attempt("", (), is_first=True)
         raise
     return session
+
+
+def _not_opened(gone: Gone, endpoint: Endpoint, source: str, phases: tuple[tuple[str, float], ...]) -> Gone:
+    gone.phase = "connect"
+    gone.attempt = Attempt("", endpoint.host, endpoint.address, endpoint.port, "", source, phases=phases)
+    return gone

@@ -16,16 +16,20 @@ was not attempted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import Final, Protocol
 
+from rusmes.delivery.feedback import Words
+from rusmes.delivery.replies import SITE_CLASSES, classify, is_about_the_mail, is_session_limit
 from rusmes.delivery.session import COMMAND_SECONDS, DATA_SECONDS, FINAL_SECONDS, Gone, Session
 from rusmes.log import get_logger
+from rusmes.model.address import Address
 from rusmes.model.content import Rendering
 from rusmes.model.ids import id_text
 from rusmes.model.mail import NOTIFY_SUCCESS, Recipient
 from rusmes.model.plan import Queued, Refusal
-from rusmes.queue.api import Report
+from rusmes.queue.api import Attempt, Report
 from rusmes.smtp.exchange import BodyEncoder, LineTooLong, Reply, harmless, mail_command, rcpt_command
 
 SMALL_BYTES: Final = 256 * 1024
@@ -38,6 +42,7 @@ with that message never answers."""
 ASIDE_SECONDS: Final = 30.0
 """After which a delivery that waits for the server's last word has no place at the site any more (L6s)."""
 
+_NO_WORDS: Final = Words("")
 _log = get_logger("delivery")
 
 
@@ -60,26 +65,45 @@ class Way(Protocol):
     def went_well(self) -> None:
         """The server took up a mail that was begun."""
 
+
+ReturnPath = Callable[[Queued, Recipient], Address | None]
+"""The return path of a mail to one recipient."""
+
+
 class Transaction:
     """One mail to recipients of one site, over one session (or a second one, when the first was stale or gave it up).
 
     `is_settled`: the server has answered MAIL, so a broken connection is news. `may_have_arrived`: all of the message is
-    sent, and no reply is there. `out_of_step`: the connection must not be used again.
+    sent, and no reply is there. `out_of_step`: the connection must not be used again. `site_class` and `site_words`: what was
+    said that is about the site rather than the mail ("" = nothing); `is_spared`: nothing else was said.
     """
 
     __slots__ = (
         "_begun_on",
         "_body",
+        "_enveloped",
+        "_is_first",
+        "_phase",
         "_recipients",
         "_reports",
+        "_return_path",
+        "_said",
+        "_sent",
+        "_started",
         "is_settled",
         "item",
         "may_have_arrived",
         "out_of_step",
+        "site_class",
+        "site_words",
     )
 
-    def __init__(self, item: Queued, recipients: Sequence[Recipient], long_lines: str) -> None:
+    def __init__(
+        self, item: Queued, recipients: Sequence[Recipient], long_lines: str, return_path: ReturnPath | None = None
+    ) -> None:
+        """With `return_path` each recipient has a transaction, and a return path, of its own."""
         self.item = item
+        self._return_path = return_path
         self._body = BodyNeeds(item, long_lines)
         self._begun_on: Session | None = None
         self._recipients = recipients
@@ -87,6 +111,17 @@ class Transaction:
         self.is_settled = False
         self.may_have_arrived = False
         self.out_of_step = False
+        self.site_class = ""
+        self.site_words = _NO_WORDS
+        self._said = False
+        """Something was said of this mail."""
+        self._phase = "mail"
+        self._is_first = False
+        self._started = self._enveloped = self._sent = 0.0
+
+    @property
+    def is_spared(self) -> bool:
+        return not self._said and bool(self.site_class)
 
     def begin(self, session: Session) -> bool:
         """Send MAIL, RCPT and DATA behind the message of another mail; False: this one cannot go so.
@@ -96,7 +131,7 @@ class Transaction:
         """
         offered = session.offered
         count = len(self._recipients)
-        if not offered.pipelining or offered.chunking or 0 < offered.max_recipients < count or self._body.objection(session):
+        if not offered.pipelining or offered.chunking or 0 < self._most(session) < count or self._body.objection(session):
             return False
         self._send_commands(session, range(count))
         self._begun_on = session
@@ -110,7 +145,7 @@ class Transaction:
         """
         if self._begun_on is not session and (objection := self._body.objection(session)):
             return self._all(objection, "")
-        most = session.offered.max_recipients or len(self._recipients)
+        most = self._most(session) or len(self._recipients)
         waiting = [index for index, report in enumerate(self._reports) if report is None]
         while waiting:
             rest = waiting[most:]
@@ -120,30 +155,64 @@ class Transaction:
                 raise Gone("the server did not take RSET")
         return [report for report in self._reports if report is not None]
 
-    def interrupted(self, error: Gone, host: str) -> list[Report]:
+    def _most(self, session: Session) -> int:
+        """Recipients of one transaction; 0 = any number."""
+        return 1 if self._return_path is not None else session.offered.max_recipients
+
+    def interrupted(self, error: Gone, session: Session) -> list[Report]:
         """The connection broke: who has no report yet is tried again."""
-        reply = error.reply
+        reply, host = error.reply, session.name
         code, (status, text) = (reply.code, reply.parts) if reply is not None else (0, ("", harmless(error.text)))
         if reply is not None and reply.code >= 500:
             action, status = "failed", status or "5.0.0"
         else:
             action, status = "delayed", status or "4.4.2"
+        reply_class = self._class_of(code, status, text, host)
+        attempt = self._attempt(session, reply_class)
         if self.may_have_arrived:
             text = f"{text} (after the message, which may have arrived)"
             _log.warn("delivery of unknown outcome", queue_id=id_text(self.item.id), host=host, reason=text)
         for index, recipient in enumerate(self._recipients):
             if self._reports[index] is None:
-                self._reports[index] = Report(recipient, action, code, status, text, host)
+                self._reports[index] = Report(recipient, action, code, status, text, host, attempt=attempt)
         return [report for report in self._reports if report is not None]
 
+    def _class_of(self, code: int, status: str, text: str, host: str) -> str:
+        """The class of what was said just now, and what it means for the site."""
+        reply_class = classify(code, status, text, self._phase) if code else "network"
+        if reply_class not in SITE_CLASSES:
+            self._said = True
+        elif not (code == 421 and is_session_limit(text)):
+            self._said = self._said or is_about_the_mail(reply_class, code, self._phase)
+            self.site_class, self.site_words = reply_class, Words(text, code, status, host)
+        return reply_class
+
+    def _attempt(self, session: Session, reply_class: str) -> Attempt:
+        """The facts, up to now."""
+        now = monotonic()
+        started, enveloped, sent = self._started or now, self._enveloped or now, self._sent
+        if not sent:
+            return session.attempt(reply_class, (("envelope", enveloped - started),), is_first=self._is_first)
+        phases = (("envelope", enveloped - started), ("data", sent - enveloped), ("reply", now - sent))
+        return session.attempt(reply_class, phases, is_first=self._is_first)
+
+    def _refuse(self, indexes: Sequence[int], reply: Reply, session: Session) -> None:
+        """The server refuses these."""
+        status, text = reply.parts
+        attempt = self._attempt(session, self._class_of(reply.code, status, text, session.name))
+        for index in indexes:
+            self._reports[index] = replied(self._recipients[index], reply, session, attempt)
+
     def _all(self, refusal: Refusal, host: str) -> list[Report]:
-        return [report or refused(self._recipients[index], refusal, host) for index, report in enumerate(self._reports)]
+        attempt = Attempt(reply_class=classify(0, refusal.status, refusal.text, "mail"))
+        return [report or refused(self._recipients[i], refusal, host, attempt) for i, report in enumerate(self._reports)]
 
     def _commands(self, session: Session, indexes: Sequence[int]) -> list[bytes]:
         """MAIL and RCPTs."""
         offered, item, is_utf8 = session.offered, self.item, self._body.is_utf8
+        sender = item.sender if self._return_path is None else self._return_path(item, self._recipients[indexes[0]])
         mail = mail_command(
-            item.sender,
+            sender,
             offered,
             size=item.rendering.size,
             body=self._body.parameter(session),
@@ -159,13 +228,16 @@ class Transaction:
         if last:
             commands.append(last)
         session.sent += 1
+        self._is_first = session.sent == 1
         session.send(b"".join(commands), len(commands))
 
     async def _transaction(self, session: Session, indexes: list[int], way: Way, *, is_last: bool) -> list[int]:
         """One MAIL with its RCPTs and the message; the indexes that the server wants in a transaction of their own."""
         offered, body = session.offered, self._body
+        self._started, self._enveloped, self._sent, self._phase = monotonic(), 0.0, 0.0, "mail"
         if not offered.pipelining:
             session.sent += 1
+            self._is_first = session.sent == 1
             return await self._step_by_step(session, self._commands(session, indexes), indexes, way)
         by_chunks = offered.chunking
         whole = body.whole(by_chunks) if by_chunks else None
@@ -183,11 +255,14 @@ class Transaction:
                 raise Gone(f"the server answers a pipelined MAIL with {mail_reply}")
             way.went_well()
         self.is_settled = True
+        self._phase = "rcpt"
         replies = [self._ready_reply(session) or await self._reply(session, COMMAND_SECONDS) for _ in indexes]
         accepted, postponed = self._judge(session, mail_reply, replies, indexes)
         final = None
         if whole is not None:
             self.may_have_arrived = bool(accepted)
+            self._sent = self._enveloped
+            self._phase = "message"
             final = await self._last_reply(session, way)
         elif by_chunks:
             if accepted:
@@ -211,6 +286,7 @@ class Transaction:
         """For a server without PIPELINING."""
         mail_reply = await self._command(session, commands[0])
         self.is_settled = True
+        self._phase = "rcpt"
         if mail_reply.code // 100 != 2:
             self._judge(session, mail_reply, [], indexes)
             await self._reset(session)
@@ -279,6 +355,8 @@ class Transaction:
                 await session.flush()
             last = encoder.finish()
         self.may_have_arrived = True
+        self._sent = monotonic()
+        self._phase = "message"
         session.send(b"")
         session.connection.write(last)
         if may_begin_next:
@@ -289,6 +367,7 @@ class Transaction:
         """BDAT piece by piece, each with its reply before the next: a refusal ends it early."""
         body = self._body
         encoder = BodyEncoder(dots=False, long_lines=body.long_lines)
+        self._phase = "message"
         for chunk in body.rendering.chunks():
             piece = chunk if body.is_binary else encoder.chunk(chunk)
             if not piece:
@@ -301,6 +380,7 @@ class Transaction:
                 return reply
         rest = b"" if body.is_binary else encoder.finish()
         self.may_have_arrived = True
+        self._sent = monotonic()
         session.send(b"BDAT %d LAST\r\n" % len(rest))
         session.connection.write(rest)
         return await self._last_reply(session, way)
@@ -309,9 +389,10 @@ class Transaction:
         self, session: Session, mail: Reply, replies: Sequence[Reply], indexes: list[int]
     ) -> tuple[list[int], list[int]]:
         """The recipients that the server accepts, and those it wants later in a transaction of their own."""
+        self._enveloped = monotonic()
         if mail.code // 100 != 2:
-            for index in indexes:
-                self._reports[index] = replied(self._recipients[index], mail, session)
+            self._phase = "mail"
+            self._refuse(indexes, mail, session)
             return [], []
         accepted, postponed = [], []
         for index, reply in zip(indexes, replies, strict=True):
@@ -320,7 +401,8 @@ class Transaction:
             elif accepted and (reply.code == 452 or (reply.code == 552 and reply.status in ("", "5.5.3"))):
                 postponed.append(index)  # RFC 5321 §4.5.3.1.10: too many recipients, and 552 means 452
             else:
-                self._reports[index] = replied(self._recipients[index], reply, session)
+                self._refuse((index,), reply, session)
+        self._phase = "data"
         return accepted, postponed
 
     def _succeed(self, session: Session, reply: Reply | None, indexes: list[int]) -> bool:
@@ -328,18 +410,20 @@ class Transaction:
         self.may_have_arrived = False
         if reply is None or reply.code // 100 != 2 or not indexes:
             return False
+        self._said = True
         (status, text), code, host = reply.parts, reply.code, session.name
+        attempt = self._attempt(session, "accepted")
         for index in indexes:
             recipient = self._recipients[index]
             relayed = recipient.notify & NOTIFY_SUCCESS and not session.offered.dsn
-            self._reports[index] = Report(recipient, "relayed" if relayed else "delivered", code, status, text, host)
+            action = "relayed" if relayed else "delivered"
+            self._reports[index] = Report(recipient, action, code, status, text, host, attempt=attempt)
         return True
 
     async def _fail(self, session: Session, reply: Reply | None, indexes: list[int], way: Way) -> None:
         """The last word is a refusal; None: nobody was accepted, and no message was sent."""
-        if reply is not None:
-            for index in indexes:
-                self._reports[index] = replied(self._recipients[index], reply, session)
+        if reply is not None and indexes:
+            self._refuse(indexes, reply, session)
         if not way.has_next and not session.is_spoiled:
             await self._reset(session)  # what is left of the transaction must not meet the next one
 
@@ -434,13 +518,14 @@ class BodyNeeds:
         return self._too_long
 
 
-def replied(recipient: Recipient, reply: Reply, session: Session) -> Report:
+def replied(recipient: Recipient, reply: Reply, session: Session, attempt: Attempt) -> Report:
     """A refusal by the server. What is neither 4xx nor 5xx where it should be (RFC 5321 §4.2.1) counts as 4xx."""
     action = "failed" if reply.code >= 500 else "delayed"
     status, text = reply.parts
-    return Report(recipient, action, reply.code, status or ("5.0.0" if action == "failed" else "4.0.0"), text, session.name)
+    status = status or ("5.0.0" if action == "failed" else "4.0.0")
+    return Report(recipient, action, reply.code, status, text, session.name, attempt=attempt)
 
 
-def refused(recipient: Recipient, refusal: Refusal, host: str = "") -> Report:
+def refused(recipient: Recipient, refusal: Refusal, host: str = "", attempt: Attempt | None = None) -> Report:
     action = "failed" if refusal.is_permanent else "delayed"
-    return Report(recipient, action, 0, refusal.status, harmless(refusal.text), host)
+    return Report(recipient, action, 0, refusal.status, harmless(refusal.text), host, attempt=attempt)

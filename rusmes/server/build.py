@@ -20,6 +20,7 @@ from rusmes.auth.directory import DomainDirectory
 from rusmes.auth.file import FileBackend
 from rusmes.bounces.addresses import ReturnAddresses, secrets_of
 from rusmes.bounces.classify import Classifier
+from rusmes.bounces.verp import tenant_key
 from rusmes.clock import Clock, SystemClock
 from rusmes.config.schema import Config
 from rusmes.delivery.dsn import DsnWriter
@@ -30,15 +31,20 @@ from rusmes.events.api import Events, NullEvents
 from rusmes.events.writer import EventLog, directory_of
 from rusmes.imap.hub import Hub
 from rusmes.imap.server import ImapService
+from rusmes.injection.injector import Injector
 from rusmes.log import LogSink, get_logger
 from rusmes.mailet.api import Toolbox
 from rusmes.mailet.notary import Notary
 from rusmes.mailet.pipeline import Pipeline
 from rusmes.mailet.registry import Registry
+from rusmes.model.address import Address
 from rusmes.model.ids import IdSource
+from rusmes.model.mail import Recipient
+from rusmes.model.plan import Queued
 from rusmes.net.listener import HANDSHAKES_AT_ONCE, Gate, Listener, Service
 from rusmes.net.notices import RESYNC, Notices, Pair
 from rusmes.pop3.server import Pop3Service
+from rusmes.queue.api import tenant_of
 from rusmes.queue.audit import AuditTrail
 from rusmes.queue.control import StoreControl
 from rusmes.queue.intake import QueueIntake
@@ -199,7 +205,16 @@ class House:
         self.authenticator = FullAuthenticator(self.accounts, self.limits, self.clock, self.metrics, config)
         self.notary = Notary(config)
         self.resolver = Resolver(self.clock, config.delivery.resolver, metrics=self.metrics)
-        self.deliverer = RemoteDeliverer(config, self.resolver, self.metrics, self.clock, self.limits, config.hostname)
+        self.deliverer = RemoteDeliverer(
+            config,
+            self.resolver,
+            self.metrics,
+            self.clock,
+            self.limits,
+            config.hostname,
+            return_path=self._return_path,
+            ledger=self.ledger,
+        )
         self.engine = Engine(self, slot)
         self.adopted = [Engine(self, other) for other in adopted]
         self.intake = QueueIntake(
@@ -215,6 +230,7 @@ class House:
             config,
             events=self.feed,
         )
+        self.injector = Injector(config, self.intake, self.directory, self.ledger, self.clock, self.ids)
         self.gate = Gate(
             config,
             self.limits,
@@ -225,6 +241,12 @@ class House:
         self.handshakes = asyncio.Semaphore(HANDSHAKES_AT_ONCE)
         self._bindings = ground.bindings
         self.listeners = [self._listener(binding) for binding in ground.bindings]
+
+    def _return_path(self, item: Queued, recipient: Recipient) -> Address | None:
+        """Where reports about a mail to one recipient go."""
+        tenant = tenant_of(item)
+        self.suppressions.remember_tenant(tenant_key(tenant), tenant)
+        return self.returns.make(recipient.address, tenant) or item.sender
 
     def _tell_of_account(self, account_id: int) -> None:
         self.notices.post(ACCOUNT_CHANGED, account_id.to_bytes(8, "big"))
@@ -264,6 +286,7 @@ class House:
         """Open the stores, begin the work, accept. Raises StoreError, OSError."""
         await self.mail_store.open()
         self.ledger.open()
+        self.deliverer.start()
         if self.event_log is not None:
             self.event_log.start()
         self.notices.start()
@@ -364,6 +387,7 @@ class House:
         for engine, pipeline in zip(self.engines, pipelines, strict=True):
             engine.apply(config, pipeline)
         self.intake.apply(config, self.engine.pipeline)
+        self.injector.apply(config)
         self.gate.apply(config)
         for listener in self.listeners:
             listener.service.apply(config)

@@ -28,7 +28,7 @@ from rusmes.model.content import Content, Rendering
 from rusmes.model.ids import IdSource
 from rusmes.model.mail import NOTIFY_DELAY, NOTIFY_FAILURE, NOTIFY_SUCCESS, Origin, Recipient
 from rusmes.model.plan import Queued
-from rusmes.queue.api import Report
+from rusmes.queue.api import Busy, Report
 from rusmes.tls.context import make_self_signed
 from tests.sinks.engine import HOSTNAME, address, config_for
 from tests.sinks.smtp_sink import DEFAULT_EXTENSIONS, Sink
@@ -441,7 +441,7 @@ def test_a_connection_that_breaks_delays_the_mail(phase: str) -> None:
         ("connect", "521 5.3.2 no mail here", "failed", "5.3.2"),
         ("connect", "421 4.3.2 busy", "delayed", "4.3.2"),
         ("mail", "550 5.7.1 no", "failed", "5.7.1"),
-        ("mail", "421 4.7.0 slow down", "delayed", "4.7.0"),
+        ("mail", "451 4.7.1 not you", "delayed", "4.7.1"),
         ("rcpt", "550 no status", "failed", "5.0.0"),
         ("rcpt", "251 forwarded", "delivered", "2.0.0"),
         ("data", "451 4.3.0 disk", "delayed", "4.3.0"),
@@ -457,6 +457,64 @@ def test_meaning_of_replies(phase: str, reply: str, action: str, status: str) ->
         sink.replies[phase] = reply
         report = await out.one(item("a@x.example"))
         assert (report.action, report.status) == (action, status)
+
+    against(Sink(), test)
+
+
+@pytest.mark.parametrize(
+    ("phase", "reply"),
+    [
+        ("connect", "421 4.7.0 too many connections"),
+        ("mail", "421 4.7.0 slow down"),
+        ("rcpt", "450 4.7.1 too much mail from 192.0.2.1"),
+        ("final", "421 4.7.28 unusual rate of mail from your address"),
+    ],
+)
+def test_who_is_told_to_slow_down_waits_and_the_mail_is_not_attempted(phase: str, reply: str) -> None:
+    async def test(sink: Sink, out: Out) -> None:
+        sink.replies[phase] = reply
+        with pytest.raises(Busy) as slowed:
+            await out.one(item("a@x.example"))
+        assert slowed.value.code == int(reply[:3])
+        assert slowed.value.retry_after >= 1
+        assert [report.action for report in slowed.value.reports] == (["delayed"] if phase != "connect" else [])
+        peers = len(sink.peers)
+        with pytest.raises(Busy):
+            await out.one(item("b@x.example"))
+        assert len(sink.peers) == peers  # and nobody asks meanwhile
+
+    against(Sink(), test)
+
+
+def test_a_connection_that_has_carried_enough_is_no_reason_to_slow_down() -> None:
+    async def test(sink: Sink, out: Out) -> None:
+        assert (await out.one(item("a@x.example"))).action == "delivered"
+        sink.replies["mail"] = "421 4.7.0 too many messages in this connection"
+        report = await out.one(item("b@x.example"))
+        assert (report.action, report.code) == ("delayed", 421)
+        del sink.replies["mail"]
+        assert (await out.one(item("b@x.example"))).action == "delivered"
+
+    against(Sink(), test)
+
+
+def test_an_attempt_tells_its_phases_and_its_class() -> None:
+    async def test(sink: Sink, out: Out) -> None:
+        first = (await out.one(item("a@x.example"))).attempt
+        second = (await out.one(item("b@x.example"))).attempt
+        assert first is not None
+        assert second is not None
+        assert first.address == "127.0.0.1"
+        assert first.reply_class == "accepted"
+        assert not first.is_reused
+        assert [name for name, _ in first.phases][:3] == ["dns", "connect", "greeting"]
+        assert [name for name, _ in second.phases] == ["envelope", "data", "reply"]
+        assert second.is_reused
+        assert second.source_address == "127.0.0.1"
+        sink.replies["rcpt"] = "550 5.1.1 no such user"
+        third = (await out.one(item("c@x.example"))).attempt
+        assert third is not None
+        assert third.reply_class == "recipient"
 
     against(Sink(), test)
 
@@ -720,7 +778,9 @@ def test_a_dead_server_is_left_alone_for_a_while() -> None:
             await sink.close()
             sink.port = port
             async with sink:
-                assert (await out.one(item("a@x.example"))).action == "delayed"
+                with pytest.raises(Busy) as busy:
+                    await out.one(item("a@x.example"))
+                assert "refused" in busy.value.reason.lower()
                 assert not sink.peers
                 await out.deliverer.stop()
 

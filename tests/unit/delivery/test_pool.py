@@ -167,9 +167,11 @@ def test_failures_give_places_back() -> None:
         with pytest.raises(Gone):
             await pool.open(LANE, plan)
         assert shared.count(b"out") == shared.count(b"out:site") == 0
-        with pytest.raises(Gone):
+        with pytest.raises(Busy) as busy:
             await pool.open(LANE, plan)
-        assert net.tried == ["192.0.2.1"]  # dead: not tried again
+        assert net.tried == ["192.0.2.1"]  # the site is down: not tried again, and no mail is the worse for it
+        assert 4 < busy.value.retry_after < 6
+        assert busy.value.reason == "refused"
 
     asyncio.run(main())
 
@@ -178,21 +180,27 @@ def test_the_next_host_is_tried_and_permanent_needs_all() -> None:
     net = Net()
     net.fail = {"192.0.2.1": Refused("521 no", "5.3.2"), "192.0.2.2": Gone("refused")}
     pool, plan = setup(net, "192.0.2.1", "192.0.2.2", "192.0.2.3")
+    clock = pool._clock
+    assert isinstance(clock, FakeClock)
 
     async def main() -> None:
         session = await pool.open(LANE, plan)
         assert session.endpoint.address == "192.0.2.3"
         pool.drop(LANE, session)
         net.fail["192.0.2.3"] = Refused("521 no", "5.3.2")
-        pool._dead._dead.clear()
+        clock.advance(10)
         with pytest.raises(Gone) as caught:
             await pool.open(LANE, plan)
         assert not is_permanent(caught.value)
         net.fail["192.0.2.2"] = Refused("521 no", "5.3.2")
-        pool._dead._dead.clear()
+        clock.advance(30)
         with pytest.raises(Refused) as refused:
             await pool.open(LANE, plan)
         assert is_permanent(refused.value)
+        tried = len(net.tried)
+        with pytest.raises(Refused):
+            await pool.open(LANE, plan)  # its other mail shares the answer for a while
+        assert len(net.tried) == tried
 
     asyncio.run(main())
 

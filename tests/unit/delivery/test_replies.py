@@ -54,7 +54,8 @@ TABLE = [
     ("greeting", "554 IP=192.0.2.1 - None/bad reputation. Ask your postmaster for help", "reputation"),
     # Codes alone
     ("rcpt", "451 4.4.5 x", "rate"),
-    ("mail", "451 4.7.0 x", "rate"),
+    ("mail", "451 4.7.0 x", "policy"),
+    ("greeting", "451 4.7.0 x", "rate"),
     ("rcpt", "451 4.7.0 x", "policy"),
     ("rcpt", "421 4.7.0 x", "rate"),
     ("rcpt", "450 x", "recipient"),
