@@ -57,15 +57,13 @@ def find_history(directory: str, text: str, *, limit: int = MAX_EVENTS) -> Histo
                 is_cut = True
                 break
             found[place] = event
-            if key not in followed:
-                continue
             for id in ids_of(event):
                 id_key = queue_key(parse_id(id))
                 if len(ids) >= MAX_IDS and id not in ids:
-                    is_cut = True
+                    is_cut = is_cut or key in followed
                     continue
                 ids.setdefault(id)
-                if id_key not in seen:
+                if id_key not in seen and key in followed:
                     seen.add(id_key)
                     following[id_key] = _born(id)
         followed |= set(following)

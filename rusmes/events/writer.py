@@ -453,6 +453,7 @@ def _facts(facts: Mapping[str, Fact]) -> bytes:
         f"{name}_" if name in _RESERVED else name:
             MASK if name in SECRET_NAMES else _plain(value) if isinstance(value, str) else value
         for name, value in facts.items()
+        if value != ""
     }  # fmt: skip
     return msgspec.json.encode(clean)[1:-1]
 
