@@ -11,5 +11,6 @@ running server.
 Map: `entry` the root command and the last line of defence; `context` what commands share; `output` tables and JSON; `control`
 the control socket; `stores` opening a stopped server's stores; `accounts` user and mailbox; `domains` domain and alias; `edit`
 changes to the configuration file that keep its comments; `queue`; `store`; `status`; `check` check-config; `setup` init;
-`installation` what init makes; `keys` DKIM keys; `dns_records` what to publish; `quickstart` the server of `make run`.
+`installation` what init makes; `keys` and `dkim` signing keys; `dns_records` what to publish; `quickstart` the server of
+`make run`.
 """

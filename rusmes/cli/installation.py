@@ -101,6 +101,8 @@ state = "root"
 mailets = [
   {hops},
   {{ matcher = "RecipientIsLocal", mailet = "LocalDelivery" }},
+  {{ matcher = "RelayAllowed", mailet = "DKIMSign" }},       # mail of our own; with keys (`rusmes dkim show`)
+  {{ matcher = "RelayAllowed", mailet = "ARCSeal" }},        # mail of others that is forwarded
   {{ matcher = "RelayAllowed", mailet = "RemoteDelivery" }},
   {{ matcher = "All", mailet = "Reject", params = {{ code = 550, status = "5.7.1", text = "relaying denied" }} }},
 ]

@@ -141,7 +141,7 @@ def _report(context: Context, config: Config, keys: list[DkimKey], account: str,
             say(record.line())
         say(f"\nMTA-STS policy, to be served at https://mta-sts.{config.domain}/.well-known/mta-sts.txt:\n", "bold")
         say(mta_sts_policy(config.hostname))
-        say("The DKIM keys are ready for a signer; this version does not sign yet.")
+        say("Mail to other servers is signed with the DKIM keys; it verifies once their records are published.")
         say("TLS uses a self-signed certificate until [tls] names another.")
         say(f"\nNext: rusmes-server {config.path}", "bold")
 

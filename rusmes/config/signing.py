@@ -47,6 +47,11 @@ class Dkim(Struct, frozen=True, kw_only=True):
     """That sign, per worker. 0 = 2, and more where there are more cores than workers."""
 
 
+def is_selector(text: str) -> bool:
+    """Whether a text can be a selector: labels in lower case."""
+    return _SELECTOR.fullmatch(text) is not None
+
+
 def check_dkim(dkim: Dkim, problems: Collector) -> Dkim:
     """Names in their one form; what cannot be is reported."""
     for key in ("headers", "oversign"):
@@ -58,7 +63,7 @@ def check_dkim(dkim: Dkim, problems: Collector) -> Dkim:
     keys, seen = [], set()
     for index, one in enumerate(dkim.key):
         selector = one.selector.lower()
-        if not _SELECTOR.fullmatch(selector):
+        if not is_selector(selector):
             problems.add(("dkim", "key", index, "selector"), f'"{one.selector}" is no selector')
         domain = one.domain
         try:

@@ -65,6 +65,7 @@ class Engine:
         queue_store: MemoryQueueStore | None = None,
         deliverer: Any = None,
         limits: SharedCounters | None = None,
+        notary: Any = None,
     ) -> None:
         self.config = config
         self.hands_over = False
@@ -86,6 +87,7 @@ class Engine:
             postmaster=config.postmaster_address,
             relay_networks=config.security.relay_networks,
             count=self.events.append,
+            notary=notary,
         )
         self.pipeline = Pipeline.build(config.processors, toolbox, Registry.load(), metrics=self.metrics)
         resolver = resolver or Resolver(self.clock, ["127.0.0.1:9"])
