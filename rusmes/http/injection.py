@@ -54,7 +54,7 @@ class InjectionPages:
         try:
             # A request of many megabytes must not hold up metrics and health.
             asked = await asyncio.to_thread(msgspec.json.decode, data) if len(data) > 1 << 16 else msgspec.json.decode(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             return refusal(400, str(error))
         results = await self._operator.inject(asked, request.remote or "")
         answer = document({"results": results})
