@@ -11,13 +11,13 @@ import asyncio
 import contextlib
 import os
 import socket
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
 
 from rusmes.net.connection import SEND_TIMEOUT_SECONDS, Connection
 from rusmes.net.proxyproto import header_v2
-from rusmes.net.socks import ProxyFailed, negotiate
+from rusmes.net.socks import ProxyFailed, ask, introduce
 
 _BIND_ADDRESS_NO_PORT: Final = 24
 """IP_BIND_ADDRESS_NO_PORT (ip(7)): the port is chosen with the destination, so one address has 28,000 for each of them."""
@@ -68,7 +68,7 @@ async def connect_by(
                 sock.close()
                 raise
         else:
-            sock = await _to_proxy(way, min(timeout, max(timeout / 2, 1.0)))
+            sock = await _to_proxy(way, timeout / 2)
             try:
                 if way.kind == "socks5":
                     seen = await _through(sock, way, address, port) or source
@@ -102,37 +102,44 @@ def _bound(source: str, address: str) -> socket.socket:
 
 
 async def _to_proxy(way: Way, seconds: float) -> socket.socket:
-    """Raises WayFailed."""
-    loop = asyncio.get_running_loop()
+    """A connection to the proxy, that has taken our login. Raises WayFailed."""
+    name = f"the proxy {way.host}:{way.port}"
+    failure: OSError | None = None
     try:
         async with asyncio.timeout(seconds):
-            found = await loop.getaddrinfo(way.host, way.port, type=socket.SOCK_STREAM)
-            failure: OSError | None = None
+            found = await asyncio.get_running_loop().getaddrinfo(way.host, way.port, type=socket.SOCK_STREAM)
             for family, kind, protocol, _, place in found:
-                sock = socket.socket(family, kind, protocol)
-                sock.setblocking(False)
                 try:
-                    await loop.sock_connect(sock, place)
-                    return sock
+                    return await _met(way, socket.socket(family, kind, protocol), place)
                 except OSError as error:
-                    sock.close()
                     failure = error
-                except BaseException:
-                    sock.close()
-                    raise
     except TimeoutError:
-        raise WayFailed("proxy", f"the proxy {way.host}:{way.port} does not answer within {seconds:g} s") from None
+        raise WayFailed("proxy", f"{name} does not answer within {seconds:g} s") from None
+    except ProxyFailed as error:
+        raise WayFailed("proxy", f"{name}: {error}") from None
     except OSError as error:
         failure = error
-    reason = _reason(failure) if failure is not None else "it has no address"
-    raise WayFailed("proxy", f"the proxy {way.host}:{way.port}: {reason}")
+    raise WayFailed("proxy", f"{name}: {_reason(failure) if failure is not None else 'it has no address'}")
+
+
+async def _met(way: Way, sock: socket.socket, place: Any) -> socket.socket:
+    """Raises OSError, ProxyFailed."""
+    sock.setblocking(False)
+    try:
+        await asyncio.get_running_loop().sock_connect(sock, place)
+        if way.kind == "socks5":
+            await introduce(sock, way.username, way.password)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 async def _through(sock: socket.socket, way: Way, address: str, port: int) -> str:
     try:
-        return await negotiate(sock, address, port, way.username, way.password)
+        return await ask(sock, address, port)
     except ProxyFailed as error:
-        raise WayFailed("proxy", f"{way.host}:{way.port}: {error}") from None
+        raise WayFailed("proxy", f"the proxy {way.host}:{way.port}: {error}") from None
 
 
 async def _announce(sock: socket.socket, source: str, address: str, port: int) -> None:

@@ -1,7 +1,6 @@
 """A connection through a SOCKS5 proxy, from our first byte to its last: RFC 1928 (CONNECT), RFC 1929 (user name and password).
 
-The proxy is given addresses, never names: which address is right is our business. What it reads and writes after `negotiate` is
-the other server's.
+The proxy is given addresses, never names: which address is right is our business. What comes after `ask` is the other server's.
 """
 
 from __future__ import annotations
@@ -33,57 +32,62 @@ class ProxyFailed(Exception):
     """The proxy does not do its work; the text says what is wrong with it."""
 
 
-async def negotiate(sock: socket.socket, host: str, port: int, username: str = "", password: str = "") -> str:
-    """Ask the proxy behind a connected socket for a connection to an address; the address it uses itself, "" if it does not
-    say.
+async def introduce(sock: socket.socket, username: str = "", password: str = "") -> None:
+    """Agree with the proxy behind a connected socket on a method, and log in.
 
     Raises:
         ProxyFailed: it refused us, or is none.
-        OSError: it could not reach the other server.
     """
-    try:
-        return await _negotiate(sock, host, port, username, password)
-    except (ConnectionError, EOFError) as error:
-        if getattr(error, "is_of_the_server", False):
-            raise
-        raise ProxyFailed(f"the proxy closed the connection ({error or type(error).__name__})") from None
-
-
-async def _negotiate(sock: socket.socket, host: str, port: int, username: str, password: str) -> str:
     loop = asyncio.get_running_loop()
     methods = bytes((NO_LOGIN, PASSWORD)) if username else bytes((NO_LOGIN,))
-    await loop.sock_sendall(sock, bytes((VERSION, len(methods))) + methods)
-    version, method = await _read(sock, 2)
-    if version != VERSION:
-        raise ProxyFailed("the proxy does not speak SOCKS5")
-    if method == PASSWORD and username:
-        await _log_in(sock, username.encode(), password.encode())
-    elif method == NOTHING_WILL_DO:
-        raise ProxyFailed("the proxy wants a login" if not username else "the proxy takes no login of ours")
-    elif method != NO_LOGIN:
-        raise ProxyFailed(f"the proxy chose the method {method}, which was not offered")
+    try:
+        await loop.sock_sendall(sock, bytes((VERSION, len(methods))) + methods)
+        version, method = await _read(sock, 2)
+        if version != VERSION:
+            raise ProxyFailed("the proxy does not speak SOCKS5")
+        if method == PASSWORD and username:
+            await _log_in(sock, username.encode(), password.encode())
+        elif method == NOTHING_WILL_DO:
+            raise ProxyFailed("the proxy takes no login of ours" if username else "the proxy wants a login")
+        elif method != NO_LOGIN:
+            raise ProxyFailed(f"the proxy chose the method {method}, which was not offered")
+    except (OSError, EOFError) as error:
+        raise _closed(error) from None
+
+
+async def ask(sock: socket.socket, host: str, port: int) -> str:
+    """Have it connect to an address; the address that it uses itself, "" if it does not say.
+
+    Raises:
+        ProxyFailed: it will not, or does not speak SOCKS5.
+        OSError: it could not reach the other server.
+    """
     address = ipaddress.ip_address(host)
     kind = 1 if address.version == 4 else 4
-    await loop.sock_sendall(sock, bytes((VERSION, 1, 0, kind)) + address.packed + port.to_bytes(2, "big"))
-    version, reply, _, kind = await _read(sock, 4)
-    if version != VERSION:
-        raise ProxyFailed("the proxy does not speak SOCKS5")
-    if reply:
-        reason = _REPLIES.get(reply, f"reply {reply}")
-        if reply in _OF_THE_PROXY:
-            raise ProxyFailed(f"the proxy refused: {reason}")
-        error = OSError(_ERRNO.get(reply, errno.EHOSTUNREACH), f"by the proxy: {reason}")
-        error.is_of_the_server = True  # type: ignore[attr-defined]
-        raise error
-    return await _bound_address(sock, kind)
+    request = bytes((VERSION, 1, 0, kind)) + address.packed + port.to_bytes(2, "big")
+    try:
+        await asyncio.get_running_loop().sock_sendall(sock, request)
+        version, reply, _, kind = await _read(sock, 4)
+        if version != VERSION:
+            raise ProxyFailed("the proxy does not speak SOCKS5")
+        if not reply:
+            return await _bound_address(sock, kind)
+    except (OSError, EOFError) as error:
+        raise _closed(error) from None
+    reason = _REPLIES.get(reply, f"reply {reply}")
+    if reply in _OF_THE_PROXY:
+        raise ProxyFailed(f"the proxy refused: {reason}")
+    raise OSError(_ERRNO.get(reply, errno.EHOSTUNREACH), f"by the proxy: {reason}")
+
+
+def _closed(error: Exception) -> ProxyFailed:
+    return ProxyFailed(f"the proxy closed the connection ({error or type(error).__name__})")
 
 
 async def _log_in(sock: socket.socket, username: bytes, password: bytes) -> None:
     """RFC 1929 §2."""
     loop = asyncio.get_running_loop()
-    await loop.sock_sendall(
-        sock, bytes((1, len(username))) + username + bytes((len(password),)) + password
-    )
+    await loop.sock_sendall(sock, bytes((1, len(username))) + username + bytes((len(password),)) + password)
     _, status = await _read(sock, 2)
     if status:
         raise ProxyFailed("the proxy refused the login")
