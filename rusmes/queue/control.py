@@ -171,7 +171,8 @@ class StoreControl:
         nobody = Recipient(Address("postmaster", "example.invalid"))
         nothing = Rendering(Content(b"", 0, 0, data=b""))
         item = Queued(b"", "relay", None, (nobody,), nothing, Origin(), self._clock.now(), route=route)
-        found = await self._deliverer.find_target(self._deliverer.destination(item, nobody))
+        destination = self._deliverer.destination(item, nobody)
+        found = self._deliverer.known_target(destination) or await self._deliverer.find_target(destination)
         if isinstance(found, Refusal) and found.status.endswith(".3.5"):
             raise NotAllowed(found.text, "name a [[delivery.route]], or a host: mx.example.net, mx.example.net:2525, [::1]:25")
 
