@@ -1,10 +1,10 @@
 """Connections to other servers: how many, which one next, and which servers are not worth a try now.
 
-A connection belongs to a *lane*: a site under one TLS policy. An idle one waits for more mail of its lane for
-`idle_timeout`. The places of a site, and of all sites together, are counted in the table that all workers share, so the
-limits are exact; without that table (one process, tests) the pool counts alone. Each worker has a share of a site's places
-that is safe. A worker that finds no place says so in the table; one that has more than its share then gives up a place after
-some messages, and any that is idle at once.
+A connection belongs to a *lane*: a site and the source that it is reached by, under one TLS policy. An idle one waits for more
+mail of its lane for `idle_timeout`. The places of a site, and of all sites together, are counted in the table that all workers
+share, so the limits are exact; without that table (one process, tests) the pool counts alone. Each worker has a share of a
+site's places that is safe. A worker that finds no place says so in the table; one that has more than its share then gives up a
+place after some messages, and any that is idle at once.
 
 How many places a site has at the moment, and whether it is tried at all, is what it has taught us (`feedback`). Connections
 that have no greeting yet hold at most a part of all places: half of them to sites of which nothing is known, an eighth to sites
@@ -24,6 +24,7 @@ from msgspec import Struct
 
 from rusmes._core.counters import SharedCounters
 from rusmes.clock import Clock
+from rusmes.delivery.egress.sources import SYSTEM, Health, Source, address_source
 from rusmes.delivery.feedback import Feedback, SiteMemory, Words
 from rusmes.delivery.replies import classify
 from rusmes.delivery.routes import Endpoint, RoutePlan, RouteTable
@@ -31,6 +32,7 @@ from rusmes.delivery.session import BrokenTls, Gone, NoTls, Session, is_permanen
 from rusmes.delivery.tlspolicy import TlsPolicy
 from rusmes.metrics import DELIVERY_ACTIVE, DELIVERY_CONNECTIONS, DELIVERY_TLS, Metrics
 from rusmes.model.plan import Refusal
+from rusmes.net.outbound import WayFailed
 from rusmes.queue.api import Busy
 from rusmes.smtp.exchange import harmless
 
@@ -56,9 +58,9 @@ FEW_CONNECTIONS: Final = 16
 """Of all connections so many may be opening, whatever part of them that is."""
 
 Lane = tuple[str, str]
-"""(site, TLS mode)."""
+"""(site and source, TLS mode)."""
 
-Opener = Callable[[Endpoint, RoutePlan, str, TlsPolicy, str, str], Awaitable[Session]]
+Opener = Callable[[Endpoint, RoutePlan, str, TlsPolicy, str, Source], Awaitable[Session]]
 
 
 class _Dead(Struct):
@@ -77,7 +79,7 @@ class DeadHosts:
 
     def reason(self, endpoint: Endpoint) -> str:
         """Why this one should not be tried now; "" when it may. The first who asks after the time is over does the try."""
-        dead = self._dead.get((endpoint.address, endpoint.port))
+        dead = self._dead.get(endpoint.key)
         if dead is None:
             return ""
         now = self._clock.monotonic()
@@ -88,7 +90,7 @@ class DeadHosts:
 
     def failed(self, endpoint: Endpoint, reason: str, started: float) -> None:
         """A try that was `started` then has failed; of several at once only the first counts."""
-        key = (endpoint.address, endpoint.port)
+        key = endpoint.key
         dead = self._dead.get(key)
         if dead is not None and dead.since > started:
             return
@@ -100,12 +102,12 @@ class DeadHosts:
 
     def wait(self, endpoint: Endpoint) -> float:
         """After how many seconds it may be tried."""
-        dead = self._dead.get((endpoint.address, endpoint.port))
+        dead = self._dead.get(endpoint.key)
         return max(dead.until - self._clock.monotonic(), 0.0) if dead is not None else 0.0
 
     def reached(self, endpoint: Endpoint) -> None:
         if self._dead:
-            self._dead.pop((endpoint.address, endpoint.port), None)
+            self._dead.pop(endpoint.key, None)
 
 
 class Pool:
@@ -123,6 +125,8 @@ class Pool:
         limits: SharedCounters | None = None,
         feedback: Feedback | None = None,
         opener: Opener = open_session,
+        source: Callable[[str], Source | None] | None = None,
+        health: Health | None = None,
     ) -> None:
         self.routes = routes
         self.max_connections = max_connections
@@ -133,6 +137,8 @@ class Pool:
         self._limits = limits or SharedCounters(1, 1024)
         self.feedback = feedback or Feedback(clock, self._limits, self._metrics)
         self._opener = opener
+        self._source_named = source or _no_source
+        self._health = health or Health(clock, self._limits, self._metrics)
         self._idle: dict[Lane, deque[Session]] = {}
         self._idle_timeouts: dict[Lane, float] = {}
         self._in_use: dict[tuple[str, int], int] = {}
@@ -245,12 +251,13 @@ class Pool:
         endpoints = await self.routes.endpoints(plan)
         if isinstance(endpoints, Refusal):
             raise NoEndpoint(endpoints)
+        endpoints = self._within_reach(endpoints, plan)
         dns_seconds = loop.time() - asked
         mode = lane[1]
         failure: Gone | None = None
         tried = False
         for endpoint in endpoints:
-            key = (endpoint.address, endpoint.port)
+            key = endpoint.key
             if not self._in_use.get(key) and (reason := self._dead.reason(endpoint)):
                 if failure is None or isinstance(failure, NoTls):
                     failure = Gone(reason)
@@ -298,28 +305,60 @@ class Pool:
         words = words_of(failure)
         if words.code and classify(words.code, words.status, words.text, failure.phase or "greeting") == "rate":
             seconds = self.feedback.slow_down(memory, began, words)
-            raise Busy(seconds, words.text, code=words.code, status=words.status, host=words.host) from None
+            raise Slowed(seconds, words.text, code=words.code, status=words.status, host=words.host) from None
         self.feedback.unreachable(memory, began, words, failure if is_permanent(failure) else None)
+
+    def _within_reach(self, endpoints: list[Endpoint], plan: RoutePlan) -> list[Endpoint]:
+        """Those that the plan's source can go to. Raises NoEndpoint."""
+        source = self._source_named(plan.source) if plan.source else None
+        if source is None:
+            return endpoints
+        found = [endpoint for endpoint in endpoints if source.reaches(endpoint.address)]
+        if not found:
+            family = "IPv4" if source.ipv6 else "IPv6"
+            raise NoEndpoint(Refusal(451, "4.4.4", f"the site has {family} addresses only, and source {source.name} none"))
+        return found
 
     async def _try(self, endpoint: Endpoint, plan: RoutePlan, mode: str) -> Session:
         source = self._source(endpoint, plan)
         try:
-            session = await self._opener(endpoint, plan, mode, self._tls, self._hostname, source)
+            session = await self._from(source, endpoint, plan, mode)
         except BrokenTls:
             self._metrics.inc(DELIVERY_TLS["failed"])
             if self._tls.mode_for(endpoint, mode) != "opportunistic" or plan.implicit_tls:
                 raise
             # T13: once more in the clear, and remembered.
             self._tls.remember_failure(endpoint)
-            session = await self._opener(endpoint, plan, mode, self._tls, self._hostname, source)
+            session = await self._from(source, endpoint, plan, mode)
         secured = session.connection.tls is not None
         self._metrics.inc(DELIVERY_TLS["verified" if session.is_secure else "unverified" if secured else "none"])
         return session
 
-    def _source(self, endpoint: Endpoint, plan: RoutePlan) -> str:
+    async def _from(self, source: Source, endpoint: Endpoint, plan: RoutePlan, mode: str) -> Session:
+        """Raises WayFailed: the source does not work; it is left alone for some time."""
+        started = self._clock.monotonic()
+        try:
+            session = await self._opener(endpoint, plan, mode, self._tls, source.ehlo or self._hostname, source)
+        except WayFailed as error:
+            self._health.failed(source, error.kind, error.reason, started)
+            raise
+        if source is not SYSTEM:
+            self._health.works(source)
+        return session
+
+    def has_working_address(self, plan: RoutePlan) -> bool:
+        """Whether one of the addresses that a plan without a named source leaves by may work."""
+        return any(not self._health.down_for(address_source(address)) for address in plan.source_addresses)
+
+    def _source(self, endpoint: Endpoint, plan: RoutePlan) -> Source:
+        if plan.source:
+            return self._source_named(plan.source) or SYSTEM
         family = ":" in endpoint.address
-        sources = [source for source in plan.source_addresses if (":" in source) == family]
-        return sources[next(self._turn) % len(sources)] if sources else ""
+        sources = [address_source(source) for source in plan.source_addresses if (":" in source) == family]
+        if not sources:
+            return SYSTEM
+        working = [source for source in sources if not self._health.down_for(source)] or sources
+        return working[next(self._turn) % len(working)]
 
     def _is_used_up(self, session: Session, plan: RoutePlan) -> bool:
         most = plan.messages_per_connection
@@ -347,13 +386,13 @@ class Pool:
         return not self._is_used_up(session, plan) and not self._must_yield(lane, session, plan)
 
     def _struck(self, session: Session) -> tuple[int, float]:
-        strikes = self._strikes.get((session.endpoint.address, session.endpoint.port), (0, 0.0))
+        strikes = self._strikes.get(session.endpoint.key, (0, 0.0))
         return strikes if strikes[1] > self._clock.monotonic() else (0, 0.0)
 
     def strike(self, session: Session) -> None:
         """A mail that was begun on this session behind another one had to be begun again."""
         strikes = self._struck(session)[0] + 1
-        key = (session.endpoint.address, session.endpoint.port)
+        key = session.endpoint.key
         self._strikes.pop(key, None)
         while len(self._strikes) >= MAX_STRUCK:
             del self._strikes[next(iter(self._strikes))]
@@ -362,7 +401,7 @@ class Pool:
     def forgive(self, session: Session) -> None:
         """It went well this time."""
         if self._strikes and self._struck(session)[0] < MAX_STRIKES:
-            self._strikes.pop((session.endpoint.address, session.endpoint.port), None)
+            self._strikes.pop(session.endpoint.key, None)
 
     def give_back(self, lane: Lane, session: Session, plan: RoutePlan) -> None:
         """The transaction is over and the connection is in step; keep it unless it has served enough mail."""
@@ -396,7 +435,7 @@ class Pool:
         session.connection.abort()
 
     def _forget(self, lane: Lane, session: Session) -> None:
-        key = (session.endpoint.address, session.endpoint.port)
+        key = session.endpoint.key
         left = self._in_use.get(key, 0) - 1
         if left > 0:
             self._in_use[key] = left
@@ -479,6 +518,14 @@ def words_of(error: Gone) -> Words:
     status, text = reply.parts if reply is not None else ("", harmless(error.text))
     host = f"{attempt.host}[{attempt.address}]" if attempt is not None else ""
     return Words(text, reply.code if reply is not None else 0, status or ("" if reply is not None else "4.4.1"), host)
+
+
+class Slowed(Busy):
+    """A server has just said that we are too fast, before it heard of any mail."""
+
+
+def _no_source(_name: str) -> Source | None:
+    return None
 
 
 class NoEndpoint(Exception):

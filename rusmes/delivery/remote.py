@@ -11,23 +11,25 @@ import contextlib
 from collections.abc import Sequence
 from typing import Final
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from rusmes._core.counters import SharedCounters
 from rusmes.clock import Clock
 from rusmes.config.schema import Config
 from rusmes.delivery.feedback import Feedback, SiteMemory
-from rusmes.delivery.pool import Lane, NoEndpoint, Pool, words_of
+from rusmes.delivery.pool import Lane, NoEndpoint, Pool, Slowed, words_of
 from rusmes.delivery.replies import classify
 from rusmes.delivery.routes import RoutePlan, RouteTable
 from rusmes.delivery.session import Gone, NoTls, Refused, Session, is_permanent
+from rusmes.delivery.steering import Leave, Steering
 from rusmes.delivery.tlspolicy import TlsPolicy
 from rusmes.delivery.transaction import ReturnPath, Transaction, refused
 from rusmes.dns import Resolver
 from rusmes.metrics import DELIVERY_CONNECTIONS, DELIVERY_REFUSALS, DELIVERY_SECONDS, Metrics
 from rusmes.model.mail import Recipient
 from rusmes.model.plan import Queued, Refusal
-from rusmes.queue.api import VERP, Attempt, Busy, Report, SiteWorker, Target
+from rusmes.net.outbound import WayFailed
+from rusmes.queue.api import VERP, Attempt, Busy, Report, SiteWorker, Suspender, Target
 from rusmes.smtp.exchange import harmless
 from rusmes.storage.api import Ledger
 
@@ -52,6 +54,7 @@ class RemoteDeliverer:
         tls: TlsPolicy | None = None,
         return_path: ReturnPath | None = None,
         ledger: Ledger | None = None,
+        suspender: Suspender | None = None,
     ) -> None:
         self._resolver = resolver
         self._return_path = return_path
@@ -60,6 +63,7 @@ class RemoteDeliverer:
         self._hostname = hostname
         self._config = config
         self._limits = limits or SharedCounters(1, 1024)
+        self.steering = Steering(config, clock, self._limits, metrics, ledger, suspender)
         self._routes = self._route_table()
         self.feedback = Feedback(clock, self._limits, metrics, ledger)
         self._pool = Pool(
@@ -71,18 +75,28 @@ class RemoteDeliverer:
             metrics=metrics,
             limits=self._limits,
             feedback=self.feedback,
+            source=self.steering.exits.source,
+            health=self.steering.exits.health,
         )
 
     def apply(self, config: Config) -> None:
         """A reload: new routes and limits from now on; open connections serve on."""
         self._config = config
+        self.steering.apply(config)
         self._routes = self._route_table()
         self._pool.routes = self._routes
         self._pool.max_connections = config.delivery.max_connections
 
     def _route_table(self) -> RouteTable:
         workers = max(1, self._limits.columns - 1)  # the supervisor has a column too
-        return RouteTable(self._config, self._resolver, self._clock, self._hostname, workers=workers)
+        return RouteTable(
+            self._config,
+            self._resolver,
+            self._clock,
+            self._hostname,
+            workers=workers,
+            overrides=self.steering.overrides,
+        )
 
     def start(self) -> None:
         """Remember what sites had taught us before the restart; the ledger is open."""
@@ -92,9 +106,11 @@ class RemoteDeliverer:
         """Close the idle connections, and write down what sites have taught us."""
         await self._pool.stop()
         self.feedback.save()
+        self.steering.close()
 
     def destination(self, item: Queued, recipient: Recipient) -> str:
-        return self._routes.destination(item, recipient)
+        place = self._routes.destination(item, recipient)
+        return self.steering.destination(item, place, self._routes)
 
     def known_target(self, destination: str) -> Target | None:
         plan = self._routes.known_plan(destination)
@@ -110,29 +126,64 @@ class RemoteDeliverer:
     async def deliver(
         self, item: Queued, recipients: Sequence[Recipient], destination: str, worker: SiteWorker | None = None
     ) -> Sequence[Report]:
-        started = self._clock.monotonic()
         begun = self._take_begun(item, worker) if worker is not None and worker.begun is not None else None
-        if begun is not None:
-            plan, lane, transaction, memory = begun.plan, begun.lane, begun.transaction, begun.memory
-        else:
-            known = self._routes.known_plan(destination) or await self._routes.find_plan(destination)
-            if isinstance(known, Refusal):
-                attempt = Attempt(destination, reply_class=classify(0, known.status, known.text, "dns"))
-                return [refused(recipient, known, attempt=attempt) for recipient in recipients]
-            plan = known
-            lane = _lane(item, plan)
-            memory = self.feedback.site(lane[0], plan.limits)
-            self._ask(memory)
-            transaction = self._transaction(item, recipients)
         while True:
-            session = begun.session if begun is not None else self._pool.take_idle(lane)
+            leave: Leave | None = None
+            reports: Sequence[Report] = ()
+            try:
+                if begun is not None:
+                    leave, course, transaction = begun.leave, begun.course, begun.transaction
+                else:
+                    plan = await self._look_up(destination)
+                    if isinstance(plan, Refusal):
+                        return _refused(plan, recipients, destination)
+                    if self.steering.exits.is_used:
+                        left = await self.steering.leave(item, len(recipients), destination, plan, self._routes)
+                        if isinstance(left, Refusal):
+                            return _refused(left, recipients, plan.site)
+                        plan, leave = left
+                    course = self._course(item, plan)
+                    self._ask(course.memory)
+                    transaction = self._transaction(item, recipients)
+                reports = await self._carry(transaction, recipients, course, begun, worker)
+                return reports
+            except WayFailed as error:
+                # Its source is left alone now: the mail leaves by another one, as long as there is one.
+                if leave is None and not self._pool.has_working_address(course.plan):
+                    refusal = Refusal(451, "4.3.5", f"no source address works: {error.reason}")
+                    return _refused(refusal, recipients, course.plan.site)
+                begun = None
+            finally:
+                self.steering.settle(leave, reports)
+
+    async def _look_up(self, destination: str) -> RoutePlan | Refusal:
+        return self._routes.known_plan(destination) or await self._routes.find_plan(destination)
+
+    def _course(self, item: Queued, plan: RoutePlan) -> Course:
+        lane = _lane(item, plan)
+        return Course(plan, lane, self.feedback.site(lane[0], plan.limits))
+
+    async def _carry(
+        self,
+        transaction: Transaction,
+        recipients: Sequence[Recipient],
+        course: Course,
+        begun: BegunMail | None,
+        worker: SiteWorker | None,
+    ) -> Sequence[Report]:
+        """Raises Busy, WayFailed."""
+        started = self._clock.monotonic()
+        item = transaction.item
+        memory = course.memory
+        while True:
+            session = begun.session if begun is not None else self._pool.take_idle(course.lane)
             is_fresh = session is None
             if session is None:
-                opened = await self._open(item, recipients, lane, plan, memory)
+                opened = await self._open(item, recipients, course)
                 if not isinstance(opened, Session):
                     return opened
                 session = opened
-            way = Way(self, self._pool, session, lane, plan, worker, memory)
+            way = Way(self, self._pool, session, course, worker)
             try:
                 reports = await self._run(transaction, way)
             except Gone as error:
@@ -145,6 +196,8 @@ class RemoteDeliverer:
             seconds = self._clock.monotonic() - started
             session.is_quick = seconds < QUICK_SECONDS
             self._metrics.observe(DELIVERY_SECONDS, seconds)
+            if len(reports) > 1 or reports[0].action not in ("delivered", "relayed"):
+                self.steering.heard(item, reports, course.plan)
             if transaction.site_class:
                 self._heed(memory, transaction, reports, started)
             else:
@@ -160,19 +213,18 @@ class RemoteDeliverer:
         if memory.message_rates and (wait := self.feedback.take(memory.message_rates)):
             raise Busy(wait)
 
-    async def _open(
-        self, item: Queued, recipients: Sequence[Recipient], lane: Lane, plan: RoutePlan, memory: SiteMemory
-    ) -> Session | Sequence[Report]:
-        """A new session, or why there is none. Raises Busy."""
+    async def _open(self, item: Queued, recipients: Sequence[Recipient], course: Course) -> Session | Sequence[Report]:
+        """A new session, or why there is none. Raises Busy, WayFailed."""
+        plan = course.plan
         try:
-            return await self._pool.open(lane, plan)
-        except Busy:
-            self.feedback.give_back(memory.message_rates)
+            return await self._pool.open(course.lane, plan)
+        except (Busy, WayFailed) as error:
+            self.feedback.give_back(course.memory.message_rates)
+            if isinstance(error, Slowed):
+                self.steering.heard(item, [Report(recipients[0], "delayed", error.code, error.status, error.reason)], plan)
             raise
         except NoEndpoint as error:
-            reply_class = classify(0, error.refusal.status, error.refusal.text, "dns")
-            attempt = Attempt(plan.site, source=plan.source, reply_class=reply_class)
-            return [refused(recipient, error.refusal, attempt=attempt) for recipient in recipients]
+            return _refused(error.refusal, recipients, plan.site, plan.source)
         except Gone as error:
             reply_class = _class_of(error)
             self._metrics.inc(DELIVERY_REFUSALS[reply_class])
@@ -180,7 +232,10 @@ class RemoteDeliverer:
             if isinstance(error, NoTls) and _demands_tls(item):
                 refusal = Refusal(550, "5.7.30", error.text)  # RFC 8689 §4.2.1: no server of the site can
                 return [refused(recipient, refusal, attempt=attempt) for recipient in recipients]
-            return [_unreachable(recipient, error, attempt) for recipient in recipients]
+            reports = [_unreachable(recipient, error, attempt) for recipient in recipients]
+            if reports[0].code:
+                self.steering.heard(item, reports, plan)
+            return reports
 
     def _heed(self, memory: SiteMemory, transaction: Transaction, reports: Sequence[Report], started: float) -> None:
         """What a reply means for the site. Raises Busy where nothing was said of the mail: it keeps its place."""
@@ -224,13 +279,22 @@ class RemoteDeliverer:
             return None
         plan = self._routes.known_plan(following.destination)
         if plan is not None and _lane(following.item, plan) == way.lane:
-            transaction = self._transaction(following.item, following.recipients)
-            with contextlib.suppress(ValueError):  # an address that is none: its own turn will tell
-                if transaction.begin(way.session):
-                    self._metrics.inc(DELIVERY_CONNECTIONS["reused"])
-                    return BegunMail(self._pool, way.session, way.lane, plan, transaction, way.memory)
+            leave = self.steering.leave_too(following.item, len(following.recipients), plan) if plan.source else None
+            if leave is not None or not plan.source:
+                transaction = self._transaction(following.item, following.recipients)
+                with contextlib.suppress(ValueError):  # an address that is none: its own turn will tell
+                    if transaction.begin(way.session):
+                        self._metrics.inc(DELIVERY_CONNECTIONS["reused"])
+                        course = structs.replace(way.course, plan=plan)
+                        return BegunMail(self, way.session, course, transaction, leave)
+                self.steering.settle(leave, ())
         worker.return_following()
         return None
+
+    def abandon(self, begun: BegunMail) -> None:
+        """What was begun is given up, and the connection with it."""
+        self.steering.settle(begun.leave, ())
+        self._pool.drop(begun.course.lane, begun.session)
 
     async def _run(self, transaction: Transaction, way: Way) -> Sequence[Report]:
         """Raises Gone, with the session dropped."""
@@ -261,48 +325,48 @@ def _lane(item: Queued, plan: RoutePlan) -> Lane:
     return plan.key, "verify" if item.requiretls and _demands_tls(item) and plan.tls != "dane" else plan.tls
 
 
+class Course(Struct, frozen=True, gc=False):
+    """By which plan and lane a mail goes, and what is known of the site."""
+
+    plan: RoutePlan
+    lane: Lane
+    memory: SiteMemory
+
+
 class BegunMail:
     """Implements `queue.api.Begun`: a mail whose MAIL, RCPT and DATA followed the message of another one."""
 
-    __slots__ = ("_pool", "lane", "memory", "plan", "session", "transaction")
+    __slots__ = ("_deliverer", "course", "leave", "session", "transaction")
 
     def __init__(
-        self, pool: Pool, session: Session, lane: Lane, plan: RoutePlan, transaction: Transaction, memory: SiteMemory
+        self, deliverer: RemoteDeliverer, session: Session, course: Course, transaction: Transaction, leave: Leave | None
     ) -> None:
-        self._pool = pool
-        self.memory = memory
+        self._deliverer = deliverer
         self.session = session
-        self.lane = lane
-        self.plan = plan
+        self.course = course
         self.transaction = transaction
+        self.leave = leave
 
     def abandon(self) -> None:
         # After DATA there is no way back but this: without its final dot the server has no message (RFC 5321 §4.1.1.4).
-        self._pool.drop(self.lane, self.session)
+        self._deliverer.abandon(self)
 
 
 class Way:
     """Implements `transaction.Way` for one session and the worker that uses it."""
 
-    __slots__ = ("_deliverer", "_pool", "_worker", "lane", "memory", "plan", "session")
+    __slots__ = ("_deliverer", "_pool", "_worker", "course", "lane", "plan", "session")
 
     def __init__(
-        self,
-        deliverer: RemoteDeliverer,
-        pool: Pool,
-        session: Session,
-        lane: Lane,
-        plan: RoutePlan,
-        worker: SiteWorker | None,
-        memory: SiteMemory,
+        self, deliverer: RemoteDeliverer, pool: Pool, session: Session, course: Course, worker: SiteWorker | None
     ) -> None:
         self._deliverer = deliverer
         self._pool = pool
         self._worker = worker
         self.session = session
-        self.lane = lane
-        self.plan = plan
-        self.memory = memory
+        self.course = course
+        self.lane = course.lane
+        self.plan = course.plan
 
     @property
     def has_next(self) -> bool:
@@ -318,8 +382,10 @@ class Way:
 
     def forget_next(self) -> None:
         """The session is lost, and the next mail untouched: it will be begun anew."""
-        if self._worker is not None:
-            self._worker.begun = None
+        if self._worker is not None and self._worker.begun is not None:
+            begun, self._worker.begun = self._worker.begun, None
+            assert isinstance(begun, BegunMail)
+            self._deliverer.steering.settle(begun.leave, ())
 
     def release_next(self) -> None:
         if self._worker is not None and self._worker.begun is not None:
@@ -329,6 +395,12 @@ class Way:
     def step_aside(self) -> None:
         if self._worker is not None and self._pool.set_aside(self.lane, self.session, self.plan):
             self._worker.step_aside()
+
+
+def _refused(refusal: Refusal, recipients: Sequence[Recipient], site: str, source: str = "") -> list[Report]:
+    """Nobody was asked: the name service, or we ourselves, say no."""
+    attempt = Attempt(site, source=source, reply_class=classify(0, refusal.status, refusal.text, "dns"))
+    return [refused(recipient, refusal, attempt=attempt) for recipient in recipients]
 
 
 def _class_of(error: Gone) -> str:

@@ -87,6 +87,13 @@ class Endpoint(Struct, frozen=True, gc=False):
     port: int
     tlsa: tuple[TlsaRecord, ...] = ()
     """Under the policy "dane": what the certificate must match; TLS is required when there is any."""
+    source: str = ""
+    """Name of the source that it is reached by."""
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Under which it is remembered how it behaves: towards each source in its own way."""
+        return (f"{self.address}@{self.source}" if self.source else self.address), self.port
 
     def __str__(self) -> str:
         return f"{self.host}[{self.address}]:{self.port}" if self.host != self.address else f"[{self.address}]:{self.port}"
@@ -187,7 +194,7 @@ class RouteTable:
                     continue
                 for address in addresses[:MAX_ADDRESSES]:
                     if plan.is_static or not (reason := self._objection(address)):
-                        found.append(Endpoint(host, address, plan.port, tlsa))
+                        found.append(Endpoint(host, address, plan.port, tlsa, plan.source))
                     elif reason == "own":
                         own = True
                     else:

@@ -14,11 +14,13 @@ import os
 from typing import Final
 
 from rusmes.delivery import dane
+from rusmes.delivery.egress.sources import SYSTEM, Source
 from rusmes.delivery.routes import Endpoint, Login, RoutePlan
 from rusmes.delivery.tlspolicy import TlsPolicy
 from rusmes.errors import RusmesError
 from rusmes.log import get_logger
-from rusmes.net.connection import Connection, DeadlineExceeded, PipelinedPlaintext, TlsFailed, connect
+from rusmes.net.connection import Connection, DeadlineExceeded, PipelinedPlaintext, TlsFailed
+from rusmes.net.outbound import connect_by
 from rusmes.queue.api import Attempt
 from rusmes.sasl.client import ClientMechanism, choose
 from rusmes.sasl.questions import SaslError
@@ -386,29 +388,36 @@ class Session:
 
 
 async def open_session(
-    endpoint: Endpoint, plan: RoutePlan, mode: str, tls: TlsPolicy, hostname: str, source: str = ""
+    endpoint: Endpoint, plan: RoutePlan, mode: str, tls: TlsPolicy, hostname: str, source: Source = SYSTEM
 ) -> Session:
-    """Connect, greet, secure and log in.
+    """Connect by a source, greet, secure and log in.
 
     Raises:
         Gone, Refused, BrokenTls: nothing of the connection is left.
+        WayFailed: the source does not work.
     """
     loop = asyncio.get_running_loop()
     started = loop.time()
+    own_address = source.address_for(endpoint.address)
     try:
-        connection = await connect(
-            endpoint.address, endpoint.port, timeout=plan.connect_timeout, source=source, send_timeout=BLOCK_SECONDS
+        connection, seen = await connect_by(
+            source.way,
+            endpoint.address,
+            endpoint.port,
+            timeout=plan.connect_timeout,
+            source=own_address,
+            send_timeout=BLOCK_SECONDS,
         )
     except TimeoutError:
         gone = Gone(f"connect to {endpoint}: no answer within {plan.connect_timeout:g} s")
-        raise _not_opened(gone, endpoint, source, (("connect", loop.time() - started),)) from None
+        raise _not_opened(gone, endpoint, own_address, (("connect", loop.time() - started),)) from None
     except OSError as error:
         gone = Gone(f"connect to {endpoint}: {os.strerror(error.errno) if error.errno else error}")
-        raise _not_opened(gone, endpoint, source, (("connect", loop.time() - started),)) from None
+        raise _not_opened(gone, endpoint, own_address, (("connect", loop.time() - started),)) from None
     session = Session(connection, endpoint)
     session._at = started
     session.passed("connect")
-    session.source_address = source or connection.local_address
+    session.source_address = seen
     mode = tls.mode_for(endpoint, mode)
     session.tls_policy = mode
     phase = "connect"

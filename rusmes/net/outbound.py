@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from rusmes.net.connection import SEND_TIMEOUT_SECONDS, Connection
+from rusmes.net.connection import SEND_TIMEOUT_SECONDS, Connection, connect
 from rusmes.net.proxyproto import header_v2
 from rusmes.net.socks import ProxyFailed, ask, introduce
 
@@ -57,6 +57,9 @@ async def connect_by(
         OSError: refused or unreachable.
         TimeoutError: no answer within `timeout` seconds.
     """
+    if way.kind == "direct" and not source:
+        connection = await connect(address, port, timeout=timeout, send_timeout=send_timeout)
+        return connection, connection.local_address
     loop = asyncio.get_running_loop()
     seen = source
     async with asyncio.timeout(timeout):
@@ -84,7 +87,7 @@ async def connect_by(
         except BaseException:
             sock.close()
             raise
-    return connection, seen or (connection.local_address if way.kind == "direct" else "")
+    return connection, seen
 
 
 def _bound(source: str, address: str) -> socket.socket:

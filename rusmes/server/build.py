@@ -214,6 +214,7 @@ class House:
             config.hostname,
             return_path=self._return_path,
             ledger=self.ledger,
+            suspender=self.suspensions,
         )
         self.engine = Engine(self, slot)
         self.adopted = [Engine(self, other) for other in adopted]

@@ -59,6 +59,11 @@ SYSTEM: Final = Source()
 """What the kernel chooses."""
 
 
+def address_source(address: str) -> Source:
+    """A way out that is nothing but a local address."""
+    return Source(ipv6=address) if ":" in address else Source(ipv4=address)
+
+
 def source_of(keys: SourceKeys) -> Source:
     """A source as it is configured, and checked."""
     ipv4 = next((address for address in keys.addresses if ":" not in address), "")
