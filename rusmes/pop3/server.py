@@ -36,6 +36,7 @@ from rusmes.pop3.commands import GONE, NEEDS_TLS, NOT_NOW, UNREADABLE, Commands,
 from rusmes.pop3.limits import FLUSH_OCTETS, READ_AHEAD_MESSAGES, READ_AHEAD_OCTETS, WHOLE_MESSAGE_OCTETS
 from rusmes.pop3.reply import Answer, Body, Goodbye, Listing, Reply, StartTls
 from rusmes.pop3.session import NEED_DATA, NeedData, Session, State
+from rusmes.pop3.surrogate import surrogate
 from rusmes.sasl import Cancelled, MalformedResponse
 from rusmes.storage.api import MailStore
 
@@ -269,12 +270,14 @@ class Conversation:
         rendering = body.rendering
         is_small = rendering.size <= WHOLE_MESSAGE_OCTETS
         if body.lines < 0 and is_small and (data := rendering.content.data) is not None:
-            self._write(_small_message(rendering, data))
+            self._write(self._small_message(rendering, data))
             self._message_sent(command.number)
             return
         stuffer = DotStuffer(body.lines)
-        chunks = rendering.chunks()
         try:
+            if not self.session.utf8:
+                rendering = surrogate(rendering)
+            chunks = rendering.chunks()
             # Nothing is promised before the first piece is there: the message may have been removed meanwhile.
             chunk = next(chunks, b"")
             head = b"top of message follows"
@@ -297,6 +300,14 @@ class Conversation:
         self._write(stuffer.finish())
         if body.lines < 0:
             self._message_sent(command.number)
+
+    def _small_message(self, rendering: Rendering, data: bytes) -> bytes:
+        """The whole reply to RETR. `data` is the content's, asked for once: a store may fetch it each time."""
+        if not self.session.utf8:
+            rendering = surrogate(rendering, data)
+        ended = data[-2:] == b"\r\n" if len(data) - rendering.skip >= 2 else _is_ended(rendering)
+        size = rendering.size if ended else rendering.size + 2
+        return message_reply(b"+OK %d octets\r\n" % size, rendering.prefix, data, rendering.skip)
 
     def _message_sent(self, number: int) -> None:
         self._service.metrics.inc(POP3_MESSAGES["retrieved"])
@@ -330,7 +341,7 @@ class Conversation:
             renderings = await self._service.store.renderings(maildrop.mailbox_id, uids)
             for number, rendering in zip(numbers, renderings, strict=False):
                 if (data := rendering.content.data) is not None:
-                    self._ready[number] = _small_message(rendering, data)
+                    self._ready[number] = self._small_message(rendering, data)
         except (NotFound, StoreError):
             return  # asked for again when the client wants it, and answered then
 
@@ -471,13 +482,6 @@ class Conversation:
             )
         elif session.failed_logins:
             self._log.info("no login", failed=session.failed_logins)
-
-
-def _small_message(rendering: Rendering, data: bytes) -> bytes:
-    """The whole reply to RETR. `data` is the content's, asked for once: a store may fetch it each time."""
-    ended = data[-2:] == b"\r\n" if len(data) - rendering.skip >= 2 else _is_ended(rendering)
-    size = rendering.size if ended else rendering.size + 2
-    return message_reply(b"+OK %d octets\r\n" % size, rendering.prefix, data, rendering.skip)
 
 
 def _is_ended(rendering: Rendering) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from rusmes._core.counters import SharedCounters
 from rusmes.errors import AuthUnavailable, StoreCorrupt, StoreError
 from rusmes.metrics import AUTH_ATTEMPTS, POP3_COMMANDS, POP3_ERRORS, POP3_MESSAGES, TLS_SESSIONS
 from rusmes.sasl.client import LoginClient, PlainClient, ScramClient
+from rusmes.storage.lmdb.mail_store import LmdbMailStore
 from rusmes.storage.memory import MemoryMailStore
 from rusmes.tls.exporter import exported_binding
 from tests.sessions.pop3.house import PASSWORD, STRANGER, House, changed, run, scenario
@@ -568,3 +570,41 @@ async def test_a_reload_reaches_new_sessions(house: House) -> None:
     house.service.apply(changed(house.config, hostname="other.example.com"))  # type: ignore[arg-type]
     client = await house.connect(greeting="+OK other.example.com")
     await client.expect("QUIT", "+OK")
+
+
+@pytest.mark.rfc("6856", "2.1")
+@pytest.mark.rfc("6858", "2")
+@pytest.mark.parametrize("body", ["häßlich\r\n", "ö zum Schluß", "Größe\r\n" * 30_000])
+def test_a_client_that_does_not_say_utf8_gets_a_surrogate(body: str, tmp_path: Path) -> None:
+    head = "From: Jörg <jörg@example.org>\r\nTo: a@example.org\r\nSubject: Grüße\r\nMessage-ID: <ä@x>\r\nX-Plain:  kept\r\n\r\n"
+    plain = (
+        "From: =?utf-8?B?SsO2cmc=?= <invalid@internationalized-address.invalid>\r\nTo: a@example.org\r\n"
+        "Subject: =?utf-8?B?R3LDvMOfZQ==?=\r\nX-Plain:  kept\r\n\r\n"
+    )
+    message, ended = (head + body).encode(), body if body.endswith("\r\n") else f"{body}\r\n"
+    surrogate = (plain + ended).encode()
+
+    async def scenario() -> None:
+        lmdb = LmdbMailStore(str(tmp_path), inline_limit=64 * 1024, map_size=1 << 28)
+        await lmdb.open()
+        for store in (None, lmdb):
+            async with House(store=store) as house:
+                await house.deliver("alice", ONE, message, message, message)
+                client = await house.login()
+                assert await client.command("LIST 2") == f"+OK 2 {len(message)}"
+                for number in (2, 3, 4):  # the last ones are made ahead
+                    assert await client.command(f"RETR {number}") == f"+OK {len(surrogate)} octets"
+                    assert client.unstuffed(await client.stuffed_rows()) == surrogate
+                assert await client.message("TOP 2 0") == plain.encode()
+                assert await client.message("RETR 1") == ONE
+                await client.expect("QUIT", "+OK")
+                client = await house.connect()
+                await client.expect("UTF8", "+OK")
+                await client.expect("USER alice", "+OK")
+                await client.expect(f"PASS {PASSWORD}", "+OK")
+                assert await client.message("RETR 2") == (head + ended).encode()
+                assert await client.message("TOP 2 0") == head.encode()
+                await client.expect("QUIT", "+OK")
+        await lmdb.close()
+
+    run(scenario())
