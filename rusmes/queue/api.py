@@ -380,7 +380,7 @@ class Deliverer(Protocol):
         """Send one mail to recipients of one site; a report for each, in their order. Never raises for what a peer does.
 
         Raises:
-            Busy: nothing was sent.
+            Busy: nothing was sent; Postponed: nor will be, for this mail alone.
         """
 
 

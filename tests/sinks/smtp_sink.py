@@ -49,6 +49,8 @@ class Peer:
 
     number: int
     tls: bool = False
+    address: str = ""
+    """From where it came."""
     helo: str = ""
     commands: list[str] = field(default_factory=list)
     reads: list[bytes] = field(default_factory=list)
@@ -138,7 +140,7 @@ class Sink:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        peer = Peer(len(self.peers), tls=self.implicit_tls)
+        peer = Peer(len(self.peers), tls=self.implicit_tls, address=writer.get_extra_info("peername")[0])
         self.peers.append(peer)
         self.open += 1
         self.most_open = max(self.most_open, self.open)
