@@ -162,6 +162,11 @@ class Runner:
         """Entries known."""
         return len(self._due) + len(self._active) + len(self._held)
 
+    @property
+    def waiting_jobs(self) -> int:
+        """Deliveries that wait for their turn."""
+        return self._sites.jobs
+
     # In
 
     def kick(self, items: Sequence[Queued]) -> None:
