@@ -363,6 +363,14 @@ EVENTS_LOST = counter(
     "rusmes_events_unshipped_bytes_total", "Events removed by [events] max_age or max_size before a consumer took them."
 )
 
+OVERLOAD_LEVEL = gauge_family(
+    "rusmes_overload_level",
+    "By what load is shed: 1 strangers are refused, 2 all new mail.",
+    "gate",
+    ("commits", "delay", "loop", "memory", "mail"),
+    aggregate="max",
+)
+
 # Returns
 
 SUPPRESSED = counter_family("rusmes_suppressed_total", "Addresses suppressed, by why.", "cause", ("bounce", "report", "complaint"))

@@ -68,6 +68,7 @@ NEVER_ZERO: Final = (
 COMPONENTS: Final = (
     *PROTOCOLS,
     "admin",
+    "audit",
     "auth",
     "channel",
     "delivery",

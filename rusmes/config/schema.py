@@ -30,6 +30,7 @@ from rusmes.config.outbound import Site as Site
 from rusmes.config.outbound import Source as Source
 from rusmes.config.outbound import Values as Values
 from rusmes.config.outbound import WarmUp as WarmUp
+from rusmes.config.overload import Overload
 from rusmes.config.returns import Returns, Suppression
 from rusmes.config.signing import Dkim
 from rusmes.config.units import Duration, Networks, Secret, Size, Targets, parse_network
@@ -505,6 +506,7 @@ class Config(Struct, frozen=True, kw_only=True):
     events: Events = field(default_factory=Events)
     returns: Returns = field(default_factory=Returns)
     suppression: Suppression = field(default_factory=Suppression)
+    overload: Overload = field(default_factory=Overload)
     connection_limits: ConnectionLimits = field(default_factory=ConnectionLimits)
     logging: Logging = field(default_factory=Logging)
     metrics: Metrics = field(default_factory=Metrics)

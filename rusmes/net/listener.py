@@ -57,7 +57,7 @@ ACCEPT_PAUSE_SECONDS: Final = 0.5
 REFUSALS_LOGGED_PER_SECOND: Final = 5
 
 MAIL_PROTOCOLS: Final = frozenset({"smtp", "submission", "lmtp"})
-"""Turned away while commits do not keep up; who only reads mail is served."""
+"""Turned away for load; who only reads mail is served."""
 
 _log = get_logger("listener")
 
@@ -92,10 +92,10 @@ class Gate:
         metrics: Metrics,
         *,
         is_banned: Callable[[str], float],
-        is_overloaded: Callable[[], bool] = lambda: False,
+        turns_away: Callable[[str, str], bool] = lambda protocol, address: False,
     ) -> None:
         self._limits = limits
-        self._is_overloaded = is_overloaded
+        self._turns_away = turns_away
         self._metrics = metrics
         self._is_banned = is_banned
         self._descriptors = max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - DESCRIPTOR_RESERVE)
@@ -129,7 +129,7 @@ class Gate:
             return "blocked"
         if address and self._is_banned(address) > 0:
             return "rate"
-        if protocol in MAIL_PROTOCOLS and self._is_overloaded():
+        if protocol in MAIL_PROTOCOLS and self._turns_away(protocol, address):
             return "overload"
         if self.here >= self._descriptors:
             return "descriptors"

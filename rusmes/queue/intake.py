@@ -4,7 +4,7 @@ The pipeline decides first; then the plan is made durable in one transaction, an
 alone goes to the mail store; any other goes to this worker's queue whole, its appends as `local` rows that the runner carries
 out at once. Whoever cannot be told in the session (SMTP has one reply for all recipients) is told by a notice.
 
-New transactions are admitted while there is space, the stores take writes, and the commits keep up.
+New transactions are admitted while there is space, the stores take writes, and load allows it (`admission`).
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from rusmes.model.ids import IdSource, id_text
 from rusmes.model.mail import NOTIFY_SUCCESS, Mail, Recipient
 from rusmes.model.mailbox import Appended
 from rusmes.model.plan import Append, Plan, Queued, Refusal
+from rusmes.net.addresses import Networks
+from rusmes.queue.admission import Admission, Commits
 from rusmes.queue.api import NoticeWriter, Outcome, Report
 from rusmes.queue.entry import rows_of
 from rusmes.queue.runner import Runner
@@ -49,44 +51,6 @@ check that counts is the append's."""
 _log = get_logger("queue")
 
 
-class Overload:
-    """Whether commits keep up. With hysteresis: it ends when half of what began it is gone, so that it does not flicker."""
-
-    __slots__ = ("_latency", "_max_latency", "_max_waiting", "is_on", "waiting")
-
-    def __init__(self, max_waiting: int, max_latency_seconds: float) -> None:
-        self._max_waiting = max_waiting
-        self._max_latency = max_latency_seconds
-        self._latency = 0.0
-        self.waiting = 0
-        self.is_on = False
-
-    def apply(self, max_waiting: int, max_latency_seconds: float) -> None:
-        self._max_waiting = max_waiting
-        self._max_latency = max_latency_seconds
-
-    def begin(self) -> None:
-        self.waiting += 1
-        if self.waiting > self._max_waiting and not self.is_on:
-            self._switch(True)
-
-    def end(self, seconds: float) -> None:
-        """A commit took so long; the latency follows bad news at once and good news slowly."""
-        self.waiting -= 1
-        self._latency = seconds if seconds > self._latency else self._latency + 0.1 * (seconds - self._latency)
-        if not self.is_on:
-            if self._latency > self._max_latency:
-                self._switch(True)
-        elif self.waiting <= self._max_waiting // 2 and (self._latency <= self._max_latency / 2 or not self.waiting):
-            # With nothing waiting nobody is left whose commit could show that things are better.
-            self._latency = min(self._latency, self._max_latency / 2)
-            self._switch(False)
-
-    def _switch(self, is_on: bool) -> None:
-        self.is_on = is_on
-        _log.warn("overload begins" if is_on else "overload ends", waiting=self.waiting, commit_seconds=round(self._latency, 3))
-
-
 class QueueIntake:
     """Implements `queue.api.Intake`."""
 
@@ -104,6 +68,7 @@ class QueueIntake:
         config: Config,
         *,
         events: Events | None = None,
+        memory: Callable[[], float] | None = None,
     ) -> None:
         self._events = events or NullEvents()
         self._pipeline = pipeline
@@ -118,7 +83,16 @@ class QueueIntake:
         self._ids = ids
         self._metrics = metrics
         self._budget_seconds = float(config.queue.session_budget)
-        self._overload = Overload(config.queue.max_waiting_commits, config.queue.max_commit_latency)
+        self._commits = Commits(config.queue.max_waiting_commits, config.queue.max_commit_latency)
+        self.admission = Admission(
+            config.overload,
+            self._commits,
+            clock,
+            metrics,
+            memory=memory or (lambda: 0.0),
+            deliveries=lambda: runner.waiting_jobs,
+            is_trusted=Networks(config.security.relay_networks).__contains__,
+        )
         self._next_probe = 0.0
         self._rooms: dict[str, int] = {}
         """For how many bytes there was room, at least."""
@@ -129,19 +103,15 @@ class QueueIntake:
     def apply(self, config: Config, pipeline: PipelineRunner | None = None) -> None:
         """A reload."""
         self._budget_seconds = float(config.queue.session_budget)
-        self._overload.apply(config.queue.max_waiting_commits, config.queue.max_commit_latency)
+        self._commits.apply(config.queue.max_waiting_commits, config.queue.max_commit_latency)
+        self.admission.apply(config.overload, Networks(config.security.relay_networks).__contains__)
         if pipeline is not None:
             self._pipeline = pipeline
 
     # Before the body
 
-    @property
-    def is_overloaded(self) -> bool:
-        """Whether new clients should be turned away before anything is done for them."""
-        return self._overload.is_on
-
     def admit(self, size: int = 0) -> Refusal | None:
-        if self._overload.is_on:
+        if self.admission.refuses_mail:
             return OVERLOADED
         if self._queue_store.is_writable() and self._mail_store.is_writable():
             # Writable says that there is room for something; most clients do not say how much they bring.
@@ -202,7 +172,7 @@ class QueueIntake:
             raise
         if not begun:
             return self._carry_out(mail, envelope, plan)
-        self._overload.begin()
+        self._commits.begin()
         return None
 
     def _decide(self, mail: Mail) -> Plan | Awaitable[Plan]:
@@ -237,7 +207,7 @@ class QueueIntake:
         return self._loop
 
     def _committed(self, commit: _Committing, results: Sequence[Appended | Refusal] | None) -> None:
-        self._overload.end(self._clock.monotonic() - commit.started)
+        self._waited(self._clock.monotonic() - commit.started)
         mail, rows = commit.mail, commit.rows
         if rows is not None:
             self._runner.kick(rows)
@@ -254,9 +224,14 @@ class QueueIntake:
         commit.answer(Outcome([None] * len(commit.envelope), ids))
 
     def _not_committed(self, commit: _Committing, error: Exception) -> None:
-        self._overload.end(self._clock.monotonic() - commit.started)
+        self._waited(self._clock.monotonic() - commit.started)
         self._blobs.discard(commit.mail.content)
         commit.answer(error)
+
+    def _waited(self, seconds: float) -> None:
+        """A commit has ended, after so long."""
+        self._commits.end(seconds)
+        self.admission.committed(seconds)
 
     # One that somebody awaits
 
@@ -264,11 +239,11 @@ class QueueIntake:
         """Local mail alone: one transaction in the mail store."""
         appends = plan.appends
         started = self._clock.monotonic()
-        self._overload.begin()
+        self._commits.begin()
         try:
             results = await self._mail_store.append(appends)
         finally:
-            self._overload.end(self._clock.monotonic() - started)
+            self._waited(self._clock.monotonic() - started)
         if not plan.refused and not any(type(result) is Refusal for result in results):
             self._tell(mail, (), envelope, plan, "message accepted", ())
             return Outcome([None] * len(envelope), [id_text(mail.id)])
@@ -314,7 +289,7 @@ class QueueIntake:
 
     async def _put(self, rows: Sequence[Queued]) -> None:
         started = self._clock.monotonic()
-        self._overload.begin()
+        self._commits.begin()
         self._runner.join()
         try:
             await self._queue_store.put(rows)
@@ -322,7 +297,7 @@ class QueueIntake:
             self._runner.expect(rows)  # the commit goes on without us
             raise
         finally:
-            self._overload.end(self._clock.monotonic() - started)
+            self._waited(self._clock.monotonic() - started)
         self._runner.kick(rows)
 
     async def _notice_rows(self, mail: Mail, reports: Sequence[Report]) -> list[Queued]:
@@ -344,6 +319,8 @@ class QueueIntake:
     ) -> None:
         """The one line of a message, and its event."""
         origin = mail.origin
+        if origin.listener == "mx" and event == "message accepted":
+            self.admission.brought_mail(origin.client_address)
         refused = [refusal for refusal in refusals if refusal is not None]
         fields: dict[str, str | int] = {
             "session_id": origin.session_id,

@@ -44,6 +44,7 @@ from rusmes.model.plan import Queued
 from rusmes.net.listener import HANDSHAKES_AT_ONCE, Gate, Listener, Service
 from rusmes.net.notices import RESYNC, Notices, Pair
 from rusmes.pop3.server import Pop3Service
+from rusmes.queue.admission import SAMPLE_SECONDS
 from rusmes.queue.api import tenant_of
 from rusmes.queue.audit import AuditTrail
 from rusmes.queue.control import StoreControl
@@ -53,6 +54,7 @@ from rusmes.queue.suspensions import Suspensions
 from rusmes.returns.feed import SuppressionFeed
 from rusmes.returns.suppression import Suppressions
 from rusmes.search.scan import ScanSearcher
+from rusmes.server.memory import Memory
 from rusmes.server.provision import Provision
 from rusmes.server.sockets import Binding
 from rusmes.smtp.server import SmtpService
@@ -230,14 +232,16 @@ class House:
             self.metrics,
             config,
             events=self.feed,
+            memory=Memory().share,
         )
+        self.intake.admission.listeners.append(self._stress)
         self.injector = Injector(config, self.intake, self.directory, self.ledger, self.clock, self.ids)
         self.gate = Gate(
             config,
             self.limits,
             self.metrics,
             is_banned=self.authenticator.is_blocked,
-            is_overloaded=lambda: self.intake.is_overloaded,
+            turns_away=self.intake.admission.turns_away,
         )
         self.handshakes = asyncio.Semaphore(HANDSHAKES_AT_ONCE)
         self._bindings = ground.bindings
@@ -307,6 +311,19 @@ class House:
         for listener, binding in zip(self.listeners, self._bindings, strict=True):
             if len(binding.sockets) > 1:
                 listener.uncover(binding.of_slot(slot))
+
+    def _stress(self, level: int) -> None:
+        for listener in self.listeners:
+            if isinstance(listener.service, SmtpService):
+                listener.service.stress(level > 0)
+
+    async def watch_load(self) -> None:
+        """Look at the load again and again, for ever."""
+        time = asyncio.get_running_loop().time
+        while True:
+            due = time() + SAMPLE_SECONDS
+            await asyncio.sleep(SAMPLE_SECONDS)
+            self.intake.admission.sample(time() - due)
 
     def _close_sockets(self) -> None:
         for binding in self._bindings:

@@ -91,7 +91,10 @@ class Policy:
         "transaction_timeout",
     )
 
-    def __init__(self, config: Config, listener: Listener, *, hostname: str, implicit_tls: bool = False) -> None:
+    def __init__(
+        self, config: Config, listener: Listener, *, hostname: str, implicit_tls: bool = False, is_stressed: bool = False
+    ) -> None:
+        """`is_stressed`: load is shed, so whoever waits or errs makes room."""
         smtp, submission = config.smtp, config.submission
         is_submission = listener == "submission"
         self._config = config
@@ -111,11 +114,12 @@ class Policy:
         )
         self.bare_newline = smtp.bare_newline
         self.max_recipients = smtp.max_recipients
-        self.max_errors = smtp.max_errors
+        self.max_errors = 0 if is_stressed else smtp.max_errors
         self.max_messages_per_connection = smtp.max_messages_per_connection
-        self.command_timeout = float(smtp.command_timeout)
+        stress = config.overload
+        self.command_timeout = float(min(smtp.command_timeout, stress.command_timeout) if is_stressed else smtp.command_timeout)
         self.idle_timeout = min(self.command_timeout, float(config.connection_limits.idle_timeout) or self.command_timeout)
-        self.data_timeout = float(smtp.data_timeout)
+        self.data_timeout = float(min(smtp.data_timeout, stress.data_timeout) if is_stressed else smtp.data_timeout)
         self.transaction_timeout = float(smtp.transaction_timeout)
         self.greet_delay = float(smtp.greet_delay) if listener == "mx" else 0.0
         self.require_login = is_submission or (listener == "mx" and smtp.require_auth)

@@ -127,16 +127,27 @@ class SmtpService:
         self.listener: Listener = listener
         self.implicit_tls = implicit_tls
         self.tls = tls
+        self._is_stressed = False
+        self._config = config
         policy = self._make_policy(config)
         self.ports = Ports(intake, directory, authenticator, limits, metrics, clock, ids, sleep, policy)
 
     def apply(self, config: Config) -> None:
         """Take over a new configuration."""
+        self._config = config
         self.ports.policy = self._make_policy(config)
+
+    def stress(self, is_on: bool) -> None:
+        """Load is shed: shorter waits and no second error, for transactions that begin from now on."""
+        if is_on != self._is_stressed:
+            self._is_stressed = is_on
+            self.ports.policy = self._make_policy(self._config)
 
     def _make_policy(self, config: Config) -> Policy:
         hostname = config.hostname or socket.getfqdn()
-        return Policy(config, self.listener, hostname=hostname, implicit_tls=self.implicit_tls)
+        return Policy(
+            config, self.listener, hostname=hostname, implicit_tls=self.implicit_tls, is_stressed=self._is_stressed
+        )
 
     def refusal(self, reason: str) -> bytes:
         """What a client hears that is not served at all; `reason` is a label of CONNECTIONS_REFUSED."""

@@ -88,7 +88,7 @@ async def open_house(
     config = change(parse_config("", environ={}))
     limits = limits or SharedCounters(1, 1024)
     metrics = Metrics()
-    gate = Gate(config, limits, metrics, is_banned=banned, is_overloaded=overloaded)
+    gate = Gate(config, limits, metrics, is_banned=banned, turns_away=lambda protocol, address: overloaded())
     service = Echo()
     sock = socket.create_server(("127.0.0.1", 0))
     lines: list[bytes] = []

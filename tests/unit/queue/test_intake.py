@@ -11,7 +11,8 @@ import pytest
 from rusmes.errors import StoreError, StoreFull
 from rusmes.model.mail import NOTIFY_SUCCESS, Recipient
 from rusmes.model.plan import Refusal
-from rusmes.queue.intake import NO_SPACE, NOT_WRITABLE, OVERLOADED, ROOM_SECONDS, Overload
+from rusmes.queue.admission import Commits
+from rusmes.queue.intake import NO_SPACE, NOT_WRITABLE, OVERLOADED, ROOM_SECONDS
 from tests.sinks.engine import address
 from tests.unit.queue.scripted import Bench, bench
 
@@ -249,7 +250,7 @@ def test_admission_space_and_writability() -> None:
 
 
 def test_overload_by_waiting_commits_has_hysteresis() -> None:
-    overload = Overload(10, 5.0)
+    overload = Commits(10, 5.0)
     for _ in range(10):
         overload.begin()
     assert not overload.is_on
@@ -264,7 +265,7 @@ def test_overload_by_waiting_commits_has_hysteresis() -> None:
 
 
 def test_overload_by_latency_has_hysteresis_and_ends() -> None:
-    overload = Overload(1000, 5.0)
+    overload = Commits(1000, 5.0)
     for _ in range(100):
         overload.begin()
     overload.end(6.0)
@@ -284,7 +285,7 @@ def test_overload_by_latency_has_hysteresis_and_ends() -> None:
 
 def test_overload_refuses_before_any_work() -> None:
     async def test(b: Bench) -> None:
-        b.engine.intake._overload.is_on = True
+        b.engine.intake._commits.is_on = True
         assert b.engine.intake.admit() == OVERLOADED
         assert OVERLOADED.code == 421
 
