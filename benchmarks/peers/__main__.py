@@ -1,4 +1,4 @@
-"""The questions: accept, relay, local, pop3, imap, imapidle, large, idle, syncs.
+"""The questions: accept, relay, signed, local, pop3, imap, imapidle, large, idle, syncs.
 
 python -m benchmarks.peers accept --rounds 5
 """
@@ -124,6 +124,52 @@ def relay(options: argparse.Namespace) -> None:
             measure.compare(f"relay 10 KiB, {sessions} sessions", runs, options.rounds, "postfix-relay")
 
 
+SIGNING = """[[processors]]
+name = "root"
+state = "root"
+mailets = [{ matcher = "All", mailet = "DKIMSign" }, { matcher = "All", mailet = "RemoteDelivery" }]
+"""
+
+
+def signed(options: argparse.Namespace) -> None:
+    """As relay, with a DKIM signature on each message (RSA-2048), beside the same without one and the raw rate of a core."""
+    from rusmes.dkim.keys import SigningKey, new_key, pem_of
+
+    scratch = Path(options.scratch)
+    plain = servers.Rusmes(scratch, PORT + 10, name="rusmes-plain", extra=ROUTE)
+    keys = f'[dkim]\ndirectory = "{scratch}/dkim"\n'
+    ours = servers.Rusmes(scratch, PORT + 20, name="rusmes-signed", extra=ROUTE + keys, processors=SIGNING)
+    private = new_key("rsa")
+    (scratch / "dkim").mkdir(exist_ok=True)
+    (scratch / "dkim" / "example.org.s.pem").write_bytes(pem_of(private))
+    key = SigningKey("example.org", "s", private)
+
+    def raw() -> Sample:
+        begin = time.process_time()
+        for _ in range(1000):
+            key.sign(b"x" * 900)
+        seconds = time.process_time() - begin
+        return Sample(1000 / seconds, seconds, {})
+
+    with running(plain, ours):
+        for sessions in (10, 100):
+
+            def run(server: servers.Server, sessions: int = sessions) -> Sample:
+                messages = int(5000 * options.scale)
+                sink = subprocess.Popen(["smtp-sink", "-u", "postfix", "-M", str(messages), f"127.0.0.1:{SINK_PORT}", "1000"])
+                servers.wait_for_port(SINK_PORT)
+                argv = smtp_source(server.port, sessions, messages, 10240, "user@example.net")
+                try:
+                    return timed(server, argv, messages, lambda: sink.wait(120) and None)
+                finally:
+                    sink.kill()
+                    sink.wait()
+
+            runs: dict[str, Callable[[], Sample]] = {"raw signing": raw}
+            runs |= {s.name: (lambda s=s, run=run: run(s)) for s in (plain, ours)}  # type: ignore[misc]
+            measure.compare(f"signed relay 10 KiB, {sessions} sessions", runs, options.rounds, "raw signing")
+
+
 def local(options: argparse.Namespace) -> None:
     """Into 100 local mailboxes, 3 KB: Postfix + Dovecot LMTP + Maildir against RusMES."""
     scratch = Path(options.scratch)
@@ -221,7 +267,7 @@ def syncs(options: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    questions = {f.__name__: f for f in (accept, relay, local, pop3, imap, imapidle, large, idle, syncs)}
+    questions = {f.__name__: f for f in (accept, relay, signed, local, pop3, imap, imapidle, large, idle, syncs)}
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
     parser.add_argument("question", choices=[*questions, "all"])
     parser.add_argument("--rounds", type=int, default=5)

@@ -162,6 +162,11 @@ cdef class BodyCanonicalizer:
                 blank = False
             q[k] = c
             k += 1
+            # A word; the checks above are for its first octet.
+            while i < n and p[i] != c' ' and p[i] != c'\r' and p[i] != c'\t':
+                q[k] = p[i]
+                k += 1
+                i += 1
         self.blank = blank
         self.line_ends = ends
         return k

@@ -6,12 +6,17 @@ RFC 6376 §3.6.1 (records), RFC 8301 §3.2 (RSA keys of 1024 bits at least, bett
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
+from hashlib import sha256
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa
 
+from rusmes._core.evp import NativeKey
+from rusmes._core.evp import sign_all as evp_sign_all
+from rusmes.dkim import native
 from rusmes.dkim.tags import Malformed, octets, parse_tags, without_blanks
 from rusmes.errors import RusmesError
 
@@ -37,7 +42,7 @@ class KeyUnusable(RusmesError):
 class SigningKey:
     """A private key, and who signs with it."""
 
-    __slots__ = ("_ed25519", "_rsa", "algorithm", "bits", "domain", "selector")
+    __slots__ = ("_ed25519", "_native", "_rsa", "algorithm", "bits", "domain", "selector")
 
     def __init__(self, domain: str, selector: str, key: PrivateKey) -> None:
         """Raises KeyUnusable: RSA with less than 1024 bits."""
@@ -49,6 +54,12 @@ class SigningKey:
         self.algorithm = RSA if isinstance(key, rsa.RSAPrivateKey) else ED25519
         if self._rsa is not None and self.bits < MIN_RSA_BITS:
             raise KeyUnusable(f"the RSA key has {self.bits} bits", "verifiers want 1024, better 2048 (RFC 8301)")
+        self._native: NativeKey | None = None
+        if native.find():
+            der = key.private_bytes(
+                serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+            self._native = NativeKey(der, hashes=self._rsa is not None)
 
     @property
     def is_weak(self) -> bool:
@@ -71,9 +82,18 @@ class SigningKey:
         if self._rsa is not None:
             return self._rsa.sign(data, _PADDING, _HASH)
         assert self._ed25519 is not None
-        digest = hashes.Hash(_HASH)
-        digest.update(data)
-        return self._ed25519.sign(digest.finalize())  # RFC 8463 §3: of the SHA-256 hash
+        return self._ed25519.sign(sha256(data).digest())  # RFC 8463 §3: of the SHA-256 hash
+
+
+def sign_all(jobs: Sequence[tuple[SigningKey, bytes]]) -> list[bytes]:
+    """The signatures of several headers, for which the GIL is given away once."""
+    pairs: list[tuple[NativeKey, bytes]] = []
+    for key, data in jobs:
+        if key._native is None:
+            return [key.sign(data) for key, data in jobs]
+        pairs.append((key._native, data if key._rsa is not None else sha256(data).digest()))
+    made = evp_sign_all(pairs)
+    return [signature or key.sign(data) for signature, (key, data) in zip(made, jobs, strict=True)]
 
 
 def load_key(pem: bytes, domain: str, selector: str) -> SigningKey:

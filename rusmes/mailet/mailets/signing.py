@@ -143,11 +143,7 @@ class DKIMSign:
             unsigned_field(key, form, body_hash, choice, now=now, expire_seconds=settings.expire_seconds) for key in keys
         ]
         data = [signed_data(fields, field, relaxed=form.header_relaxed) for field in unsigned]
-
-        def sign() -> list[bytes]:
-            return [key.sign(one) for key, one in zip(keys, data, strict=True)]
-
-        values = await notary.submit(sign)
+        values = await notary.sign(list(zip(keys, data, strict=True)))
         for key in keys:
             self._inc(DKIM_SIGNATURES["rsa" if key.algorithm == RSA else "ed25519"])
         return [with_signature(field, value) for field, value in zip(unsigned, values, strict=True)]
