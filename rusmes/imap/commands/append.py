@@ -17,6 +17,7 @@ from rusmes.imap.commands.context import Context, Handler, No, NotPermitted, Ok,
 from rusmes.imap.commands.messagelimit import refuse_more
 from rusmes.imap.commands.rights import Located, locate
 from rusmes.imap.commands.urls import fetch_url
+from rusmes.imap.hub import UNKNOWN
 from rusmes.imap.response import number_set, untagged_ok
 from rusmes.model.address import Address
 from rusmes.model.content import Content, Rendering
@@ -61,6 +62,11 @@ async def _admit(context: Context, offer: LiteralOffer) -> None:
 
 
 async def _target(context: Context, name: str) -> Located:
+    number = context.store.commit_number()
+    asked = (number, context.account_id, name)
+    if context.target[:3] == asked and number != UNKNOWN:  # nothing at all has changed since the literal was offered
+        known: Located = context.target[3]
+        return known
     try:
         target = await locate(context, name)
     except NotFound:
@@ -68,6 +74,7 @@ async def _target(context: Context, name: str) -> Located:
         raise Refused("there is no such mailbox", b"TRYCREATE") from None
     if "i" not in target.rights:
         raise NotPermitted("you may not insert here")
+    context.target = (*asked, target)
     return target
 
 

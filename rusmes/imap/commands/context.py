@@ -158,6 +158,7 @@ class Context:
     __slots__ = (
         "account", "account_id", "attempt", "client_id", "conversation", "identity", "is_compressed", "log", "may_log_in",
         "may_start_tls", "mechanisms", "notify", "output", "resources", "selected", "session",
+        "target",
     )  # fmt: skip
 
     def __init__(
@@ -185,6 +186,8 @@ class Context:
         """TLS is on, or the peer is inside [auth] plaintext_networks."""
         self.may_start_tls = False
         self.is_compressed = False
+        self.target: tuple[Any, ...] = ()
+        """Of an APPEND: the store's commit number, the account, the name, and what it stood for then."""
 
     # Shortcuts
 

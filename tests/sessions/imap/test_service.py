@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import zlib
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rusmes.imap.hub import COALESCE_SECONDS
 from rusmes.model.identity import Identity
-from tests.sessions.imap.house import PASSWORD, ImapHouse, run
+from tests.sessions.imap.house import PASSWORD, ImapHouse, run, store_of
 
 MESSAGE = b"Subject: x\r\n\r\nhello\r\n"
 
@@ -380,5 +381,27 @@ def test_too_many_notifications_end_them(monkeypatch: pytest.MonkeyPatch, in_idl
                 assert "* 1 EXISTS" in await client.ok("NOOP")
             await other.ok("RENAME b a")
             assert await client.ok("NOOP") == []
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("backend", ["memory", "lmdb"])
+def test_a_mailbox_that_goes_while_a_message_comes_is_not_made_again(backend: str, tmp_path: Path) -> None:
+    """RFC 9051 §6.3.12: APPEND makes no mailbox; what the literal's offer found is looked at again when anything changed."""
+
+    async def scenario() -> None:
+        async with ImapHouse(store=store_of(backend, tmp_path / "store")) as house:
+            client, other = await house.login(), await house.login()
+            await other.ok("CREATE there")
+            await client.send(b"a APPEND there {%d}\r\n" % len(MESSAGE))
+            assert (await client.line()).startswith("+")
+            await other.ok("DELETE there")
+            await client.send(MESSAGE + b"\r\n")
+            assert (await client.line()).startswith("a NO [TRYCREATE]")
+            assert (await other.command("STATUS there (MESSAGES)"))[-1].startswith("NO [NONEXISTENT]")
+            await client.send(b"b APPEND INBOX {%d}\r\n" % len(MESSAGE))
+            assert (await client.line()).startswith("+")
+            await client.send(MESSAGE + b"\r\n")
+            assert (await client.line()).startswith("b OK [APPENDUID")
 
     run(scenario())

@@ -11,6 +11,7 @@ import pytest
 
 from rusmes._core.counters import Metrics
 from rusmes.errors import NotFound
+from rusmes.imap import hub as hub_module
 from rusmes.imap.hub import Hub
 from rusmes.model.mailbox import Mailbox
 from tests.sessions.imap.house import store_of
@@ -143,5 +144,29 @@ def test_an_account_that_is_deleted_is_not_found(store: Any) -> None:
             await hub.mailboxes(account.id)
         await hub.stop()
         await store.close()
+
+    run(scenario())
+
+
+def test_other_workers_hear_of_an_account_at_once_and_then_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_module, "COALESCE_SECONDS", 0.02)
+
+    async def scenario() -> None:
+        told: list[int] = []
+        hub = Hub(store_of("memory", Path()), metrics=Metrics(), tell_others=told.append)
+        for _ in range(5):
+            hub.changed_here(1, 1)
+        hub.changed_here(2, 1)
+        assert told == [1, 2]
+        async with asyncio.timeout(10):
+            while told != [1, 2, 1]:  # what changed meanwhile is told when the time is over
+                await asyncio.sleep(0.005)
+            while told != [1, 2, 1, 1]:
+                hub.changed_here(1, 2)
+                await asyncio.sleep(0.005)
+        hub.changed_here(3, 1)
+        hub.changed_here(3, 1)
+        await hub.stop()  # what is owed is not lost
+        assert told[-2:] == [3, 3]
 
     run(scenario())
