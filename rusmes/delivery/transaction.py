@@ -16,10 +16,11 @@ was not attempted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import monotonic
 from typing import Final, Protocol
 
+from rusmes.delivery.downgrade import NotConvertible, SevenBit
 from rusmes.delivery.feedback import Words
 from rusmes.delivery.replies import SITE_CLASSES, classify, is_about_the_mail, is_session_limit
 from rusmes.delivery.session import COMMAND_SECONDS, DATA_SECONDS, FINAL_SECONDS, Gone, Session
@@ -214,7 +215,7 @@ class Transaction:
         mail = mail_command(
             sender,
             offered,
-            size=item.rendering.size,
+            size=self._body.size,
             body=self._body.parameter(session),
             smtputf8=is_utf8,
             requiretls=item.requiretls and offered.requiretls,
@@ -350,7 +351,7 @@ class Transaction:
         last = body.whole(False)
         if last is None:
             encoder = BodyEncoder(long_lines=body.long_lines)
-            for chunk in body.rendering.chunks():
+            for chunk in body.chunks():
                 session.connection.write(encoder.chunk(chunk))
                 await session.flush()
             last = encoder.finish()
@@ -368,7 +369,7 @@ class Transaction:
         body = self._body
         encoder = BodyEncoder(dots=False, long_lines=body.long_lines)
         self._phase = "message"
-        for chunk in body.rendering.chunks():
+        for chunk in body.chunks():
             piece = chunk if body.is_binary else encoder.chunk(chunk)
             if not piece:
                 continue
@@ -429,9 +430,13 @@ class Transaction:
 
 
 class BodyNeeds:
-    """What a mail asks of the server, found out once."""
+    """What a mail asks of the server, found out once; and what is sent: the message, or its form in 7 bits for a server that
+    takes no other, which `objection` decides."""
 
-    __slots__ = ("_has_8bit", "_item", "_too_long", "_whole", "is_binary", "is_small", "is_utf8", "long_lines", "rendering")
+    __slots__ = (
+        "_has_8bit", "_item", "_seven_bit", "_too_long", "_whole", "is_binary", "is_small", "is_utf8", "long_lines",
+        "rendering",
+    )  # fmt: skip
 
     def __init__(self, item: Queued, long_lines: str) -> None:
         self._item = item
@@ -442,6 +447,8 @@ class BodyNeeds:
         self._whole: bytes | None = None
         self._too_long: bool | None = None
         self._has_8bit: bool | None = None
+        self._seven_bit: SevenBit | None = None
+        """What is sent, when it is not the message as it is."""
         self.is_utf8 = item.smtputf8 and self._needs_utf8()
 
     def whole(self, by_chunks: bool) -> bytes | None:
@@ -453,7 +460,17 @@ class BodyNeeds:
             return data
         return BodyEncoder(dots=not by_chunks, long_lines=self.long_lines).whole(data)
 
+    def chunks(self) -> Iterator[bytes]:
+        return self.rendering.chunks() if self._seven_bit is None else self._seven_bit.chunks()
+
+    @property
+    def size(self) -> int:
+        """As far as it is known beforehand (RFC 1870 §3 asks for no more)."""
+        return self.rendering.size if self._seven_bit is None or not self.is_small else len(self._data())
+
     def _data(self) -> bytes:
+        if self._seven_bit is not None:
+            return self._seven_bit.read()
         if self._whole is None:
             rendering = self.rendering
             data = rendering.content.data or b""
@@ -486,17 +503,20 @@ class BodyNeeds:
         return ""
 
     def objection(self, session: Session) -> Refusal | None:
-        """Why this server cannot have this mail."""
+        """Why this server cannot have this mail. Asked before anything is sent to it."""
         offered = session.offered
         item = self._item
+        self._seven_bit = None
         if self.is_utf8 and not offered.smtputf8:
             # P25, RFC 6531 §3.2
             return Refusal(553, "5.6.7", f"{session.name} does not take internationalized mail (SMTPUTF8)")
         if self.is_binary and not (offered.binarymime and offered.chunking):
             return Refusal(554, "5.6.3", f"{session.name} does not take binary content (BINARYMIME)")
         if not self.is_binary and not offered.eightbit and self.has_8bit:
-            # P15: conversion would break signatures and change bytes that are not ours.
-            return Refusal(554, "5.6.3", f"{session.name} does not take 8-bit content (8BITMIME)")
+            try:
+                self._seven_bit = SevenBit(self.rendering)  # P15, RFC 6152 §3
+            except NotConvertible as error:
+                return Refusal(554, "5.6.3", f"{session.name} does not take 8-bit content (8BITMIME), and {error}")
         # RFC 8689 §5: a notice (null sender) is not lost for want of it.
         if item.requiretls and item.sender is not None and not (session.is_secure and offered.requiretls):
             return Refusal(550, "5.7.30", f"{session.name} does not support REQUIRETLS")  # RFC 8689 §4.2.1
@@ -507,15 +527,21 @@ class BodyNeeds:
         return None
 
     def _has_long_lines(self) -> bool:
+        if self._seven_bit is not None:
+            return _is_too_long(self.chunks())
         if self._too_long is None:
-            encoder = BodyEncoder(long_lines="fail")
-            try:
-                for chunk in [self._data()] if self.is_small else self.rendering.chunks():
-                    encoder.chunk(chunk)
-                self._too_long = False
-            except LineTooLong:
-                self._too_long = True
+            self._too_long = _is_too_long([self._data()] if self.is_small else self.rendering.chunks())
         return self._too_long
+
+
+def _is_too_long(chunks: Iterable[bytes]) -> bool:
+    encoder = BodyEncoder(long_lines="fail")
+    try:
+        for chunk in chunks:
+            encoder.chunk(chunk)
+    except LineTooLong:
+        return True
+    return False
 
 
 def replied(recipient: Recipient, reply: Reply, session: Session, attempt: Attempt) -> Report:

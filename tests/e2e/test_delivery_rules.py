@@ -291,13 +291,34 @@ def test_so6_long_lines(how: str) -> None:
     against(Sink(), test, long_lines=how)
 
 
-def test_p15_eight_bit_content_to_a_seven_bit_server_is_returned() -> None:
+@pytest.mark.rfc("6152", "3")
+@pytest.mark.parametrize("extensions", [("PIPELINING",), (), ("PIPELINING", "CHUNKING")])
+@pytest.mark.parametrize("count", [1, 30_000])
+def test_p15_eight_bit_content_to_a_seven_bit_server_is_converted(extensions: tuple[str, ...], count: int) -> None:
+    message = EIGHT_BIT + "Gr\u00fc\u00dfe\r\n".encode() * (count - 1)
+    head = b"MIME-Version: 1.0\r\nContent-Type: text/plain; charset=unknown-8bit\r\nSubject: test\r\n"
+    sent = head + b"Content-Transfer-Encoding: quoted-printable\r\n\r\n" + b"Gr=C3=BC=C3=9Fe\r\n" * count
+
     async def test(sink: Sink, out: Out) -> None:
-        report = await out.one(item("a@x.example", data=EIGHT_BIT, body_type="8BITMIME"))
-        assert (report.action, report.status) == ("failed", "5.6.3")
-        report = await out.one(item("a@x.example", data=BODY, body_type="8BITMIME"))
+        report = await out.one(item("a@x.example", data=message, body_type="8BITMIME"))
         assert report.action == "delivered"
-        assert sink.messages[0].mail == "<sam@elsewhere.org>"
+        size = len(sent) if count == 1 else len(message)
+        assert sink.messages[0].mail == f"<sam@elsewhere.org> SIZE={size}"
+        assert sink.messages[0].data == sent
+        report = await out.one(item("a@x.example", data=BODY, body_type="8BITMIME"))
+        assert sink.messages[1].data == BODY
+
+    against(Sink(extensions=(*extensions, "SIZE 9999999")), test)
+
+
+def test_p15_what_must_not_be_converted_is_returned() -> None:
+    signed = b"Content-Type: multipart/signed; boundary=b\r\n\r\n--b\r\n\r\n\xc3\xa4\r\n--b--\r\n"
+
+    async def test(sink: Sink, out: Out) -> None:
+        report = await out.one(item("a@x.example", data=signed, body_type="8BITMIME"))
+        assert (report.action, report.status) == ("failed", "5.6.3")
+        assert "it is signed" in report.text
+        assert not sink.messages
 
     against(Sink(extensions=("PIPELINING",)), test)
 
