@@ -16,6 +16,14 @@ KINDS: Final = (
 )  # fmt: skip
 """Those of `events.api`, which checks that they are the same."""
 
+CSV_KINDS: Final = ("received", "delivered", "deferred", "failed", "expired")
+COLUMNS: Final = (
+    "type", "timeLogged", "timeQueued", "orig", "rcpt", "dsnAction", "dsnStatus", "dsnDiag", "dsnMta", "bounceCat", "srcType",
+    "srcMta", "dlvType", "dlvSourceIp", "dlvDestinationIp", "dlvSize", "vmta", "jobId", "envId",
+    "queue", "queueId", "messageId", "tenant", "site", "attempt", "user", "dlvTls",
+)  # fmt: skip
+"""Of a CSV file, named as accounting files of other relays name them; those of the first two rows are the usual ones."""
+
 MIN_BUFFER_BYTES: Final = 64 * 1024
 MAX_SEGMENT_BYTES: Final = 2 << 30
 """Offsets in an index have 32 bits."""
@@ -127,8 +135,12 @@ def check_events(events: Events, problems: Collector) -> None:
                 for key in ("timeout", "retry_wait", "max_retry_wait"):
                     if getattr(shipper, key) <= 0:
                         problems.add((*path, key), "must be longer than 0")
-            elif not shipper.path:
-                problems.add((*path, "path"), "is empty")
+            else:
+                if not shipper.path:
+                    problems.add((*path, "path"), "is empty")
+                for number, column in enumerate(shipper.columns):
+                    if column not in COLUMNS:
+                        problems.add((*path, "columns", number), f'"{column}" is no column', nearest(column, COLUMNS))
     if (events.webhook or events.file) and not events.enabled:
         problems.warnings.append("events.enabled is false: webhooks and files get no new events")
 

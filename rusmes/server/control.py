@@ -73,8 +73,11 @@ class Control:
         effective = with_old_values(new, ground.config, [*keys, "hostname", "runtime_dir", "storage"])
         contexts = contexts_of(effective, protocols)
         await self._hand_out(effective)
+        concerns_courier = (effective.events, effective.logging) != (ground.config.events, ground.config.logging)
         ground.config = effective
         self._fleet.generation += 1
+        if concerns_courier:
+            self._fleet.courier.reload()
         for worker in self._fleet.workers:
             if worker.is_ready:
                 worker.generation = self._fleet.generation

@@ -15,6 +15,7 @@ from rusmes.http.health import Facts, WorkerFacts
 from rusmes.http.metrics import Process
 from rusmes.server.build import Ground
 from rusmes.server.channel import Channel
+from rusmes.server.courier import CourierProcess
 
 
 class Worker(Struct):
@@ -48,6 +49,8 @@ class Fleet:
         """Keys whose new values wait for a restart."""
         self.draining = False
         self.started = time.time()
+        self.courier: CourierProcess
+        """Set by the supervisor."""
 
     def channels(self) -> list[Channel]:
         """Lines to the workers that serve. Raises RusmesError: none does."""

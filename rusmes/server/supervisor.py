@@ -25,7 +25,7 @@ from msgspec import Struct
 from rusmes import metrics as m
 from rusmes._version import __version__
 from rusmes.config.schema import Config
-from rusmes.http.admin import AdminApi
+from rusmes.http.admin import AdminApi, Pages
 from rusmes.http.injection import InjectionPages
 from rusmes.http.metrics import Exporter
 from rusmes.http.queue import QueuePages
@@ -35,6 +35,7 @@ from rusmes.server.allocator import keep_large_blocks_apart
 from rusmes.server.build import Ground
 from rusmes.server.channel import Channel
 from rusmes.server.control import Control
+from rusmes.server.courier import CourierProcess, run_courier
 from rusmes.server.fleet import Fleet, Worker
 from rusmes.server.injections import Injections
 from rusmes.server.logs import file_of
@@ -61,6 +62,8 @@ class Plan(Struct, frozen=True):
 
     fork: int = -1
     """A slot that needs a process."""
+    courier: bool = False
+    """The courier needs one."""
     end: int = -1
     """The exit status to end with."""
 
@@ -98,6 +101,8 @@ class Supervisor:
         """Why no worker could start."""
         self._control: Control
         self._api: AdminApi
+        self._courier = CourierProcess(ground, lambda: self._plans.put_nowait(Plan(courier=True)))
+        self._fleet.courier = self._courier
         self._covers: dict[int, int] = {}
         """Slots without a worker: which slot's worker accepts for them."""
         self._timers: dict[int, asyncio.TimerHandle] = {}
@@ -116,6 +121,7 @@ class Supervisor:
         gc.freeze()  # shared with the workers, as long as nobody's collector writes into it
         for worker in self._workers:
             self._fork(worker)
+        self._fork_courier()
         # Not uvloop: that keeps SIGCHLD for itself, and here is nothing to be fast at.
         loop = asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
@@ -126,12 +132,17 @@ class Supervisor:
                 if plan.end >= 0:
                     loop.run_until_complete(self._close())
                     return plan.end
+                if plan.courier:
+                    self._fork_courier()
+                    loop.run_until_complete(self._courier.attach())
+                    continue
                 self._fork(self._workers[plan.fork])
                 loop.run_until_complete(self._attach(self._workers[plan.fork]))
         finally:
             # From here on a signal could only turn a good end into a bad one.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
             self._kill_all()
+            self._courier.wait()
             asyncio.set_event_loop(None)
             loop.close()
 
@@ -142,19 +153,7 @@ class Supervisor:
         sys.stdout.flush()
         sys.stderr.flush()
         self._ground.metrics.clear_level(m.WORKER_HEARTBEAT, worker.slot)
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            try:
-                # Nothing inherited is ever collected here, so no object closes a descriptor whose number means something new.
-                gc.freeze()
-                signal.set_wakeup_fd(-1)
-                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD):
-                    signal.signal(number, signal.SIG_DFL)
-                self._close_foreign(theirs)
-                status = run_worker(self._ground, worker.slot, self._adoption[worker.slot], theirs)
-            finally:
-                os._exit(status)
+        pid = self._child(theirs, lambda: run_worker(self._ground, worker.slot, self._adoption[worker.slot], theirs))
         theirs.close()
         worker.pid = pid
         worker.started = time.monotonic()
@@ -168,12 +167,40 @@ class Supervisor:
         }
         worker.channel = Channel(ours, handlers, lambda: None)
 
-    def _close_foreign(self, channel: socket.socket) -> None:
-        """In a new worker: close what is the supervisor's. The sockets of other slots stay, it may have to cover for them."""
+    def _child(self, channel: socket.socket, work: Callable[[], int], *, serves: bool = True) -> int:
+        """Fork; the child does the work and ends with its status."""
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                # Nothing inherited is ever collected here, so no object closes a descriptor whose number means something new.
+                gc.freeze()
+                signal.set_wakeup_fd(-1)
+                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD):
+                    signal.signal(number, signal.SIG_DFL)
+                self._close_foreign(channel, serves)
+                status = work()
+            finally:
+                os._exit(status)
+        return pid
+
+    def _fork_courier(self) -> None:
+        if not self._courier.is_wanted:
+            return
+        ours, theirs = socket.socketpair()
+        self._ground.sink.flush()
+        pid = self._child(theirs, lambda: run_courier(self._ground, theirs), serves=False)
+        theirs.close()
+        self._courier.forked(pid, ours)
+
+    def _close_foreign(self, channel: socket.socket, serves: bool) -> None:
+        """In a new process: close what is the supervisor's. A worker keeps the sockets of other slots, it may have to cover for
+        them; who does not serve keeps none, for a port is closed only when nobody has its socket any more."""
         ground = self._ground
         keep = {0, 1, 2, channel.fileno(), *self._keep_open}
-        keep |= {end.fileno() for pair in ground.notices for end in pair}
-        keep |= {sock.fileno() for binding in ground.bindings for sock in binding.sockets}
+        if serves:
+            keep |= {end.fileno() for pair in ground.notices for end in pair}
+            keep |= {sock.fileno() for binding in ground.bindings for sock in binding.sockets}
         file = file_of(ground.sink)
         if file is not None:
             keep.add(file.fileno())
@@ -205,13 +232,14 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGCHLD, self._on_child)
         exporter = Exporter(self._ground.metrics, self._fleet.processes)
         config = self._ground.config
-        pages = [QueuePages(Queues(self._fleet)), InjectionPages(Injections(self._fleet))]
+        pages: list[Pages] = [QueuePages(Queues(self._fleet)), InjectionPages(Injections(self._fleet))]
         self._api = AdminApi(self._control, exporter, metrics_path=config.metrics.path, token=self._token, pages=pages)
         await self._api.serve_control(self._control_socket)
         if self._metrics_socket is not None:
             await self._api.serve_metrics(self._metrics_socket)
         for worker in self._workers:
             await self._attach(worker)
+        await self._courier.attach()
         self._spawn(self._tend())
         if self._readiness.watchdog_seconds:
             self._spawn(self._tell_watchdog())
@@ -281,6 +309,8 @@ class Supervisor:
             if not pid:
                 return
             self._children.discard(pid)
+            if pid == self._courier.pid:
+                self._spawn(self._courier.died(os.waitstatus_to_exitcode(status)))
             for worker in self._workers:
                 if worker.pid == pid:
                     self._died(worker, os.waitstatus_to_exitcode(status))

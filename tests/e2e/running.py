@@ -155,7 +155,16 @@ class RunningServer:
     def worker_pids(self) -> list[int]:
         assert self.process is not None
         text = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return [int(pid) for pid in text.split()]
+        names = {int(pid): Path(f"/proc/{pid}/comm").read_text().strip() for pid in text.split()}
+        return [pid for pid, name in names.items() if name != "rusmes-courier"]
+
+    def courier_pid(self) -> int:
+        """0: it does not run now."""
+        assert self.process is not None
+        for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split():
+            if Path(f"/proc/{pid}/comm").read_text().strip() == "rusmes-courier":
+                return int(pid)
+        return 0
 
 
 def read_line(sock: socket.socket) -> bytes:
