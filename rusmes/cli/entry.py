@@ -35,6 +35,7 @@ COMMANDS: Final = {
     "dkim": ("dkim", "dkim"),
     "alias": ("domains", "alias"),
     "queue": ("queue_steering", "queue"),
+    "shaping": ("shaping", "shaping"),
     "store": ("store", "store"),
     "why": ("why", "why"),
     "suppression": ("suppression", "suppression"),

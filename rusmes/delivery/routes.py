@@ -18,7 +18,7 @@ from rusmes.clock import Clock
 from rusmes.config.schema import Config
 from rusmes.delivery.shaping.layers import Layers, Origin, Shape, narrowed
 from rusmes.delivery.shaping.overrides import Overrides
-from rusmes.delivery.shaping.sitename import site_name
+from rusmes.delivery.shaping.sitename import bounded, site_name
 from rusmes.dns import DnsUnavailable, MxRecord, NoSuchDomain, Resolver, TlsaRecord
 from rusmes.model.mail import Recipient
 from rusmes.model.plan import Queued, Refusal
@@ -329,7 +329,7 @@ class RouteTable:
     ) -> RoutePlan:
         shape = self._layers.shape([host for group in hosts for host in group], hosts[0], domain, source)
         if shape.own_limits:
-            site = f"{domain}/{site}"
+            site = bounded(f"{domain}/{site}")
         for one in self._overrides.values_for(site, shape.provider, source):
             shape = narrowed(shape, one.values.items(), Origin(what=f"rule {one.rule}"))
         return RoutePlan(

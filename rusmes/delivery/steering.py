@@ -18,7 +18,7 @@ from rusmes.delivery.egress.sources import Source
 from rusmes.delivery.routes import VIA, RoutePlan, RouteTable, parted
 from rusmes.delivery.shaping.overrides import Overrides
 from rusmes.delivery.shaping.rules import Automation, Place
-from rusmes.metrics import Metrics
+from rusmes.metrics import SHAPING_SKIPPED, Metrics
 from rusmes.model.plan import Queued, Refusal
 from rusmes.queue.api import Report, Suspender, tenant_of
 from rusmes.storage.api import Ledger
@@ -46,8 +46,11 @@ class Steering:
         self.overrides = Overrides(ledger, clock)
         self.exits = Exits(config, clock, limits, metrics, self.overrides, ledger, suspender)
         self._automation = Automation(config, self.overrides, clock, limits, metrics, suspender)
+        self._metrics = metrics
+        metrics.set(SHAPING_SKIPPED, len(config.shaping_problems))
 
     def apply(self, config: Config) -> None:
+        self._metrics.set(SHAPING_SKIPPED, len(config.shaping_problems))
         self.exits.apply(config)
         self._automation.apply(config)
 

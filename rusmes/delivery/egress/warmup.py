@@ -51,10 +51,12 @@ class WarmUps:
         self._written: dict[bytes, int] = {}
         """How far the ledger has each of the counts, as this process knows."""
 
-    def limit(self, source: Source, provider: str) -> int:
-        """What the source may send to a provider today; 0 = no limit."""
+    def limit(self, source: Source, provider: str, *, is_trial: bool = False) -> int:
+        """What the source may send to a provider today; 0 = no limit. A trial begins no plan."""
         plan = source.warmup
-        return limit_of(plan, provider or OTHERS, self._today() - self._first_day(source, plan)) if plan is not None else 0
+        if plan is None:
+            return 0
+        return limit_of(plan, provider or OTHERS, self._today() - self._first_day(source, plan, is_trial))
 
     def used(self, source: Source, provider: str) -> int:
         """What it has sent to it today."""
@@ -120,14 +122,14 @@ class WarmUps:
     def _shared(key: bytes) -> bytes:
         return b"warmup:" + key
 
-    def _first_day(self, source: Source, plan: WarmUp) -> int:
+    def _first_day(self, source: Source, plan: WarmUp, is_trial: bool = False) -> int:
         if plan.since:
             return names.date(plan.since).toordinal() - _EPOCH
         known = self._first_days.get(source.name)
         if known is None:
             row = self._ledger.get(TABLE, source.name.encode()) if self._ledger is not None else None
             known = self._first_days[source.name] = int(row) if row is not None else self._today()
-            if row is None and self._ledger is not None:
+            if row is None and self._ledger is not None and not is_trial:
                 self._ledger.put(TABLE, source.name.encode(), b"%d" % known)
         return known
 

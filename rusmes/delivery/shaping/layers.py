@@ -105,7 +105,7 @@ class Layers:
             name: Setting(getattr(delivery, name, None), Origin(config.path, 0, "[delivery]", ("delivery", name)))
             for name in VALUE_NAMES
         }
-        self._defaults["connections_per_provider"] = Setting(0, Origin(what="no limit"))
+        self._defaults["connections_per_provider"] = Setting(0, Origin(what="[delivery]"))
         pool = Origin(config.path, 0, "[egress]", ("egress", "default_pool"))
         self._defaults["pool"] = Setting(config.egress.default_pool, pool)
         self.names_pools = any(name == "pool" for entry in self._entries for name, _ in entry.values)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
 
 from rusmes._core.counters import SharedCounters
 from rusmes.clock import Clock
 from rusmes.config.replypattern import MAX_TEXT, compile_reply_pattern
-from rusmes.config.schema import Config, Rule
+from rusmes.config.schema import Config, Rule, Values
 from rusmes.config.shaping import VALUE_NAMES
 from rusmes.delivery.shaping.layers import matches
 from rusmes.delivery.shaping.overrides import Override, Overrides
@@ -66,6 +66,12 @@ class Rules:
         """The rules that a reply triggers."""
         text = text[:MAX_TEXT]
         return [one for one in self._rules if _is_for(one.rule, place, domain) and one.pattern.search(text) is not None]
+
+
+def values_of(values: Values) -> dict[str, Any]:
+    """What is set, in types that a record can hold."""
+    found = {key: getattr(values, key) for key in VALUE_NAMES}
+    return {key: float(value) if isinstance(value, float) else value for key, value in found.items() if value is not None}
 
 
 def _is_for(rule: Rule, place: Place, domain: str) -> bool:
@@ -142,7 +148,7 @@ class Automation:
                 _log.error("a shaping rule could not suspend", rule=one.name, scope=scope, name=name, problem=str(error))
                 return
         else:
-            values = {key: value for key in VALUE_NAMES if (value := getattr(rule.set, key)) is not None}
+            values = values_of(rule.set)
             source = place.source if scope == "source-site" else ""
             override = Override(
                 scope, name, source, until, now, one.name, one.where, text, values, rule.action == "suspend"

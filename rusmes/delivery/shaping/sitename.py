@@ -25,7 +25,11 @@ def site_name(hosts: Iterable[str]) -> str:
         for label in reversed(host.split(".")):
             node = node.setdefault(label, {})
         node[_HERE] = {}
-    name = ",".join(sorted(_written(label, node) for label, node in tree.items()))
+    return bounded(",".join(sorted(_written(label, node) for label, node in tree.items())))
+
+
+def bounded(name: str) -> str:
+    """A name of at most `MAX_NAME` characters; long ones end in a checksum."""
     return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 40]}#{crc32(name.encode()):08x}"
 
 

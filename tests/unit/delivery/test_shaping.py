@@ -281,6 +281,14 @@ def test_plans_are_made_anew_when_a_rule_acts_and_when_its_time_is_over() -> Non
     assert plan_of(routes, "mx:x.example").limits.connections == 20
 
 
+def test_every_value_can_be_set_and_kept() -> None:
+    values = "{ idle_timeout = '1s', tls = 'none', ipv6 = false, pool = '' }"
+    text = f"[[delivery.rule]]\nreply = 'slow'\naction = 'set'\nset = {values}\n"
+    bench = Bench(text=text)
+    bench.hear(450, "4.7.0", "slow")
+    assert Bench(other=bench, text=text).values == [{"idle_timeout": 1.0, "tls": "none", "ipv6": False, "pool": ""}]
+
+
 def test_a_rule_never_makes_a_limit_wider() -> None:
     bench = Bench(text="connections_per_site = 1\nmessages_per_minute = 10\n" + RULES % "site")
     routes = routes_of(bench.config, bench.overrides, bench.clock)
