@@ -337,6 +337,9 @@ class Queue(Struct, frozen=True, kw_only=True):
     """RET=FULL of a larger message gives only its header (RFC 3461)."""
     memory: Size = Size("64MB")
     """Contents of waiting mail kept in memory, per worker; the rest is read again when its turn comes."""
+    tenant_weights: dict[str, Annotated[float, Meta(gt=0)]] = field(default_factory=dict)
+    """What tenants get of a site that has mail of several: { "name" = 2 } gets twice as much as one that is not named here.
+    A tenant is the account that sent it, or what the attribute rusmes.tenant says; its campaigns share its part evenly."""
     max_waiting_commits: Positive = 5000
     """Messages that may wait for their commit, per worker; above, and until half of them are done, new ones get 421."""
     max_commit_latency: Duration = Duration("10s")

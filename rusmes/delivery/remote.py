@@ -22,7 +22,7 @@ from rusmes.delivery.replies import classify
 from rusmes.delivery.routes import RoutePlan, RouteTable
 from rusmes.delivery.session import Gone, NoTls, Refused, Session, is_permanent
 from rusmes.delivery.steering import Leave, Steering
-from rusmes.delivery.tlspolicy import TlsPolicy
+from rusmes.delivery.tlspolicy import TlsPolicy, mode_of
 from rusmes.delivery.transaction import ReturnPath, Transaction, refused
 from rusmes.dns import Resolver
 from rusmes.metrics import DELIVERY_CONNECTIONS, DELIVERY_REFUSALS, DELIVERY_SECONDS, Metrics
@@ -122,6 +122,9 @@ class RemoteDeliverer:
 
     def not_before(self, key: str) -> Busy | None:
         return self.feedback.not_before(key)
+
+    def try_now(self, key: str) -> None:
+        self.feedback.forget_trouble(key)
 
     async def deliver(
         self, item: Queued, recipients: Sequence[Recipient], destination: str, worker: SiteWorker | None = None
@@ -322,7 +325,9 @@ def _demands_tls(item: Queued) -> bool:
 
 
 def _lane(item: Queued, plan: RoutePlan) -> Lane:
-    return plan.key, "verify" if item.requiretls and _demands_tls(item) and plan.tls != "dane" else plan.tls
+    if item.requiretls:
+        return plan.key, "verify" if _demands_tls(item) and plan.tls != "dane" else plan.tls
+    return plan.key, plan.tls if plan.tls != "dane" else mode_of(item.rendering, plan.tls)
 
 
 class Course(Struct, frozen=True, gc=False):

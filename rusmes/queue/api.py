@@ -176,6 +176,10 @@ class Suspender(Protocol):
     """Knows what an operator or a rule has stopped; `queue.suspensions` implements it. Mail of it keeps its place, and nothing
     counts as an attempt."""
 
+    @property
+    def is_any(self) -> bool:
+        """Whether anything is suspended. Quick: for every job."""
+
     def until(
         self, *, site: str = "", domain: str = "", tenant: str = "", campaign: str = "", source: str = ""
     ) -> tuple[float, str] | None:
@@ -373,6 +377,13 @@ class Deliverer(Protocol):
 
     async def find_target(self, destination: str) -> Target | Refusal:
         """Where a destination leads; a refusal is for all its recipients: permanent (556 5.1.10, 550 5.1.2) or not."""
+
+    def not_before(self, key: str) -> Busy | None:
+        """Why nothing is to be sent to a site now, and for how long; None: send. `key` is its name, with "@" and that of the
+        egress source where there is one. Quick."""
+
+    def try_now(self, key: str) -> None:
+        """Forget why: an operator wants it tried."""
 
     async def deliver(
         self, item: Queued, recipients: Sequence[Recipient], destination: str, worker: SiteWorker | None = None

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec import structs
 
 from rusmes.model.ids import IdSource
 from rusmes.model.mail import Mail, Recipient
 from rusmes.model.plan import Append, Plan, Queued
+from rusmes.queue.fairness import Flow
 from rusmes.storage.api import QueueEntry, RecipientState
+
+if TYPE_CHECKING:
+    from rusmes.queue.sites import Site
 
 FLAGS: Final = "rusmes.flags"
 """Attribute of a `local` row: the flags of the message in its mailbox."""
@@ -33,9 +37,27 @@ class Active:
 
     When an operator takes the entry into his hands, `round` grows: jobs of an earlier round are void. What is under way ends
     first; `then` are called after that.
+
+    `parking` is where its id waits once nothing is under way for it: a site has too much mail in memory, or is not to be sent
+    to. `was_parked`: it comes from there. `is_urgent`: an operator wants it tried now.
     """
 
-    __slots__ = ("cost", "created", "id", "item", "jobs", "left", "outcomes", "round", "running", "states", "then")
+    __slots__ = (
+        "cost",
+        "created",
+        "id",
+        "is_urgent",
+        "item",
+        "jobs",
+        "left",
+        "outcomes",
+        "parking",
+        "round",
+        "running",
+        "states",
+        "then",
+        "was_parked",
+    )
 
     def __init__(self, item: Queued, states: list[RecipientState] | None) -> None:
         self.id = item.id
@@ -49,11 +71,19 @@ class Active:
         self.running = 0
         self.round = 0
         self.then: list[Callable[[], None]] = []
+        self.parking: tuple[Site, Flow] | None = None
+        self.was_parked = False
+        self.is_urgent = False
 
     def state(self, index: int, recipients: Sequence[Recipient]) -> RecipientState:
         if self.states is None:
             self.states = [RecipientState(recipient) for recipient in recipients]
         return self.states[index]
+
+    @property
+    def is_noticed(self) -> bool:
+        """Whether its sender has heard that it is late."""
+        return any(state.delay_noticed for state in self.states or ())
 
     @property
     def next_due(self) -> float | None:
@@ -66,7 +96,7 @@ class Active:
 class Job:
     """Recipients of one entry that go the same way, in one transaction."""
 
-    __slots__ = ("active", "destination", "indexes", "is_ended", "round")
+    __slots__ = ("active", "destination", "flow", "indexes", "is_ended", "round", "spares")
 
     def __init__(self, active: Active, indexes: Sequence[int], destination: str) -> None:
         self.active = active
@@ -74,6 +104,10 @@ class Job:
         self.destination = destination
         self.is_ended = False
         self.round = active.round
+        self.flow: Flow | None = None
+        """Among whose mail it waits."""
+        self.spares = 0
+        """How often it was offered, and nothing was said of it."""
 
     @property
     def is_void(self) -> bool:
@@ -83,6 +117,10 @@ class Job:
     def recipients_of(self, item: Queued) -> Sequence[Recipient]:
         indexes = self.indexes
         return item.recipients if len(indexes) == len(item.recipients) else [item.recipients[i] for i in indexes]
+
+    def withdraw(self) -> None:
+        """Another job does what it was to do; its place in the queue is void."""
+        self.round = -1
 
     def end(self) -> None:
         """It counts no more for its entry."""

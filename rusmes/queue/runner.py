@@ -2,7 +2,9 @@
 five places of an entry and the moves between them are one invariant.)
 
 An entry is in one of five places, and only there:
-  waiting   in `_due` and the heap: something is to be done at a known time. 240 bytes, whatever the mail's size.
+  waiting   in `_waiting`: something is to be done at a known time. 240 bytes, whatever the mail's size. A *parked* entry has
+            a place in the queue of a site besides, which takes it from there when its turn comes; its time is that at which
+            its sender has to hear of it.
   held      in `_held`: waits for an operator.
   active    in `_active`: jobs for its recipients wait for their sites, or are under way, or their outcomes wait for the commit.
   taken     in `_taken`: an operator changes it (`withdraw` to `put_back`).
@@ -19,7 +21,6 @@ Time is queue time (`schedule.SteadyClock`); the stored due times are exact, so 
 from __future__ import annotations
 
 import asyncio
-import heapq
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -39,7 +40,18 @@ from rusmes.metrics import (
 from rusmes.model.ids import IdSource, id_text
 from rusmes.model.mail import NOTIFY_SUCCESS, Recipient
 from rusmes.model.plan import Queued, Refusal
-from rusmes.queue.api import Busy, Deliverer, NoticeWriter, Report, SiteLimits, Target
+from rusmes.queue.api import (
+    Busy,
+    Deliverer,
+    NoticeWriter,
+    Postponed,
+    Report,
+    SiteLimits,
+    Suspender,
+    Target,
+    campaign_of,
+    tenant_of,
+)
 from rusmes.queue.attempts import Attempts
 from rusmes.queue.entry import (
     DELAY_NOTICED,
@@ -54,21 +66,21 @@ from rusmes.queue.entry import (
     next_due,
     rows_of,
 )
+from rusmes.queue.fairness import Flow, weights_of
 from rusmes.queue.lookups import Lookups
 from rusmes.queue.outcomes import Outcomes
+from rusmes.queue.patience import OVERDUE_SECONDS, Patience
 from rusmes.queue.schedule import Schedule, SteadyClock
-from rusmes.queue.sites import Sites, Worker
+from rusmes.queue.sites import MAX_JOBS, Site, Sites, Stopped, Worker
+from rusmes.queue.stops import Stops
+from rusmes.queue.waiting import FOREVER, Waiting
 from rusmes.storage.api import MailStore, QueueChange, QueueEntry, QueueStore, RecipientState
 
-MAX_JOBS: Final = 100_000
-"""Jobs in memory, about 300 bytes each without content; more mail stays in the store until there is room."""
-MAX_FULL_JOBS: Final = 4000
-"""Jobs of one site that keep their content in memory: what it gets through in a second or so."""
 MAX_LOOKUPS: Final = 500
 """Entries whose destinations are being looked up at once."""
-LOCAL_LIMITS: Final = SiteLimits(connections=64)
+LOCAL: Final = Target("\0local", SiteLimits(connections=64))
 """Local appends at once: they wait for the mail store, which commits them together."""
-RESUME_LIMITS: Final = SiteLimits(connections=16)
+RESUME: Final = Target("\0resume", SiteLimits(connections=16))
 """Pipelines at once that go on after acceptance."""
 RECOVERY_BATCH: Final = 100
 EXPECT_SECONDS: Final = 30.0
@@ -76,6 +88,8 @@ GAUGE_SECONDS: Final = 10.0
 MAX_SLEEP_SECONDS: Final = 3600.0
 SOON_SECONDS: Final = 0.5
 """Recipients due this close together are tried together."""
+REFILL: Final = 50
+"""Parked entries of a flow that are read before another flow has its turn."""
 
 _log = get_logger("queue")
 
@@ -96,6 +110,7 @@ class Runner:
         config: Config,
         *,
         events: Events | None = None,
+        suspender: Suspender | None = None,
     ) -> None:
         self.store = queue_store
         self._mail_store = mail_store
@@ -104,17 +119,21 @@ class Runner:
         self._notices = notices
         self._ids = ids
         self._metrics = metrics
-        self._clock = SteadyClock(clock)
-        self._schedule = Schedule.of(config)
-        self._attempts = Attempts(self._schedule, metrics, events)
+        self.clock = SteadyClock(clock)
+        self.schedule = Schedule.of(config)
+        self._attempts = Attempts(self.schedule, metrics, events)
         self._memory_bytes = int(config.queue.memory)
         self._held_bytes = 0
-        self._due: dict[bytes, float] = {}
-        self._heap: list[tuple[float, bytes]] = []
+        self._waiting = Waiting()
         self._held: set[bytes] = set()
         self._active: dict[bytes, Active] = {}
         self._taken: set[bytes] = set()
-        self._sites = Sites(self._run)
+        self._urgent: set[bytes] = set()
+        """Entries that an operator wants tried, wherever they go."""
+        self._sites = Sites(self, weights_of(config.queue.tenant_weights))
+        self._stops = Stops(suspender, clock, self._sites, deliverer)
+        self._sites.is_suspended = self._stops.means
+        self._patience = Patience(self, self._sites)
         self._outcomes = Outcomes(queue_store, self._committed)
         self._lookups = Lookups(deliverer, self._assign, self._refuse, self._freed)
         self._starved = False
@@ -131,6 +150,7 @@ class Runner:
     def start(self) -> None:
         """Begin; needs a running loop."""
         loop = asyncio.get_running_loop()
+        self._stops.start(loop)
         self._tasks = [loop.create_task(work()) for work in (self._pump, self._recover, self._measure)]
 
     async def stop(self, grace_seconds: float = 5.0) -> None:
@@ -139,8 +159,9 @@ class Runner:
             task.cancel()
         await self._sites.stop(grace_seconds)
         self.measure()
+        self._stops.stop()
         await self._lookups.stop()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._patience.tasks, return_exceptions=True)
         if self._wake_timer is not None:
             self._wake_timer.cancel()
         try:
@@ -152,15 +173,16 @@ class Runner:
 
     def apply(self, config: Config, pipeline: PipelineRunner | None = None) -> None:
         """A reload. Times that are stored already stay as they are."""
-        self._schedule = self._attempts.schedule = Schedule.of(config)
+        self.schedule = self._attempts.schedule = Schedule.of(config)
         self._memory_bytes = int(config.queue.memory)
+        self._sites.weights = weights_of(config.queue.tenant_weights)
         if pipeline is not None:
             self._pipeline = pipeline
 
     @property
     def size(self) -> int:
         """Entries known."""
-        return len(self._due) + len(self._active) + len(self._held)
+        return len(self._waiting) + len(self._active) + len(self._held)
 
     @property
     def waiting_jobs(self) -> int:
@@ -176,7 +198,7 @@ class Runner:
                 continue  # an operator was quicker; `put_back` says where it belongs
             if item.action == "hold":
                 self._held.add(item.id)
-            elif (item.due and item.due > self._clock.now()) or not self._has_room():
+            elif (item.due and item.due > self.clock.now()) or not self._has_room():
                 self._wait(item.id, self._look_at(QueueEntry(item, []), item.due) if item.action == "resume" else item.due)
             else:
                 self._activate(Active(item, None), range(len(item.recipients)))
@@ -188,7 +210,7 @@ class Runner:
     def expect(self, items: Sequence[Queued]) -> None:
         """Entries whose commit nobody waits for any more; in a moment they are there or never will be."""
         for item in items:
-            self._wait(item.id, max(item.due, self._clock.now() + EXPECT_SECONDS))
+            self._wait(item.id, max(item.due, self.clock.now() + EXPECT_SECONDS))
 
     def wake(self) -> None:
         """Look at what is due, now (somebody moved a clock or a due time)."""
@@ -199,17 +221,11 @@ class Runner:
 
     def _look_at(self, entry: QueueEntry, due: float) -> float:
         """When to look at an entry that is due then: earlier, when its sender must be warned while it waits."""
-        return min(due, self._schedule.warning_at(entry.item.created)) if lacks_warning(entry) else due
+        return min(due, self.schedule.warning_at(entry.item.created)) if lacks_warning(entry) else due
 
     def _wait(self, id: bytes, due: float) -> None:
-        self._due[id] = due
-        heapq.heappush(self._heap, (due, id))
-        if self._heap[0][1] == id:
+        if self._waiting.put(id, due):
             self._wake.set()
-        if len(self._heap) > 1000 + 2 * len(self._due):
-            # Entries whose time was changed leave their old place behind.
-            self._heap = [(due, id) for id, due in self._due.items()]
-            heapq.heapify(self._heap)
 
     def _activate(self, active: Active, indexes: Sequence[int]) -> None:
         item = active.item
@@ -219,16 +235,16 @@ class Runner:
         if item.action == "relay":
             self._route(active, item, indexes)
         elif item.action == "local":
-            self._submit("\0local", LOCAL_LIMITS, Job(active, indexes, ""))
+            self._submit(LOCAL, Job(active, indexes, ""), item)
         else:
-            self._submit("\0resume", RESUME_LIMITS, Job(active, indexes, ""))
+            self._submit(RESUME, Job(active, indexes, ""), item)
 
     def _route(self, active: Active, item: Queued, indexes: Sequence[int]) -> None:
         if len(indexes) == 1:
             destination = self._deliverer.destination(item, item.recipients[indexes[0]])
             target = self._deliverer.known_target(destination)
             if target is not None:
-                self._submit(target.site, target.limits, Job(active, indexes, destination))
+                self._submit(target, Job(active, indexes, destination), item)
                 return
         by_destination: dict[str, list[int]] = {}
         for index in indexes:
@@ -242,17 +258,27 @@ class Runner:
     def _assign(self, active: Active, found: Sequence[tuple[str, list[int], Target]]) -> None:
         """One job for each site and transaction."""
         if active.then:
-            self._rest(active)
+            self.rest(active)
             return
-        by_site: dict[str, tuple[Target, str, list[int]]] = {}
+        item = active.item
+        assert item is not None
+        by_site: dict[tuple[str, str], tuple[Target, str, list[int]]] = {}
         for name, members, target in found:
-            if target.site in by_site:
-                by_site[target.site][2].extend(members)
+            place = target.site, target.source
+            if place in by_site:
+                by_site[place][2].extend(members)
             else:
-                by_site[target.site] = (target, name, list(members))
-        for target, name, members in by_site.values():
-            for part in _parts(members, target.limits.recipients_per_transaction):
-                self._submit(target.site, target.limits, Job(active, part, name))
+                by_site[place] = (target, name, list(members))
+        jobs = [
+            (target, Job(active, part, name))
+            for target, name, members in by_site.values()
+            for part in _parts(members, target.limits.recipients_per_transaction)
+        ]
+        active.running += 1  # none of them may end the entry before all are there
+        for target, job in jobs:
+            self._submit(target, job, item)
+        active.running -= 1
+        self.rest(active)
 
     async def _refuse(self, active: Active, item: Queued, refused: dict[int, Refusal]) -> None:
         """Recipients whose destination takes no mail, now or ever."""
@@ -262,14 +288,21 @@ class Runner:
         ]
         active.running += 1
         try:
-            await self._finish(Job(active, list(refused), ""), item, reports)
+            await self.finish(Job(active, list(refused), ""), item, reports)
         finally:
             active.running -= 1
 
-    def _submit(self, key: str, limits: SiteLimits, job: Job) -> None:
+    def _submit(self, target: Target, job: Job, item: Queued) -> None:
         active = job.active
         active.jobs += 1
-        if self._sites.submit(key, limits, job) > MAX_FULL_JOBS or self._held_bytes > self._memory_bytes:
+        site, source = target.site, target.source
+        key = f"{site}@{source}" if source else site
+        if active.is_urgent:
+            self._deliverer.try_now(key)
+            self._sites.try_now(key)
+        tenant, campaign = (tenant_of(item), campaign_of(item)) if item.action == "relay" else ("", "")
+        is_soon = self._sites.submit(key, target.limits, job, tenant, campaign, site, source)
+        if not is_soon or self._held_bytes > self._memory_bytes:
             self._forget_content(active)
 
     def _forget_content(self, active: Active) -> None:
@@ -277,7 +310,7 @@ class Runner:
             active.item = None
             self._held_bytes -= active.cost
 
-    async def _content(self, active: Active) -> Queued | None:
+    async def content(self, active: Active) -> Queued | None:
         """The item, read again where it was dropped; None when its entry has gone."""
         if active.item is None:
             entry = await self.store.get(active.id)
@@ -291,8 +324,8 @@ class Runner:
 
     # Work
 
-    async def _run(self, job: Job, worker: Worker) -> None:
-        """Carry out one job. Raises Busy, with nothing done."""
+    async def carry_out(self, job: Job, worker: Worker) -> None:
+        """Carry out one job. Raises Busy, with nothing done; with the job ended where only the site is meant."""
         active = job.active
         if job.is_void:
             if worker.begun is not None:
@@ -301,27 +334,77 @@ class Runner:
             return
         active.running += 1
         try:
-            item = active.item or await self._content(active)
+            item = active.item or await self.content(active)
             if item is None:
-                self._vanished(job)
+                self.vanished(job)
             elif item.action == "resume":
                 await self._resume(job, item)
             else:
+                if worker.begun is None and item.action == "relay" and self._stops.is_on:
+                    self._stops.check(worker.site, job, item)
                 reports = await self._attempt(job, item, worker)
                 if not self._finish_delivered(job, item, reports):
-                    await self._finish(job, item, reports)
-        except Busy:
+                    await self.finish(job, item, reports)
+        except Stopped:
+            raise
+        except Postponed as postponed:
+            self.postpone(job, postponed.retry_after)
+        except Busy as busy:
+            await self._patience.spare(job, busy)
             raise
         except StoreError as error:
             _log.error("an entry cannot be read", queue_id=id_text(active.id), error=str(error))
-            self._postpone(job)
+            self.postpone(job)
         except Exception:
             _log.exception("a job failed; its recipients are tried again later", queue_id=id_text(active.id))
-            self._postpone(job)
+            self.postpone(job)
         finally:
             active.running -= 1
-            if active.then:
-                self._rest(active)
+            if active.then or not active.jobs:
+                self.rest(active)
+
+    # Parking
+
+    def park(self, job: Job, site: Site, flow: Flow) -> None:
+        """There is no room for a job: its entry is to wait as an id in the flow."""
+        active = job.active
+        is_suspended = site.is_suspended or bool(flow.blocked_until)
+        if not is_suspended and self._patience.is_over(active):
+            self._patience.tell_later(job, site.stop)
+            return
+        job.end()
+        active.parking = site, flow
+        self.rest(active)
+
+    def _wait_parked(self, active: Active, site: Site, flow: Flow) -> None:
+        # What an operator holds back waits for him.
+        is_suspended = site.is_suspended or bool(flow.blocked_until)
+        self._wait(active.id, FOREVER if is_suspended else self._patience.ends_at(active))
+        self._sites.parked(site, flow, active.id)
+
+    async def _feed(self) -> None:
+        """Read what hungry flows have parked."""
+        for _ in range(RECOVERY_BATCH):
+            if not self._has_room() or (found := self._sites.next_hungry()) is None:
+                return
+            site, flow = found
+            room = 1 if site.stop is not None or flow.blocked_until else REFILL
+            while flow.parked and room:
+                id = flow.parked.popleft()
+                if self._waiting.discard(id):
+                    room -= 1
+                    await self._begin_stored(id, was_parked=True)
+            self._sites.fed(site, flow)
+
+    def objection(self, site: Site) -> Busy | None:
+        """Why nothing of a site is to be started."""
+        return self._stops.objection(site)
+
+    def stopped_until(self, site: Site, flow: Flow) -> float:
+        """Until when a flow is suspended, 0 = it is not."""
+        return self._stops.until(flow)
+
+    # Attempts
 
     async def _attempt(self, job: Job, item: Queued, worker: Worker) -> Sequence[Report]:
         recipients = job.recipients_of(item)
@@ -353,7 +436,7 @@ class Runner:
         """Go on in the pipeline; the plan replaces the entry, in one transaction."""
         active = job.active
         due = active.next_due
-        if due is not None and due > self._clock.now() + SOON_SECONDS:
+        if due is not None and due > self.clock.now() + SOON_SECONDS:
             await self._warn(job, item)
             return
         mail = mail_of(item)
@@ -370,7 +453,7 @@ class Runner:
         except Exception as error:
             _log.exception("a mail cannot go on in the pipeline", queue_id=id_text(item.id))
             reports = [Report(r, "delayed", 0, "4.3.0", f"pipeline: {type(error).__name__}") for r in item.recipients]
-            await self._finish(job, item, reports)
+            await self.finish(job, item, reports)
             return
         job.end()
         active.left = 0
@@ -381,11 +464,11 @@ class Runner:
         """The sender hears that the mail is late, though nothing was attempted: it waits to go on in the pipeline."""
         changed, reports = self._attempts.waiting_states(job, item)
         try:
-            rows = await self._notify(item, reports, self._schedule.expires_at(item.created))
+            rows = await self._notify(item, reports, self.schedule.expires_at(item.created))
         except Exception as error:
             log = _log.error if isinstance(error, RusmesError) else _log.exception
             log("a notice cannot be written", queue_id=id_text(item.id), error=str(error))
-            self._postpone(job)
+            self.postpone(job)
             return
         job.end()
         self._settle(job.active, changed, rows)
@@ -414,7 +497,7 @@ class Runner:
             if report.action not in ("delivered", "relayed") or report.recipient.notify & NOTIFY_SUCCESS:
                 return False
         job.end()
-        now = self._clock.now()
+        now = self.clock.now()
         self._attempts.count_delivered(item, reports, len(reports), now)
         self._attempts.record_delivered(job, item, reports, now)
         active.left = 0
@@ -422,11 +505,11 @@ class Runner:
         self._conclude(active, {}, is_done=True, content_id=untouched)
         return True
 
-    async def _finish(self, job: Job, item: Queued, reports: Sequence[Report]) -> None:
+    async def finish(self, job: Job, item: Queued, reports: Sequence[Report]) -> None:
         """Turn reports into an outcome, with the notices that are due."""
         active = job.active
         job.end()
-        now = self._clock.now()
+        now = self.clock.now()
         delivered = sum(report.action in ("delivered", "relayed") for report in reports)
         if delivered:
             self._attempts.count_delivered(item, reports, delivered, now)
@@ -470,11 +553,11 @@ class Runner:
     def _committed(self, active: Active, new: Sequence[Queued]) -> None:
         """An outcome is durable."""
         active.outcomes -= 1
-        self._rest(active)
+        self.rest(active)
         if new:
             self.kick(new)
 
-    def _rest(self, active: Active) -> None:
+    def rest(self, active: Active) -> None:
         """Release an entry for which nothing is to be done any more; with an operator waiting, nothing is under way."""
         is_idle = not active.outcomes and not active.running and (active.then or not active.jobs)
         if is_idle and self._active.get(active.id) is active:
@@ -484,8 +567,7 @@ class Runner:
         """The entry is active no more; False: it was not."""
         if self._active.pop(active.id, None) is None:
             return False
-        if active.item is not None:
-            self._held_bytes -= active.cost
+        self._forget_content(active)
         return True
 
     def _release(self, active: Active) -> None:
@@ -495,6 +577,8 @@ class Runner:
             due = active.next_due
             if due is None:
                 self._held.add(active.id)
+            elif active.parking is not None and due <= self.clock.now() + SOON_SECONDS:
+                self._wait_parked(active, *active.parking)
             else:
                 self._wait(active.id, due)
         self._call_back(active)
@@ -512,20 +596,21 @@ class Runner:
         if self._starved and self._held_bytes <= self._memory_bytes // 2 and self._has_room():
             self._wake.set()
 
-    def _vanished(self, job: Job) -> None:
+    def vanished(self, job: Job) -> None:
         """The entry is not in the store any more."""
         job.end()
         active = job.active
         if not active.jobs and self._leave(active):
             self._call_back(active)
 
-    def _postpone(self, job: Job) -> None:
+    def postpone(self, job: Job, seconds: float = 0.0) -> None:
         """Come back to the entry later. Nothing is written, for nothing is known."""
         active = job.active
         job.end()
         is_last = not active.jobs and not active.outcomes and active.running <= 1  # which is this one
         if is_last and self._leave(active):
-            self._wait(active.id, self._schedule.next_due(1, self._clock.now()))
+            now = self.clock.now()
+            self._wait(active.id, now + seconds if seconds else self.schedule.next_due(1, now))
             self._call_back(active)
 
     # Time
@@ -535,6 +620,7 @@ class Runner:
         while True:
             await self._sleep()
             try:
+                await self._feed()
                 await self._start_due()
             except Exception:
                 _log.exception("due entries cannot be read")
@@ -546,8 +632,12 @@ class Runner:
             self._wake_timer.cancel()
             self._wake_timer = None
         self._starved = not (self._has_room() and self._held_bytes < self._memory_bytes)
-        if self._heap and not self._starved:
-            seconds = min(self._heap[0][0] - self._clock.now(), MAX_SLEEP_SECONDS)
+        if self._sites.hungry and not self._starved:
+            await asyncio.sleep(0)
+            return
+        first = self._waiting.first
+        if first is not None and not self._starved:
+            seconds = min(first - self.clock.now(), MAX_SLEEP_SECONDS)
             if seconds <= 0:
                 return
             self._wake_timer = loop.call_later(seconds, self._wake.set)
@@ -555,30 +645,37 @@ class Runner:
         self._wake.clear()
 
     async def _start_due(self) -> None:
-        now = self._clock.now()
+        now = self.clock.now()
         for _ in range(RECOVERY_BATCH):
-            if not self._heap or self._heap[0][0] > now or not self._has_room() or self._held_bytes >= self._memory_bytes:
+            if not self._has_room() or self._held_bytes >= self._memory_bytes:
                 return
-            due, id = heapq.heappop(self._heap)
-            if self._due.get(id) != due:
-                continue  # its time was changed; the new one is in the heap too
-            del self._due[id]
-            try:
-                entry = await self.store.get(id)
-            except StoreError as error:
-                _log.error("an entry cannot be read", queue_id=id_text(id), error=str(error))
-                self._wait(id, self._schedule.next_due(1, now))
-                continue
-            if entry is not None and id not in self._active and id not in self._taken:
-                self._begin(entry, now)
+            id = self._waiting.take_due(now)
+            if id is None:
+                return
+            await self._begin_stored(id)
 
-    def _begin(self, entry: QueueEntry, now: float) -> None:
+    async def _begin_stored(self, id: bytes, *, was_parked: bool = False) -> None:
+        now = self.clock.now()
+        try:
+            entry = await self.store.get(id)
+        except StoreError as error:
+            _log.error("an entry cannot be read", queue_id=id_text(id), error=str(error))
+            self._wait(id, self.schedule.next_due(1, now))
+            return
+        if entry is not None and id not in self._active and id not in self._taken:
+            self._begin(entry, now, was_parked=was_parked)
+
+    def _begin(self, entry: QueueEntry, now: float, *, was_parked: bool = False) -> None:
         states = entry.states
         soon = now + SOON_SECONDS
         indexes = [i for i, state in enumerate(states) if state.status in OPEN and state.due <= soon]
-        if not indexes and lacks_warning(entry) and self._schedule.wants_warning(entry.item.created, soon):
+        if not indexes and lacks_warning(entry) and self.schedule.wants_warning(entry.item.created, soon):
             indexes = [i for i, state in enumerate(states) if state.status in OPEN]
         active = Active(entry.item, states)
+        active.was_parked = was_parked
+        if self._urgent and active.id in self._urgent:
+            self._urgent.discard(active.id)
+            active.is_urgent = True
         if indexes and entry.item.action != "hold":
             self._activate(active, indexes)
             return
@@ -597,17 +694,17 @@ class Runner:
 
     async def _recover_all(self) -> None:
         count = 0
-        now = self._clock.now()
+        now = self.clock.now()
         for entry in self.store.entries():
             id = entry.item.id
             count += 1
-            if id not in self._active and id not in self._due and id not in self._held and id not in self._taken:
+            if id not in self._active and id not in self._waiting and id not in self._held and id not in self._taken:
                 due = next_due(entry)
                 if due is None:
                     self._held.add(id)
                 else:
                     if any(state.attempts for state in entry.states):
-                        due = self._schedule.plausible_due(due, now)
+                        due = self.schedule.plausible_due(due, now)
                     self._wait(id, self._look_at(entry, due))
             if count % RECOVERY_BATCH == 0:
                 await asyncio.sleep(0)
@@ -616,8 +713,13 @@ class Runner:
             _log.info("queue recovered", entries=count, slot=self.store.slot)
 
     async def _measure(self) -> None:
+        loop = asyncio.get_running_loop()
+        looked = loop.time()
         while True:
             self.measure()
+            if loop.time() - looked >= OVERDUE_SECONDS:
+                looked = loop.time()
+                self._patience.tell_overdue()
             await asyncio.sleep(GAUGE_SECONDS)
 
     def measure(self) -> None:
@@ -625,14 +727,14 @@ class Runner:
         values = {
             QUEUE_SIZE: self.size,
             QUEUE_DEPTH["queued"]: len(self._active),
-            QUEUE_DEPTH["deferred"]: len(self._due),
+            QUEUE_DEPTH["deferred"]: len(self._waiting),
             QUEUE_DEPTH["held"]: len(self._held),
         }
         for slot, value in values.items():
             self._metrics.add(slot, value - self._measured.get(slot, 0))
         self._measured = values
-        oldest = min((int.from_bytes(next(iter(ids))[:6], "big") for ids in (self._active, self._due) if ids), default=0)
-        self._metrics.set(QUEUE_OLDEST, max(self._clock.now() - oldest / 1000, 0.0) if oldest else 0.0)
+        oldest = min((int.from_bytes(next(iter(ids))[:6], "big") for ids in (self._active, self._waiting) if ids), default=0)
+        self._metrics.set(QUEUE_OLDEST, max(self.clock.now() - oldest / 1000, 0.0) if oldest else 0.0)
 
     # For `control`
 
@@ -653,7 +755,7 @@ class Runner:
             self._leave(active)
             active.round += 1
             self._freed()
-        self._due.pop(id, None)
+        self._waiting.discard(id)
         self._held.discard(id)
         self._taken.add(id)
         return True
@@ -680,6 +782,8 @@ class Runner:
         if due is None:
             self._held.add(entry.item.id)
         else:
+            if due <= self.clock.now():
+                self._urgent.add(entry.item.id)
             self._wait(entry.item.id, self._look_at(entry, due))
             self._wake.set()
 

@@ -72,6 +72,13 @@ class Suspensions:
 
     # Asked for every job
 
+    @property
+    def is_any(self) -> bool:
+        """Whether anything is suspended."""
+        if self._clock.monotonic() >= self._next_look:
+            self.look()
+        return bool(self._known)
+
     def until(
         self, *, site: str = "", domain: str = "", tenant: str = "", campaign: str = "", source: str = ""
     ) -> tuple[float, str] | None:

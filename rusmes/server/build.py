@@ -54,6 +54,7 @@ from rusmes.queue.suspensions import Suspensions
 from rusmes.returns.feed import SuppressionFeed
 from rusmes.returns.suppression import Suppressions
 from rusmes.search.scan import ScanSearcher
+from rusmes.server.maildrop import Maildrop
 from rusmes.server.memory import Memory
 from rusmes.server.provision import Provision
 from rusmes.server.sockets import Binding
@@ -118,6 +119,7 @@ class Engine:
             house.metrics,
             config,
             events=house.feed,
+            suspender=house.suspensions,
         )
         self.control = StoreControl(
             self.store, house.clock, self.runner, deliverer=house.deliverer, events=house.events, ids=house.ids
@@ -218,6 +220,7 @@ class House:
             ledger=self.ledger,
             suspender=self.suspensions,
         )
+        self._tell_of_shaping(config)
         self.engine = Engine(self, slot)
         self.adopted = [Engine(self, other) for other in adopted]
         self.intake = QueueIntake(
@@ -236,6 +239,10 @@ class House:
         )
         self.intake.admission.listeners.append(self._stress)
         self.injector = Injector(config, self.intake, self.directory, self.ledger, self.clock, self.ids)
+        self.local_injector = Injector(
+            config, self.intake, self.directory, self.ledger, self.clock, self.ids, helo="localhost", protocol="local"
+        )
+        self.maildrop = Maildrop(config, self.local_injector, self.intake, self.engine.dsn, self.clock, self.ids)
         self.gate = Gate(
             config,
             self.limits,
@@ -252,6 +259,11 @@ class House:
         tenant = tenant_of(item)
         self.suppressions.remember_tenant(tenant_key(tenant), tenant)
         return self.returns.make(recipient.address, tenant) or item.sender
+
+    def _tell_of_shaping(self, config: Config) -> None:
+        if self.slot == 0:
+            for problem in config.shaping_problems:
+                _log.error("an entry of a shaping file is skipped", problem=problem)
 
     def _tell_of_account(self, account_id: int) -> None:
         self.notices.post(ACCOUNT_CHANGED, account_id.to_bytes(8, "big"))
@@ -402,10 +414,13 @@ class House:
         self.authenticator.apply(config)
         self.resolver.apply(config.delivery.resolver)
         self.deliverer.apply(config)
+        self._tell_of_shaping(config)
         for engine, pipeline in zip(self.engines, pipelines, strict=True):
             engine.apply(config, pipeline)
         self.intake.apply(config, self.engine.pipeline)
         self.injector.apply(config)
+        self.local_injector.apply(config)
+        self.maildrop.apply(config)
         self.gate.apply(config)
         for listener in self.listeners:
             listener.service.apply(config)

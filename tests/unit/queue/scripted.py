@@ -12,7 +12,7 @@ from rusmes.config.schema import Config, Queue
 from rusmes.config.units import Duration
 from rusmes.model.mail import Recipient
 from rusmes.model.plan import Queued, Refusal
-from rusmes.queue.api import Report, SiteLimits, Target
+from rusmes.queue.api import Busy, Report, SiteLimits, Target
 from rusmes.storage.memory_queue import MemoryQueueStore
 from tests.sinks.engine import HOSTNAME, Engine
 
@@ -45,6 +45,8 @@ class Deliveries:
         self.limits = LIMITS
         self.targets: dict[str, Target | Refusal] = {}
         self.error: Exception | None = None
+        self.dead: dict[str, tuple[float, str]] = {}
+        self.now: Callable[[], float] = lambda: 0.0
         self.lookups = 0
 
     def destination(self, item: Queued, recipient: Recipient) -> str:
@@ -59,6 +61,14 @@ class Deliveries:
         self.lookups += 1
         await asyncio.sleep(0)
         return self.targets[destination]
+
+    def not_before(self, key: str) -> Busy | None:
+        """What `dead` says of it."""
+        until, reason = self.dead.get(key, (0.0, ""))
+        return Busy(until - self.now(), reason) if until > self.now() else None
+
+    def try_now(self, key: str) -> None:
+        self.dead.pop(key, None)
 
     async def deliver(
         self, item: Queued, recipients: Sequence[Recipient], destination: str, worker: Any = None
@@ -87,6 +97,7 @@ class Bench:
     def __init__(self, config: Config, *, store: MemoryQueueStore | None = None, clock: FakeClock | None = None) -> None:
         self.clock = clock or FakeClock()
         self.deliveries = Deliveries()
+        self.deliveries.now = self.clock.monotonic
         self.engine = Engine(config, clock=self.clock, deliverer=self.deliveries, queue_store=store)
         self.runner = self.engine.runner
         self.store = self.engine.queue_store

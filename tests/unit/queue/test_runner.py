@@ -85,7 +85,7 @@ def test_a_restart_changes_no_schedule() -> None:
             after = {entry.item.id: [(s.due, s.attempts, s.status) for s in entry.states] for entry in store.entries()}
             assert after == before
             assert not second.deliveries.sent
-            assert second.runner._due == {id: states[0][0] for id, states in before.items()}
+            assert second.runner._waiting._due == {id: states[0][0] for id, states in before.items()}
             for id, states in sorted(before.items(), key=lambda pair: pair[1][0][0]):
                 await second.advance(states[0][0] - clock.now() + 1)
                 assert id in {sent for sent, _ in second.deliveries.sent}
