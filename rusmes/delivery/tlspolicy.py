@@ -1,20 +1,37 @@
 """TLS towards other servers: which context, and who is known to offer what it cannot do (T13).
 
-RFC 3207 (STARTTLS), RFC 7435 (opportunistic security), RFC 8689 (REQUIRETLS needs a verified peer).
+RFC 3207 (STARTTLS), RFC 7435 (opportunistic security), RFC 8689 (REQUIRETLS needs a verified peer; "TLS-Required: No" asks to
+leave aside what the recipient's domain publishes).
 """
 
 from __future__ import annotations
 
+import re
 import ssl
 from typing import Final
 
 from rusmes.clock import Clock
 from rusmes.delivery.routes import Endpoint
+from rusmes.model.content import Rendering
 from rusmes.tls.context import client_context
 
 CLEAR_SECONDS: Final = 3600.0
 """How long a server whose handshake failed is spoken to in the clear, under the opportunistic policy only."""
 MAX_REMEMBERED: Final = 10_000
+
+_TLS_OPTIONAL: Final = re.compile(rb"^TLS-Required[ \t]*:(?:\r?\n)?[ \t]*No[ \t]*\r?$", re.I | re.M)
+
+
+def mode_of(rendering: Rendering, mode: str) -> str:
+    """The mode in which a mail without REQUIRETLS goes to a site of this mode.
+
+    RFC 8689 §3, §4.2.2, §8.4: to a mail that says "TLS-Required: No" what the recipient's domain publishes is no reason to
+    fail. What the operator demands of a route is: that is no policy of the recipient. TLSA records that cannot be looked up
+    hold it up all the same, because hosts are found before mails are looked at.
+    """
+    if mode == "dane" and _TLS_OPTIONAL.search(rendering.header_block()):
+        return "opportunistic"
+    return mode
 
 
 class TlsPolicy:

@@ -83,7 +83,9 @@ def text(record: TlsaRecord) -> str:
     return f"{record.usage} {record.selector} {record.matching} {record.data.hex()}"
 
 
-def send(sink: Sink, records: Sequence[TlsaRecord] | str, *, insecure: Sequence[tuple[str, str]] = ()) -> Report:
+def send(
+    sink: Sink, records: Sequence[TlsaRecord] | str, *, insecure: Sequence[tuple[str, str]] = (), **mail: Any
+) -> Report:
     async def main() -> Report:
         async with NameServer() as names, sink:
             names.insecure = set(insecure)
@@ -97,8 +99,8 @@ def send(sink: Sink, records: Sequence[TlsaRecord] | str, *, insecure: Sequence[
             clock = SystemClock()
             config = mx_config(sink.port, names, tls="dane")
             out = RemoteDeliverer(config, Resolver(clock, [names.address]), Metrics(), clock, None, HOSTNAME)
-            mail = item("a@x.org")
-            (report,) = await out.deliver(mail, mail.recipients, "mx:x.org")
+            queued = item("a@x.org", **mail)
+            (report,) = await out.deliver(queued, queued.recipients, "mx:x.org")
             await out.stop()
             return report
 
@@ -133,6 +135,20 @@ def test_t14_stripped_starttls_delays(authority: Authority) -> None:
     report = send(sink, [authority.record(3, 1, 1)])
     assert (report.action, report.status) == ("delayed", "4.7.10")
     assert not sink.messages
+
+
+@pytest.mark.rfc("8689", "4.2.2")
+@pytest.mark.parametrize("said", [b"TLS-Required: No", b"tls-required:\tno ", b"TLS-Required: Yes", b"X: TLS-Required: No"])
+@pytest.mark.parametrize("how", ["other certificate", "no starttls"])
+def test_a_mail_may_say_that_tls_is_not_required(authority: Authority, tmp_path: Path, how: str, said: bytes) -> None:
+    """It is taken over a connection that nobody vouches for, or over one in the clear; REQUIRETLS is stronger (§4.1)."""
+    sink = Sink(tls=authority.context if how == "other certificate" else None)
+    data = b"Subject: x\r\n" + said + b"\r\n" + b"\r\nTLS-Required: No\r\n"
+    records = [Authority(tmp_path).record(3, 1, 1)]
+    wants_it = said.lower().startswith(b"tls") and b"Yes" not in said
+    assert send(sink, records, data=data).action == ("delivered" if wants_it else "delayed")
+    assert len(sink.messages) == wants_it
+    assert send(sink, records, data=data, requiretls=True).action in ("delayed", "failed")
 
 
 def test_broken_tls_never_falls_back_under_dane(authority: Authority) -> None:
