@@ -377,3 +377,26 @@ def test_much_mail_through_the_queue_by_two_sources() -> None:
             await out.deliverer.stop()
 
     asyncio.run(main())
+
+
+def test_in_the_queue_mail_that_must_wait_holds_up_no_other() -> None:
+    text = WARM.replace("start = 3", "start = 1") + '[[egress.pool]]\nname = "alone"\nsources = ["two"]\n'
+    text = text.replace('shop = "three"', 'shop = "alone"')
+
+    async def main() -> None:
+        async with Sink() as sink:
+            out = Out(sink.port, text)
+            async with running(out.config, deliverer=out.deliverer) as engine, asyncio.timeout(20):
+                for tenant in ("shop", "shop", "", "", "shop", ""):
+                    mail = engine.mail("bob@example.org")
+                    if tenant:
+                        mail.attributes[TENANT] = tenant
+                    await engine.intake.accept(mail)
+                await sink.wait_for(4)
+                while len(entries := list(engine.queue_store.entries())) > 2:
+                    await asyncio.sleep(0.01)
+                assert by(sink) == {"127.0.0.2": 1, "127.0.0.3": 3}
+                assert [state.attempts for entry in entries for state in entry.states] == [0, 0]
+            await out.deliverer.stop()
+
+    asyncio.run(main())
