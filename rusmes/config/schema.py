@@ -53,6 +53,9 @@ class Server(Struct, frozen=True, kw_only=True):
     """How long open transactions may go on after SIGTERM."""
     proxy_networks: Networks = Networks()
     """Peers that speak PROXY v1 or v2 first, on every listener, and may use XCLIENT."""
+    proxy_protocol: Literal["optional", "required", "off"] = "optional"
+    """Whether those peers send a PROXY header: "optional" waits a second for one and serves who sends none; "required" refuses
+    who sends none within 5 seconds, for addresses where nothing but the load balancer is; "off" is for XCLIENT alone."""
 
 
 class RateLimit(Struct, frozen=True, kw_only=True):

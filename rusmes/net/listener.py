@@ -107,7 +107,8 @@ class Gate:
 
     def apply(self, config: Config) -> None:
         self._blocked = Networks(config.security.blocked_ips)
-        self.proxies = Networks(config.server.proxy_networks)
+        self.proxies = Networks(config.server.proxy_networks if config.server.proxy_protocol != "off" else ())
+        self.needs_header = config.server.proxy_protocol == "required"
         self._total = config.connection_limits.max_total_connections
         self._per_address = config.connection_limits.max_connections_per_ip
         self._per_address_of = {"smtp": config.smtp.rate_limit.max_connections_per_ip}
@@ -385,7 +386,7 @@ class Listener:
 
     async def _behind_proxy(self, sock: socket.socket, address: str) -> None:
         try:
-            header = await read_proxy_header(sock)
+            header = await read_proxy_header(sock, is_required=self._gate.needs_header)
         except (MalformedProxy, OSError) as error:  # TimeoutError is an OSError
             self._metrics.inc(m.CONNECTIONS_REFUSED["proxy"])
             self._log_refusal(address, f"PROXY: {error}")
@@ -458,13 +459,15 @@ class Listener:
                 self._metrics.inc(m.BYTES_OUT[protocol], connection.bytes_out)
 
 
-async def read_proxy_header(sock: socket.socket) -> ProxyHeader | None:
+async def read_proxy_header(sock: socket.socket, *, is_required: bool = False) -> ProxyHeader | None:
     """Take the PROXY header off a socket that nobody reads meanwhile, and not a byte more; None when there is none.
 
-    Looked at with MSG_PEEK, since what follows may be a ClientHello, which has to stay in the socket.
+    Looked at with MSG_PEEK, since what follows may be a ClientHello, which has to stay in the socket. A receiver that guesses
+    whether there is a header trusts whoever has the address (§2): so nobody does with `is_required`, and else only for peers
+    that might claim any address anyway (XCLIENT).
 
     Raises:
-        MalformedProxy: a header begins and does not end as one.
+        MalformedProxy: a header begins and does not end as one, or there is none and it is required.
         TimeoutError: it takes longer than `HEADER_SECONDS`.
         OSError: the connection is gone.
     """
@@ -475,12 +478,15 @@ async def read_proxy_header(sock: socket.socket) -> ProxyHeader | None:
         try:
             data = sock.recv(V2_MAX_BYTES, socket.MSG_PEEK)
         except BlockingIOError:
-            if loop.time() - begin > HEADER_WAIT_SECONDS:
+            if is_required:
+                if loop.time() - begin > HEADER_SECONDS:
+                    raise TimeoutError("no PROXY header came") from None
+            elif loop.time() - begin > HEADER_WAIT_SECONDS:
                 return None
         else:
             if not data:
                 raise ConnectionResetError("the connection is gone")
-            if not data.startswith((b"PROXY "[: len(data)], V2_SIGNATURE[: len(data)])):
+            if not is_required and not data.startswith((b"PROXY "[: len(data)], V2_SIGNATURE[: len(data)])):
                 return None  # it talks, and not of proxies
             header = parse_header(data)
             if header is not None:

@@ -1,8 +1,7 @@
 """The PROXY protocol, versions 1 and 2: who the client behind a load balancer is, said before its first byte.
 
 Pure: bytes in, a header or "more, please" out. Only peers inside [server] proxy_networks are asked; from anybody else the same
-bytes are just a command nobody knows. From those who are asked, a header is demanded: a connection without one is refused, or
-the load balancer's health check would count as a client.
+bytes are just a command nobody knows. Whether a connection without one is refused says [server] proxy_protocol.
 
 Specification: HAProxy, doc/proxy-protocol.txt (2020-03-05).
 """

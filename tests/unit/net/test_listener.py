@@ -456,6 +456,51 @@ def test_a_trusted_peer_without_a_header_speaks_for_itself_but_not_with_a_late_o
     run(body)
 
 
+def with_protocol(word: str) -> Callable[[Config], Config]:
+    def changed(config: Config) -> Config:
+        config = proxied(config)
+        return replace(config, server=replace(config.server, proxy_protocol=word))
+
+    return changed
+
+
+def test_a_header_that_is_required_is_waited_for_and_nothing_else_will_do(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HEADER_WAIT_SECONDS", 0.0)
+
+    async def body() -> None:
+        async with open_house(with_protocol("required")) as house:
+            reader, writer = await house.connect()
+            await asyncio.sleep(0.1)  # longer than one that may be missing is waited for
+            assert house.service.seen == []
+            writer.write(b"PROXY TCP4 203.0.113.7 198.51.100.1 40000 25\r\n")
+            assert await reader.readline() == b"220 hello\r\n"
+            assert house.service.seen == [("203.0.113.7", 40000)]
+            writer.close()
+            assert await house.greeting(first=b"EHLO early\r\n") in (b"", b"reset")
+            monkeypatch.setattr(module, "HEADER_SECONDS", 0.1)
+            reader, writer = await house.connect()
+            assert await rest(reader) == b""
+            writer.close()
+            assert house.metrics.count(m.CONNECTIONS_REFUSED["proxy"]) == 2
+            assert len(house.service.seen) == 1
+
+    run(body)
+
+
+def test_without_the_protocol_nobody_waits_for_a_header(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HEADER_WAIT_SECONDS", 3600.0)
+
+    async def body() -> None:
+        async with open_house(with_protocol("off")) as house:
+            reader, writer = await house.connect()
+            assert await reader.readline() == b"220 hello\r\n"
+            writer.write(b"PROXY TCP4 203.0.113.7 198.51.100.1 40000 25\r\n")
+            assert (await reader.readline()).startswith(b"PROXY ")
+            writer.close()
+
+    run(body)
+
+
 def test_o20_no_descriptors_left_and_no_spinning() -> None:
     """In a process with few descriptors: first refusals with a text, and when even those run out, no busy loop."""
     script = textwrap.dedent(
