@@ -70,7 +70,7 @@ def next_try(due: float, now: float) -> str:
 
 
 def short_duration(seconds: float) -> str:
-    """One number and one unit: "3d", "25h", "12m"; at most four characters below 28 years."""
+    """One number and one unit: "3d", "25h", "12m"; at most four characters below 1000 days."""
     seconds = max(round(seconds), 0)
     for unit, length, least in (("d", 86400, 2 * 86400), ("h", 3600, 2 * 3600), ("m", 60, 120)):
         if seconds >= least:

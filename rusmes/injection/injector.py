@@ -40,8 +40,20 @@ class Injector:
     """Takes requests; everything it accepts is as durable as what SMTP accepts when `inject` returns."""
 
     def __init__(
-        self, config: Config, intake: Intake, directory: Directory, ledger: Ledger, clock: Clock, ids: IdSource
+        self,
+        config: Config,
+        intake: Intake,
+        directory: Directory,
+        ledger: Ledger,
+        clock: Clock,
+        ids: IdSource,
+        *,
+        helo: str = "http",
+        protocol: str = "HTTP",
     ) -> None:
+        """`helo` and `protocol` say in Received how the mail came."""
+        self._helo = helo
+        self._protocol = protocol
         self._intake = intake
         self._directory = directory
         self._ledger = ledger
@@ -169,7 +181,9 @@ class Injector:
 
     def _mail(self, item: Item, data: bytes, recipients: list[Recipient], client: str) -> Mail:
         id, now = self._ids.next_id(), self._clock.now()
-        origin = Origin(client_address=client, helo="http", protocol="HTTP", listener="submission", trusted=True)
+        origin = Origin(
+            client_address=client, helo=self._helo, protocol=self._protocol, listener="submission", trusted=True
+        )
         sender = _sender(item, data)
         is_ascii = data.isascii()
         mail = Mail(
@@ -182,6 +196,7 @@ class Injector:
             body_type="7BIT" if is_ascii else "8BITMIME",
             smtputf8=not _is_plain(sender, recipients, data),
             envid=item.envid,
+            ret=item.ret,
         )
         for name, value in ((TENANT, item.tenant), (CAMPAIGN, item.campaign)):
             if value:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -68,6 +68,8 @@ class Item(Struct, frozen=True, forbid_unknown_fields=True):
     tenant: Annotated[str, Meta(max_length=100)] = ""
     campaign: Annotated[str, Meta(max_length=100)] = ""
     envid: Annotated[str, Meta(max_length=100)] = ""
+    ret: Literal["", "FULL", "HDRS"] = ""
+    """What a failure notice returns of it (RFC 3461 §4.3)."""
 
 
 class Request(Struct, frozen=True, forbid_unknown_fields=True):

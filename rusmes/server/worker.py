@@ -111,7 +111,7 @@ class Worker:
         gc.set_threshold(20_000, 50, 100)
         work = [self._beat, self._flush_log, self._reap, self._house.watch_load]
         if self._slot == 0:
-            work.append(self._provide)  # one worker is enough
+            work += [self._provide, self._house.maildrop.run]  # one worker is enough
         ticking = [loop.create_task(one()) for one in work]
         self._channel.tell("ready")
         _log.info("worker serves", slot=self._slot, pid=os.getpid(), adopted=list(self._adopted))
