@@ -75,6 +75,7 @@ COMPONENTS: Final = (
     "events",
     "returns",
     "listener",
+    "maildrop",
     "mailet",
     "notices",
     "queue",
