@@ -32,7 +32,8 @@ from rusmes.model.mail import Mail, Origin, Recipient
 
 HEADER = (
     b"Received: by mx.here.org; now\r\nFrom: a@here.org\r\nTo: b@elsewhere.org\r\nSubject: x\r\n"
-    b"Date: Tue, 24 Nov 2026 12:00:00 +0000\r\nMessage-ID: <1@here.org>\r\nMIME-Version: 1.0\r\nContent-Type: text/plain\r\n\r\n"
+    b"Date: Tue, 24 Nov 2026 12:00:00 +0000\r\nMessage-ID: <1@here.org>\r\nMIME-Version: 1.0\r\n"
+    b"Content-Type: text/plain\r\n\r\n"
 )
 BODY = b"0123456789 abcdefghij klmnopqrst uvwxyz 0123456789 abcdefghij klmnopq\r\n" * 145
 KEY = new_key("rsa")

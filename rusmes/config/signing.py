@@ -44,7 +44,7 @@ class Dkim(Struct, frozen=True, kw_only=True):
     seal_domain: str = ""
     """Whose RSA key ARCSeal uses; "" = [domain]."""
     threads: Annotated[int, Meta(ge=0, le=64)] = 0
-    """That sign, per worker. 0 = 2, and more where there are more cores than workers."""
+    """That sign, per worker. 0 = one, and more where there are more cores than workers."""
 
 
 def is_selector(text: str) -> bool:
