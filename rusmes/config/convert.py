@@ -33,6 +33,12 @@ def field_types(table: type[Struct]) -> dict[str, Any]:
     return typing.get_type_hints(table, include_extras=True)
 
 
+@cache
+def required_keys(table: type[Struct]) -> tuple[str, ...]:
+    """The keys of a table that have no default."""
+    return tuple(field.name for field in msgspec.structs.fields(table) if field.required)
+
+
 def bare(type_: Any) -> Any:
     """A type without Annotated and without `| None`."""
     if typing.get_origin(type_) is typing.Annotated:
@@ -175,15 +181,11 @@ def _secret_from_file(
 def _build(
     table: type[Struct], values: dict[str, Any], raw: Mapping[str, Any], path: KeyPath, problems: Collector
 ) -> Struct | None:
-    missing = [
-        field.name
-        for field in msgspec.structs.fields(table)
-        if field.required and field.name not in values and field.name not in raw
-    ]
-    for name in missing:
-        problems.add(path, f'"{name}" is missing')
-    required = {field.name for field in msgspec.structs.fields(table) if field.required}
-    return table(**values) if required <= values.keys() else None
+    required = required_keys(table)
+    for name in required:
+        if name not in values and name not in raw:
+            problems.add(path, f'"{name}" is missing')
+    return table(**values) if values.keys() >= set(required) else None
 
 
 def _choices(type_: Any) -> list[str]:
