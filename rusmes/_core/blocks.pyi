@@ -81,7 +81,7 @@ class Flagging:
     def passed(self) -> Uids: ...
     @property
     def marks(self) -> bytes:
-        """For the change log."""
+        """For the change log: each message and email, or ranges when there are many."""
 
     def __init__(
         self,

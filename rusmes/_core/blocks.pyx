@@ -71,10 +71,12 @@ cdef enum:
     UPDATED = 1
     MAILBOX = 0
     MESSAGE = 12
+    FLAGGED = 16               # a range of messages is other than before, with 1 their emails too
     MESSAGE_UPDATED = 13
     EMAIL_UPDATED = 5
     MESSAGE_MARK_OCTETS = 13
-    EMAIL_MARK_OCTETS = 17
+    LONG_MARK_OCTETS = 17      # of an email, a thread, a range
+    MARKED_ONE_BY_ONE = 64
 
 UID_BITS = BLOCK_BITS
 
@@ -339,40 +341,57 @@ def add_all_to(MailboxRows into not None, object get, object table, uint64_t mai
             at += 1
 
 
-cdef inline uint32_t uid_in(const unsigned char* mark) noexcept nogil:
-    return <uint32_t>mark[9] << 24 | <uint32_t>mark[10] << 16 | <uint32_t>mark[11] << 8 | <uint32_t>mark[12]
+cdef inline uint32_t load32(const unsigned char* p) noexcept nogil:
+    return <uint32_t>p[0] << 24 | <uint32_t>p[1] << 16 | <uint32_t>p[2] << 8 | <uint32_t>p[3]
 
 
-cdef const unsigned char* next_mark(const unsigned char* p, const unsigned char* end, bytes mailbox_key) noexcept:
-    """The first mark of a message of this mailbox from `p` on; NULL when there is none."""
+cdef struct Mark:
+    # What is said of some messages of a mailbox: their UIDs, and where the next mark is; NULL is the end.
+    int action
+    uint32_t first
+    uint32_t last
+    const unsigned char* rest
+
+
+cdef Mark next_mark(const unsigned char* p, const unsigned char* end, bytes mailbox_key) noexcept:
+    """The first mark of messages of this mailbox from `p` on."""
+    cdef Mark found
     cdef unsigned char kind
     cdef Py_ssize_t size
+    found.action = found.first = found.last = 0
+    found.rest = NULL
     while p < end:
         kind = p[0] & ~<unsigned char>3
         size = 1 + (8 if kind == MAILBOX else 12 if kind == MESSAGE else 16)
         if end - p < size:
-            return NULL
-        if kind == MESSAGE and memcmp(p + 1, octets(mailbox_key), 8) == 0:
-            return p
+            break
+        if (kind == MESSAGE or kind == FLAGGED) and memcmp(p + 1, octets(mailbox_key), 8) == 0:
+            found.action = p[0] & 3 if kind == MESSAGE else UPDATED
+            found.first = load32(p + 9)
+            found.last = found.first if kind == MESSAGE else load32(p + 13)
+            found.rest = p + size
+            break
         p += size
-    return NULL
+    return found
 
 
 cdef Uids plain_marks(bytes marks, bytes mailbox_key):
     """The messages of one row, when all of them are new or all of them other than before, ascending; else None."""
     cdef Uids found = Uids.__new__(Uids)
     cdef const unsigned char* end = octets(marks) + PyBytes_GET_SIZE(marks)
-    cdef const unsigned char* p = next_mark(octets(marks), end, mailbox_key)
-    cdef int action = p[0] & 3 if p != NULL else UPDATED
+    cdef Mark mark = next_mark(octets(marks), end, mailbox_key)
+    cdef int action = mark.action
     cdef uint32_t last = 0
-    if action != CREATED and action != UPDATED:
+    cdef uint64_t uid
+    if action > UPDATED:
         return None
-    while p != NULL:
-        if p[0] & 3 != action or uid_in(p) <= last:
+    while mark.rest != NULL:
+        if mark.action != action or mark.first <= last:
             return None
-        last = uid_in(p)
-        found.push(last)
-        p = next_mark(p + MESSAGE_MARK_OCTETS, end, mailbox_key)
+        last = mark.last
+        for uid in range(mark.first, <uint64_t>mark.last + 1):
+            found.push(<uint32_t>uid)
+        mark = next_mark(mark.rest, end, mailbox_key)
     return found
 
 
@@ -380,8 +399,8 @@ def changed_messages(list rows not None, bytes mailbox_key not None) -> tuple:
     cdef dict changed = {}
     cdef list of_row
     cdef Uids there
-    cdef const unsigned char* p
     cdef const unsigned char* end
+    cdef Mark mark
     cdef bytes marks
     if PyBytes_GET_SIZE(mailbox_key) != 8:
         raise ValueError("a mailbox's key has 8 octets")
@@ -392,10 +411,10 @@ def changed_messages(list rows not None, bytes mailbox_key not None) -> tuple:
     for modseq, marks in rows:
         of_row = []
         end = octets(marks) + PyBytes_GET_SIZE(marks)
-        p = next_mark(octets(marks), end, mailbox_key)
-        while p != NULL:
-            of_row.append((p[0] & 3, uid_in(p)))
-            p = next_mark(p + MESSAGE_MARK_OCTETS, end, mailbox_key)
+        mark = next_mark(octets(marks), end, mailbox_key)
+        while mark.rest != NULL:
+            of_row += [(mark.action, uid) for uid in range(mark.first, <uint64_t>mark.last + 1)]
+            mark = next_mark(mark.rest, end, mailbox_key)
         of_row.reverse()
         for action, uid in of_row:
             later = changed.get(uid)
@@ -446,9 +465,12 @@ cdef class Flagging:
     cdef readonly bint unseen_changed
     cdef readonly list shared
     cdef readonly Uids passed
-    cdef unsigned char* log_data
-    cdef Py_ssize_t log_size
-    cdef Py_ssize_t log_capacity
+    # For the change log: what changed one by one, as long as it is little, and in ranges.
+    cdef unsigned char singles[MARKED_ONE_BY_ONE * (MESSAGE_MARK_OCTETS + LONG_MARK_OCTETS)]
+    cdef Py_ssize_t singles_size
+    cdef unsigned char* ranges
+    cdef Py_ssize_t ranges_size
+    cdef Py_ssize_t ranges_capacity
 
     def __init__(
         self, MailboxRow mailbox not None, uint64_t modseq, str operation not None, unsigned char bits,
@@ -468,11 +490,13 @@ cdef class Flagging:
         self.passed = Uids.__new__(Uids)
 
     def __dealloc__(self):
-        PyMem_Free(self.log_data)
+        PyMem_Free(self.ranges)
 
     @property
     def marks(self) -> bytes:
-        return PyBytes_FromStringAndSize(<const char*>self.log_data, self.log_size)
+        if self.changed <= MARKED_ONE_BY_ONE:
+            return PyBytes_FromStringAndSize(<const char*>self.singles, self.singles_size)
+        return PyBytes_FromStringAndSize(<const char*>self.ranges, self.ranges_size)
 
     def change(self, Batch batch not None, int table, object uids not None) -> None:
         cdef Uids wanted = ascending(uids)
@@ -576,22 +600,33 @@ cdef class Flagging:
 
     cdef int log(self, bytes key, const unsigned char* p, uint32_t uid, bint is_email_other) except -1:
         cdef unsigned char* mark
-        if self.log_capacity - self.log_size < MESSAGE_MARK_OCTETS + EMAIL_MARK_OCTETS:
-            self.log_capacity = 2 * self.log_capacity + 512
-            mark = <unsigned char*>PyMem_Realloc(self.log_data, <size_t>self.log_capacity)
+        if self.changed < MARKED_ONE_BY_ONE:
+            mark = self.singles + self.singles_size
+            mark[0] = MESSAGE_UPDATED
+            store64(mark + 5, uid)
+            memcpy(mark + 1, octets(key), 8)
+            self.singles_size += MESSAGE_MARK_OCTETS
+            if is_email_other:
+                mark += MESSAGE_MARK_OCTETS
+                mark[0] = EMAIL_UPDATED
+                memcpy(mark + 1, p + EMAIL, ID_OCTETS)
+                self.singles_size += LONG_MARK_OCTETS
+        if self.ranges_size:
+            mark = self.ranges + self.ranges_size - LONG_MARK_OCTETS
+            if mark[0] == (FLAGGED | is_email_other) and load32(mark + 13) + 1 == uid:
+                store64(mark + 9, <uint64_t>load32(mark + 9) << 32 | uid)
+                return 0
+        if self.ranges_capacity - self.ranges_size < LONG_MARK_OCTETS:
+            self.ranges_capacity = 2 * self.ranges_capacity + LONG_MARK_OCTETS
+            mark = <unsigned char*>PyMem_Realloc(self.ranges, <size_t>self.ranges_capacity)
             if mark == NULL:
                 raise MemoryError
-            self.log_data = mark
-        mark = self.log_data + self.log_size
-        mark[0] = MESSAGE_UPDATED
-        store64(mark + 5, uid)
+            self.ranges = mark
+        mark = self.ranges + self.ranges_size
+        mark[0] = FLAGGED | is_email_other
         memcpy(mark + 1, octets(key), 8)
-        self.log_size += MESSAGE_MARK_OCTETS
-        if is_email_other:
-            mark += MESSAGE_MARK_OCTETS
-            mark[0] = EMAIL_UPDATED
-            memcpy(mark + 1, p + EMAIL, ID_OCTETS)
-            self.log_size += EMAIL_MARK_OCTETS
+        store64(mark + 9, <uint64_t>uid << 32 | uid)
+        self.ranges_size += LONG_MARK_OCTETS
         return 0
 
     cdef int count(self, unsigned char before, unsigned char after, uint64_t size) except -1:

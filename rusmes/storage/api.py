@@ -314,7 +314,10 @@ class MailStore(Protocol):
 
     async def changes(self, account_id: int, since_modseq: int, *, limit: int = 0) -> list[Change] | None:
         """The account's changes above `since_modseq`; None when the log does not reach back so far, or the number was never
-        given (RFC 8620 §5.2, cannotCalculateChanges)."""
+        given (RFC 8620 §5.2, cannotCalculateChanges).
+
+        Of a change of many flags, emails that went since may be left out: what became of them is told by a later change.
+        """
 
     def on_change(self, listener: ChangeListener) -> None: ...
 

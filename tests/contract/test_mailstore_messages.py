@@ -267,6 +267,27 @@ async def test_the_change_log_tells_what_happened(store: MailStore) -> None:
     assert (min(log), max(log)) == (1, current.modseq)
 
 
+async def test_the_change_log_tells_of_many_flags(store: MailStore) -> None:
+    """Both of messages and of emails, as long as they are there; what went since has a later line."""
+    made = await fill(store, 100)
+    inbox, account_id = made[0].mailbox_id, made[0].account_id
+    await store.change_flags(inbox, FlagChange(tuple(range(1, 101)), "add", ("\\Seen",)))
+    emails = {item.email_id for item in made}
+    messages = {inbox.to_bytes(8, "big") + item.uid.to_bytes(4, "big") for item in made}
+    since = made[-1].modseq
+    log = await store.changes(account_id, since)
+    assert log is not None
+    assert {(change.modseq, change.action) for change in log} == {(since + 1, "updated")}
+    for kind, ids in (("message", messages), ("email", emails)):
+        assert sorted(change.id for change in log if change.kind == kind) == sorted(ids)
+    await store.expunge(inbox, [50])
+    log = await store.changes(account_id, since)
+    assert log is not None
+    last = {change.id: change.action for change in log if change.kind == "email"}
+    assert last == {id: "destroyed" if id == made[49].email_id else "updated" for id in emails}
+    assert {change.id for change in log if change.kind == "message"} == messages
+
+
 async def test_a_limited_log_never_cuts_a_modseq(store: MailStore) -> None:
     await fill(store, 3)
     account = await store.account(ALICE)

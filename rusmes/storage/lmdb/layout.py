@@ -29,7 +29,8 @@ mail.mdb
 | threads       | account 8, thread 16, email 16        | no rows: the thread is its first email, whose id it has, alone     |
 | message_ids   | account 8, BLAKE2 of a Message-ID 12  | thread 16                                                          |
 | changes       | number 8                              | account 8, modseq 8, the account's row before 8, seconds 8,        |
-|               |                                       | (kind and action 1, id) ...                                        |
+|               |                                       | (kind and action 1, id) ...; of many flags (16, or 17 with their   |
+|               |                                       | emails 1, mailbox 8, first UID 4, last UID 4) ...                  |
 | keys          | generation 4, key                     | expiry 8, `_APPENDED`                                              |
 | blobs         | blob 16                               | `_BLOB`, checksum of key and head 4, body (if inline)              |
 | blob_refs     | blob 16                               | count 4; no row means one reference                                |
@@ -59,6 +60,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from msgspec import Struct
@@ -265,6 +267,8 @@ _ID_BYTES: Final = (8, 16, 16, 12)
 MAILBOX, EMAIL, THREAD, MESSAGE = 0, 4, 8, 12
 CREATED, UPDATED, DESTROYED = 0, 1, 2
 MARKS: Final = tuple(bytes((mark,)) for mark in range(16))
+FLAGGED: Final = 4
+_RANGE: Final = struct.Struct(">QII")
 
 
 _CHANGE: Final = struct.Struct(">QQQd")
@@ -291,10 +295,20 @@ class ChangeRecord(Struct):
         fields: list[Any] = [*_CHANGE.unpack_from(value), value[_CHANGE.size :]]
         return cls(*fields)
 
-    def changes(self) -> list[Change]:
+    def changes(self, emails_of: Callable[[int, int, int], Iterable[bytes]]) -> list[Change]:
+        """`emails_of` says which emails a mailbox has from one UID to another: of a change of many flags they are not kept,
+        and those that went since then have a later row."""
         marks, changes, at = self.marks, [], 0
         while at < len(marks):
             kind, action = divmod(marks[at], 4)
+            if kind == FLAGGED:
+                mailbox_id, first, last = _RANGE.unpack_from(marks, at + 1)
+                at += 1 + _RANGE.size
+                ids = [message_id(mailbox_id, uid) for uid in range(first, last + 1)]
+                changes += [Change(self.modseq, "message", id, "updated") for id in ids]
+                if action:
+                    changes += [Change(self.modseq, "email", id, "updated") for id in emails_of(mailbox_id, first, last)]
+                continue
             end = at + 1 + _ID_BYTES[kind]
             changes.append(Change(self.modseq, _KINDS[kind], marks[at + 1 : end], _ACTIONS[action]))
             at = end

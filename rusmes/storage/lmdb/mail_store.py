@@ -276,9 +276,7 @@ class LmdbMailStore:
         return await self._committer.submit(operation, growth=ROW_BYTES)
 
     async def set_quota(self, name: str, *, quota_bytes: int, quota_messages: int) -> Account:
-        return await self._committer.submit(
-            lambda batch: boxes.set_quota(batch, name, quota_bytes, quota_messages).value()
-        )
+        return await self._committer.submit(lambda batch: boxes.set_quota(batch, name, quota_bytes, quota_messages).value())
 
     async def delete_account(self, name: str) -> None:
         await self._committer.submit(lambda batch: boxes.delete_account(batch, self.blobs, name))
@@ -488,9 +486,7 @@ class LmdbMailStore:
         return await self._submit(lambda batch: mail.change_flags(batch, mailbox_id, change))
 
     async def expunge(self, mailbox_id: int, uids: Sequence[int], *, only_deleted: bool = False) -> list[int]:
-        return await self._submit(
-            lambda batch: mail.expunge(batch, self.blobs, mailbox_id, uids, only_deleted=only_deleted)
-        )
+        return await self._submit(lambda batch: mail.expunge(batch, self.blobs, mailbox_id, uids, only_deleted=only_deleted))
 
     async def copy(
         self, mailbox_id: int, uids: Sequence[int], target_id: int, *, keep: str = ALL_FLAGS
@@ -503,9 +499,7 @@ class LmdbMailStore:
     async def move(
         self, mailbox_id: int, uids: Sequence[int], target_id: int, *, keep: str = ALL_FLAGS
     ) -> list[tuple[int, int]]:
-        return await self._submit(
-            lambda batch: mail.move(batch, self.blobs, self._ids, mailbox_id, uids, target_id, keep)
-        )
+        return await self._submit(lambda batch: mail.move(batch, self.blobs, self._ids, mailbox_id, uids, target_id, keep))
 
     async def _submit(self, operation: Operation[T], *, growth: int = 0, light: bool = False) -> T:
         """An operation that adds to the change log, and removes what is old there."""
@@ -535,11 +529,11 @@ class LmdbMailStore:
             if not log_reaches(account, since_modseq):
                 return None
             chain = [record for _, record in change_chain(rows, account, since_modseq)]
-        found: list[Change] = []
-        for record in reversed(chain):
-            if limit and len(found) >= limit:
-                break
-            found += record.changes()
+            found: list[Change] = []
+            for record in reversed(chain):
+                if limit and len(found) >= limit:
+                    break
+                found += record.changes(partial(mail.emails_in, rows))
         return found
 
     # Care

@@ -91,6 +91,17 @@ def _blocks(mailbox_id: int, uids: Sequence[int]) -> list[tuple[bytes, list[int]
     return [(block_key(mailbox_id, group[0]), group) for group in groups.values()]
 
 
+def emails_in(rows: Rows, mailbox_id: int, first_uid: int, last_uid: int) -> list[bytes]:
+    """The emails of the messages from one UID to another, in the order of these."""
+    found: list[bytes] = []
+    for block in range(first_uid >> UID_BITS, (last_uid >> UID_BITS) + 1):
+        key = block_key(mailbox_id, block << UID_BITS)
+        row = rows.get(MESSAGES, key)
+        if row is not None:
+            found += [message.email_id for uid, message in messages_in(key, row) if first_uid <= uid <= last_uid]
+    return found
+
+
 # Flags
 
 

@@ -305,7 +305,7 @@ class _MailCheck:
             for key, row in self._table(table):
                 try:
                     if table == CHANGES:
-                        ChangeRecord.unpack(key, row).changes()
+                        ChangeRecord.unpack(key, row).changes(lambda *_: ())
                     elif table == KEYS:
                         unpack_appended(key, row)
                     else:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +15,7 @@ from rusmes._core.view import MailboxRows, Uids
 from rusmes.errors import StoreCorrupt
 from rusmes.storage.flags import change
 from rusmes.storage.lmdb import layout
+from rusmes.storage.lmdb.messages import emails_in
 
 MAILBOX = 7
 FIRST = 0x12345670
@@ -22,6 +26,10 @@ MESSAGES = st.builds(
     st.integers(0, 1 << 40), st.integers(0, 31), KEYWORDS, st.floats(0, 4e9), st.booleans(),
 )  # fmt: skip
 KEY = blocks.block_key(MAILBOX, FIRST)
+
+
+def no_emails(mailbox_id: int, first_uid: int, last_uid: int) -> list[bytes]:
+    raise AssertionError("a few changes are logged one by one")
 
 
 class Rows:
@@ -140,7 +148,7 @@ def test_flags_are_changed_as_the_specification_says(
         assert getattr(mailbox, name) == getattr(expected, name)
     assert set(flagging.shared) <= set(flagging.passed)
     record = layout.ChangeRecord(1, 99, 0, 0.0, flagging.marks)
-    logged = [entry.id for entry in record.changes() if (entry.kind, entry.action) == ("message", "updated")]
+    logged = [entry.id for entry in record.changes(no_emails) if (entry.kind, entry.action) == ("message", "updated")]
     assert logged == [layout.message_id(MAILBOX, uid) for uid in changed]
     assert blocks.changed_messages([(99, flagging.marks)], layout.number_key(MAILBOX))[1].list() == changed
     assert flagging.passed.list() == [
@@ -148,6 +156,46 @@ def test_flags_are_changed_as_the_specification_says(
         for uid in sorted(set(uids))
         if uid in model and (since is None or model[uid].modseq == 99 or model[uid].modseq <= limit)
     ]
+
+
+@pytest.mark.parametrize("flag", [1, 8])
+@pytest.mark.parametrize("left_out", [(), (50,), range(1, 300, 2), range(3, 290)])
+def test_many_changes_are_logged_in_ranges(flag: int, left_out: Sequence[int]) -> None:
+    """`\\Deleted` is the message's own, all others are the email's too."""
+    uids = [uid for uid in range(1, 300) if uid not in left_out]
+    mailbox = rows.MailboxRow(MAILBOX, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, "", "INBOX")
+    table: dict[bytes, bytes] = {}
+    for uid in uids:
+        key = blocks.block_key(MAILBOX, uid)
+        message = rows.MessageRow(1, uid.to_bytes(16, "big"), 5.0, 10, 0, (), 6.0)
+        table[key] = blocks.with_message(key, table.get(key), uid, message)
+        mailbox.count(message, uid, 1)
+    flagging = blocks.Flagging(mailbox, 99, "add", flag, (), -1, change)
+    batch = Batch(Rows(table), [0], {})
+    flagging.change(batch, 0, tuple(range(1, 320)))
+    assert flagging.passed.list() == uids
+    said = layout.ChangeRecord(1, 99, 0, 0.0, flagging.marks).changes(partial(emails_in, Messages(batch)))
+    assert [entry.id for entry in said if entry.kind == "message"] == [layout.message_id(MAILBOX, uid) for uid in uids]
+    emails = [entry.id for entry in said if entry.kind == "email"]
+    assert emails == ([uid.to_bytes(16, "big") for uid in uids] if flag == 1 else [])
+    assert {(entry.modseq, entry.action) for entry in said} == {(99, "updated")}
+    assert (len(flagging.marks) < 30 * len(uids)) == (len(uids) > 64 or flag == 8)
+    gone, there = blocks.changed_messages([(99, flagging.marks)], layout.number_key(MAILBOX))
+    assert (gone, there.list()) == ([], uids)
+    both = blocks.changed_messages([(99, flagging.marks), (98, flagging.marks)], layout.number_key(MAILBOX))
+    assert (both[0], both[1].list()) == ([], uids)
+    assert blocks.changed_messages([(99, flagging.marks)], layout.number_key(MAILBOX + 1))[1].list() == []
+
+
+class Messages:
+    """A batch with one table, asked as if it had all."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+
+    def get(self, table: int, key: bytes) -> bytes | None:
+        row: bytes | None = self.batch.get(0, key)
+        return row
 
 
 MARKS = st.lists(st.tuples(st.sampled_from([0, 4, 8, 12, 12, 12]), st.integers(0, 2), st.integers(1, 9), st.booleans()))
