@@ -38,6 +38,7 @@ COMMANDS: Final = {
     "shaping": ("shaping", "shaping"),
     "store": ("store", "store"),
     "why": ("why", "why"),
+    "top": ("top", "top"),
     "suppression": ("suppression", "suppression"),
 }
 """Module of this package and its object, by command; imported when called: the stores and the pipeline take half a second."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from typing import Any, Final
+from urllib.parse import urlencode
 
 import click
 
@@ -20,7 +21,7 @@ from rusmes.model.ids import parse_id
 
 MAX_STATES: Final = 20
 """Entries whose present state is asked for, the newest."""
-SITE_LIMIT: Final = 1000
+SITE_LIMIT: Final = 20
 
 _RECEPTIONS: Final = ("received", "refused", "dropped")
 
@@ -86,7 +87,7 @@ def _states(context: Context, ids: list[str]) -> list[dict[str, Any]]:
         return []
     if context.is_running:
         entries = [entry for id in ids if (entry := _asked(context, id)) is not None]
-        sites = _sites(context) if entries else {}
+        sites = _sites(context, {str(one.get("site", "")) for one in _all(entries)} - {""})
     else:
         entries, sites = context.run(_read(context.config, ids)), {}
     now = time.time()
@@ -105,13 +106,16 @@ def _asked(context: Context, id: str) -> dict[str, Any] | None:
     return found
 
 
-def _sites(context: Context) -> dict[str, dict[str, Any]]:
-    """What the sites do now."""
+def _sites(context: Context, names: set[str]) -> dict[str, dict[str, Any]]:
+    """What these sites do now; what is there only of one egress source stands for all."""
+    if not names:
+        return {}
+    query = urlencode([("limit", SITE_LIMIT), *(("site", name) for name in sorted(names)[:SITE_LIMIT])])
     try:
-        answer = context.control.get(f"/top?sites={SITE_LIMIT}")
+        answer = context.control.get(f"/top?{query}")
     except ServerRefused:
         return {}
-    return {site["site"]: site for site in answer["sites"]}
+    return {site["site"]: site for site in reversed(answer["sites"])}
 
 
 async def _read(config: Config, ids: list[str]) -> list[dict[str, Any]]:
@@ -147,14 +151,11 @@ def reason_of(entry: dict[str, Any], recipient: dict[str, Any], site: dict[str, 
 
 
 def _site_reason(site: dict[str, Any], now: float) -> str:
-    if site.get("dead_until", 0.0) > now:
-        return f"its site cannot be reached, and is tried again at {_clock(site['dead_until'])}: {site.get('last_reply', '')}"
-    if site.get("rate_until", 0.0) > now:
-        return f"its site's rate is used up until {_clock(site['rate_until'])}"
-    active, window, waiting = site.get("active", 0), site.get("window", 0), site.get("waiting", 0)
-    if window and active >= window:
-        return f"its site's {window} connections are all in use, and {waiting} wait for one"
-    return f"its site has {active} connections at work for {waiting} that wait"
+    if site["stopped_until"] > now:
+        return f"nothing is sent to its site until {_clock(site['stopped_until'])}: {site['stop_reason']}"
+    if site["waiting"] and site["active"] >= site["window"]:
+        return f"its site's {site['window']} connections are all in use, and {site['waiting']} wait for one"
+    return f"its site has {site['active']} connections at work, and {site['waiting']} wait"
 
 
 def _clock(moment: float) -> str:

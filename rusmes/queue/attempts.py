@@ -12,6 +12,7 @@ from rusmes.model.plan import Queued
 from rusmes.queue.api import Report
 from rusmes.queue.entry import DELAY_NOTICED, Job
 from rusmes.queue.schedule import Schedule
+from rusmes.queue.tally import Tally
 from rusmes.storage.api import RecipientState
 
 _log = get_logger("queue")
@@ -24,12 +25,15 @@ class Attempts:
         self.schedule = schedule
         self._metrics = metrics
         self._events = events or NullEvents()
+        self.tally = Tally()
 
     def record_delivered(self, job: Job, item: Queued, reports: Sequence[Report], now: float) -> None:
         """An event for each recipient; all of them are delivered."""
         states = job.active.states
         for index, report in zip(job.indexes, reports, strict=True):
             self._events.attempted(item, report, "delivered", states[index].attempts + 1 if states else 1, 0.0, now)
+            if self.tally.is_on:
+                self.tally.count(item, report, "delivered", now)
 
     def count_delivered(self, item: Queued, reports: Sequence[Report], count: int, now: float) -> None:
         first = reports[0]
@@ -107,6 +111,8 @@ class Attempts:
                 self._log_failure(item, report, state)
             next_due = state.due if state.status == "deferred" else 0.0
             self._events.attempted(item, report, state.status, state.attempts, next_due, now)
+            if self.tally.is_on:
+                self.tally.count(item, report, state.status, now)
         notices = [(failed, 0.0), (delayed, schedule.expires_at(item.created))]
         notices += [([report for report in good if report.action == action], 0.0) for action in ("delivered", "relayed")]
         if item.action == "relay":

@@ -21,8 +21,8 @@ Time is queue time (`schedule.SteadyClock`); the stored due times are exact, so 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Final
 
 from rusmes.clock import Clock
 from rusmes.config.schema import Config
@@ -69,10 +69,12 @@ from rusmes.queue.entry import (
 from rusmes.queue.fairness import Flow, weights_of
 from rusmes.queue.lookups import Lookups
 from rusmes.queue.outcomes import Outcomes
+from rusmes.queue.overview import overview
 from rusmes.queue.patience import OVERDUE_SECONDS, Patience
 from rusmes.queue.schedule import Schedule, SteadyClock
 from rusmes.queue.sites import MAX_JOBS, Site, Sites, Stopped, Worker
 from rusmes.queue.stops import Stops
+from rusmes.queue.tally import Tally
 from rusmes.queue.waiting import FOREVER, Waiting
 from rusmes.storage.api import MailStore, QueueChange, QueueEntry, QueueStore, RecipientState
 
@@ -144,6 +146,15 @@ class Runner:
         self._measured: dict[Gauge, int] = {}
         self.recovered = False
         """Whether every entry that was there at the start is known."""
+
+    @property
+    def tally(self) -> Tally:
+        """Who is busy now."""
+        return self._attempts.tally
+
+    def overview(self, limit: int, names: Collection[str] = ()) -> list[dict[str, Any]]:
+        """Its sites at a glance (`queue.overview`)."""
+        return overview(self._sites.all(), self._deliverer, self.clock.now(), limit, names)
 
     # Life
 

@@ -172,6 +172,9 @@ class Sites:
         """Jobs in memory that wait, over all sites."""
         self.stopping = False
 
+    def all(self) -> list[Site]:
+        return list(self._sites.values())
+
     def submit(
         self, key: str, limits: SiteLimits, job: Job, tenant: str = "", campaign: str = "", name: str = "", source: str = ""
     ) -> bool:

@@ -26,6 +26,7 @@ from rusmes import metrics as m
 from rusmes._version import __version__
 from rusmes.config.schema import Config
 from rusmes.http.admin import AdminApi, Pages
+from rusmes.http.events import EventPages
 from rusmes.http.injection import InjectionPages
 from rusmes.http.metrics import Exporter
 from rusmes.http.queue import QueuePages
@@ -41,6 +42,7 @@ from rusmes.server.injections import Injections
 from rusmes.server.logs import file_of
 from rusmes.server.queues import Queues
 from rusmes.server.readiness import Readiness
+from rusmes.server.watch import Watch
 from rusmes.server.worker import EXIT_CANNOT_START, STOP_GRACE_SECONDS, run_worker
 
 HEALTHY_SECONDS: Final = 10.0
@@ -233,6 +235,7 @@ class Supervisor:
         exporter = Exporter(self._ground.metrics, self._fleet.processes)
         config = self._ground.config
         pages: list[Pages] = [QueuePages(Queues(self._fleet)), InjectionPages(Injections(self._fleet))]
+        pages.append(EventPages(Watch(self._fleet)))
         self._api = AdminApi(self._control, exporter, metrics_path=config.metrics.path, token=self._token, pages=pages)
         await self._api.serve_control(self._control_socket)
         if self._metrics_socket is not None:

@@ -32,6 +32,7 @@ from rusmes.server.logs import FLUSH_SECONDS, collect_lines, file_of
 from rusmes.server.provision import LOOK_SECONDS
 from rusmes.server.reload import unpacked
 from rusmes.server.steering import Steering
+from rusmes.server.watch import watch_handlers
 from rusmes.storage.api import Finding
 from rusmes.storage.commit import SWITCH_INTERVAL_SECONDS
 
@@ -90,6 +91,7 @@ class Worker:
                 "store.verify": self._on_verify,
                 **Steering(lambda: self._house).handlers(),
                 **injection_handlers(lambda: self._house),
+                **watch_handlers(lambda: self._house),
             },
             self._on_orphaned,
         )

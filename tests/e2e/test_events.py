@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import http.server
 import json
+import os
 import signal
 import smtplib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -15,7 +18,7 @@ from tests.e2e.running import RunningServer
 from tests.ports import free_ports
 
 
-@pytest.fixture()
+@pytest.fixture
 def server(tmp_path: Path) -> Iterator[RunningServer]:
     (closed,) = free_ports(1)
     route = f'[[delivery.route]]\nname = "closed"\nhost = "127.0.0.1"\nport = {closed}\ndomains = ["*"]\nuse_tls = false'
@@ -69,3 +72,112 @@ def test_why_mail_is_still_here_and_what_became_of_it(server: RunningServer) -> 
     server.start()
     server.rusmes("queue", "delete", "--recipient", "bob@*", "--yes")
     assert why(server, message_id)["waiting"] == []
+
+
+class Hook(http.server.BaseHTTPRequestHandler):
+    """Takes events, or refuses everything while `Hook.is_down`."""
+
+    taken: ClassVar[list[dict[str, Any]]] = []
+    is_down: ClassVar[bool] = False
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if not Hook.is_down:
+            Hook.taken += json.loads(body)
+        self.send_response(503 if Hook.is_down else 204)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+@pytest.fixture
+def hook() -> Iterator[int]:
+    Hook.taken, Hook.is_down = [], False
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hook) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
+
+
+def webhook(port: int, **more: str) -> str:
+    return "\n".join(
+        [
+            'segment_size = "64KB"',
+            "[[events.webhook]]",
+            'name = "hook"',
+            f'url = "http://127.0.0.1:{port}/"',
+            'batch_time = "50ms"',
+            'retry_wait = "50ms"',
+            'max_retry_wait = "200ms"',
+            *(f"{key} = {value}" for key, value in more.items()),
+        ]
+    )
+
+
+def test_every_event_comes_to_the_webhook_whoever_is_killed(tmp_path: Path, hook: int) -> None:
+    with RunningServer(tmp_path, sections={"events": webhook(hook)}) as server:
+        server.add_user()
+
+        def received() -> set[str]:
+            return {event["message_id"] for event in Hook.taken if event["kind"] == "received"}
+
+        wanted = {send(server, n, "alice@example.com") for n in range(20)}
+        server.wait_until(lambda: received() == wanted, "shipped")
+
+        Hook.is_down = True
+        wanted |= {send(server, n, "alice@example.com") for n in range(20, 40)}
+        server.wait_until(lambda: server.metric("rusmes_events_ship_failures_total") > 2, "refused")
+        server.wait_until(lambda: server.courier_pid() != 0, "a courier")
+        first = server.courier_pid()
+        os.kill(first, signal.SIGKILL)
+        server.wait_until(lambda: server.courier_pid() not in (0, first), "another courier")
+        os.kill(server.worker_pids()[0], signal.SIGKILL)
+        server.wait_until(lambda: len(server.worker_pids()) == 2 and server.page("/health")[0] == 200, "healthy")
+        wanted |= {send(server, n, "alice@example.com") for n in range(40, 60)}
+        Hook.is_down = False
+        server.wait_until(lambda: received() == wanted, "shipped")
+
+        server.write_config()
+        second = server.courier_pid()
+        server.sections["events"] = webhook(hook, kinds='["refused"]')
+        server.write_config()
+        server.signal(signal.SIGHUP)
+        server.wait_until(lambda: server.courier_pid() not in (0, second), "a courier with the new configuration")
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert server.orphans() == []
+    position = json.loads((tmp_path / "data" / "events" / "hook.position").read_text())
+    assert position
+
+
+def test_events_can_be_left_out(tmp_path: Path) -> None:
+    with RunningServer(tmp_path, sections={"events": "enabled = false"}) as server:
+        server.add_user()
+        send(server, 1, "alice@example.com")
+        assert server.courier_pid() == 0
+        assert not (tmp_path / "data" / "events").exists()
+
+
+def test_top_shows_what_waits_and_why(server: RunningServer) -> None:
+    for n in range(3):
+        send(server, n, f"user{n}@example.net")
+
+    def look() -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(server.rusmes("--json", "top"))
+        return answer
+
+    answer = look()
+    assert answer["counters"]["received"] == 3
+    assert set(answer["rates"]) == set(answer["counters"])
+    server.rusmes("queue", "suspend", "domain", "example.net", "--reason", "a test")
+    server.rusmes("queue", "retry", "--recipient", "*@example.net")
+    server.wait_until(lambda: look()["recipients"]["held"] == 0, "seen")
+    text = server.rusmes("top", "--once")
+    assert "received 0/s" in text
+    assert "SITE" in text
+    status, body = server.page("/top")
+    assert status == 403, body
