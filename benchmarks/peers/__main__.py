@@ -1,4 +1,4 @@
-"""The questions: accept, relay, signed, local, pop3, imap, imapidle, large, idle, syncs.
+"""The questions: accept, relay, signed, local, pop3, imap, imapidle, large, idle, syncs; and those of `outbound`.
 
 python -m benchmarks.peers accept --rounds 5
 """
@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.peers import measure, servers
+from benchmarks.peers import measure, outbound, servers
 from benchmarks.peers.mailbox import imap, imapidle
 from benchmarks.peers.measure import Sample
 from benchmarks.peers.retrieve import pop3
@@ -186,7 +186,7 @@ def local(options: argparse.Namespace) -> None:
 
             def run(server: servers.Server, flags: Sequence[str] = flags) -> Sample:
                 messages = int((600 if server is chain else 10000) * options.scale)
-                argv = [measure.smtpload(), *flags, "-u", str(servers.USERS), "-m", str(messages), "-l", "3000"]
+                argv = [measure.program("smtpload"), *flags, "-u", str(servers.USERS), "-m", str(messages), "-l", "3000"]
                 argv.append(str(server.port))
                 if server is not chain:
                     return timed(server, argv, messages)
@@ -267,7 +267,9 @@ def syncs(options: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    questions = {f.__name__: f for f in (accept, relay, signed, local, pop3, imap, imapidle, large, idle, syncs)}
+    questions = {
+        f.__name__: f for f in (accept, relay, signed, local, pop3, imap, imapidle, large, idle, syncs, *outbound.QUESTIONS)
+    }
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
     parser.add_argument("question", choices=[*questions, "all"])
     parser.add_argument("--rounds", type=int, default=5)
@@ -276,7 +278,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="imap: only these servers")
     parser.add_argument("--scratch", default="", help="directory for all data; a temporary one by default")
     options = parser.parse_args()
-    options.port = PORT
+    options.port, options.running, options.timed = PORT, running, timed
     if os.geteuid() != 0:
         print("the peers need root: Postfix and Dovecot start as root", file=sys.stderr)
         return 2

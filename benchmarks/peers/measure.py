@@ -64,14 +64,14 @@ def resident_bytes(root: int) -> int:
     return total
 
 
-def smtpload() -> str:
-    """The path of the compiled load generator.
+def program(name: str) -> str:
+    """The path of a compiled program of this directory: smtpload, smtpflood, smtpsink.
 
     Raises:
         CalledProcessError: there is no working C compiler.
     """
-    source = Path(__file__).with_name("smtpload.c")
-    binary = Path(tempfile.gettempdir()) / f"rusmes-smtpload-{os.getuid()}-{int(source.stat().st_mtime)}"
+    source = Path(__file__).with_name(f"{name}.c")
+    binary = Path(tempfile.gettempdir()) / f"rusmes-{name}-{os.getuid()}-{int(source.stat().st_mtime)}"
     if not binary.exists():
         subprocess.run(["cc", "-O2", "-o", str(binary), str(source)], check=True)
     return str(binary)
