@@ -74,7 +74,6 @@ from rusmes.queue.patience import OVERDUE_SECONDS, Patience
 from rusmes.queue.schedule import Schedule, SteadyClock
 from rusmes.queue.sites import MAX_JOBS, Site, Sites, Stopped, Worker
 from rusmes.queue.stops import Stops
-from rusmes.queue.tally import Tally
 from rusmes.queue.waiting import FOREVER, Waiting
 from rusmes.storage.api import MailStore, QueueChange, QueueEntry, QueueStore, RecipientState
 
@@ -124,6 +123,7 @@ class Runner:
         self.clock = SteadyClock(clock)
         self.schedule = Schedule.of(config)
         self._attempts = Attempts(self.schedule, metrics, events)
+        self.tally = self._attempts.tally
         self._memory_bytes = int(config.queue.memory)
         self._held_bytes = 0
         self._waiting = Waiting()
@@ -146,11 +146,6 @@ class Runner:
         self._measured: dict[Gauge, int] = {}
         self.recovered = False
         """Whether every entry that was there at the start is known."""
-
-    @property
-    def tally(self) -> Tally:
-        """Who is busy now."""
-        return self._attempts.tally
 
     def overview(self, limit: int, names: Collection[str] = ()) -> list[dict[str, Any]]:
         """Its sites at a glance (`queue.overview`)."""
