@@ -224,6 +224,11 @@ class Output:
         self.settle()
         await self._connection.flush()
 
+    def end_compression(self) -> None:
+        self._connection.write(self._deflate.flush(zlib.Z_FINISH))
+        self._deflate = None
+        self._is_unsettled = False
+
     def compress(self) -> None:
         self._deflate = zlib.compressobj(wbits=DEFLATE_WINDOW_BITS, memLevel=DEFLATE_MEMORY_LEVEL)
 
@@ -570,6 +575,23 @@ class Conversation:
         self.output.compress()
         self._inflate = zlib.decompressobj(wbits=-15)
         self.context.is_compressed = True
+        return Silent()
+
+    def end_compression(self, tag: bytes) -> Outcome:
+        """UNAUTHENTICATE (RFC 8437 §3): its reply is the last that is compressed, and it is the last command that was."""
+        self.write(response.ok(tag, "logged out"))
+        self.output.end_compression()
+        inflate, self._inflate = self._inflate, None
+        try:
+            more = inflate.decompress(self._inflating, INFLATE_OCTETS)
+        except zlib.error:
+            more = b"?"
+        self._inflating = b""
+        if more or self.session.has_input:
+            self.end_after_reply(b"nothing may follow UNAUTHENTICATE inside the compression that it ends")
+        else:
+            self.session.receive(inflate.unused_data)
+        self.context.is_compressed = False
         return Silent()
 
     # The selected mailbox

@@ -25,6 +25,7 @@ from rusmes.imap.command import (
     Unauthenticate,
 )
 from rusmes.imap.commands.context import Bad, Context, Handler, No, Ok, Outcome
+from rusmes.imap.commands.notify import end as end_notify
 from rusmes.imap.response import nstring
 from rusmes.model.identity import Identity
 from rusmes.model.mailbox import Account
@@ -186,13 +187,16 @@ async def compress(context: Context, command: Compress) -> Outcome:
 
 async def unauthenticate(context: Context, command: Unauthenticate) -> Outcome:
     """RFC 8437 §3: back to the state before login, on the same connection; what was enabled is forgotten."""
+    end_notify(context)
     context.conversation.deselect()
     context.session.unauthenticated()
     context.conversation.logged_out()
     context.identity = None
     context.account, context.account_id = "", 0
-    context.notify = None
-    return Ok("logged out")
+    if not context.is_compressed:
+        return Ok("logged out")
+    outcome: Outcome = context.conversation.end_compression(command.tag)
+    return outcome
 
 
 HANDLERS: Final[Mapping[type[Command], Handler]] = {

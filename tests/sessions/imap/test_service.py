@@ -405,3 +405,53 @@ def test_a_mailbox_that_goes_while_a_message_comes_is_not_made_again(backend: st
             assert (await client.line()).startswith("b OK [APPENDUID")
 
     run(scenario())
+
+
+@pytest.mark.rfc("8437", "3")
+@pytest.mark.parametrize("end", [zlib.Z_SYNC_FLUSH, zlib.Z_FINISH])
+def test_unauthenticate_ends_compression(end: int) -> None:
+    """After its reply both sides speak plainly again, and may compress anew."""
+
+    async def scenario() -> None:
+        async with ImapHouse() as house:
+            client = await house.login()
+            for _ in range(2):
+                await client.ok("NOTIFY SET (PERSONAL (MessageNew MessageExpunge))")
+                await client.ok("COMPRESS DEFLATE")
+                deflate, inflate = zlib.compressobj(wbits=-15), zlib.decompressobj(wbits=-15)
+                data = deflate.compress(b"a NOOP\r\n") + deflate.flush(zlib.Z_SYNC_FLUSH)
+                data += deflate.compress(b"b UNAUTHENTICATE\r\n") + deflate.flush(end)
+                if end == zlib.Z_FINISH:
+                    data += b"c CAPABILITY\r\n"
+                client.send_now(data)
+                said = b""
+                while not inflate.eof:
+                    said += inflate.decompress(await client.reader.read(1))
+                assert said.startswith(b"a OK")
+                assert b"\r\nb OK" in said
+                assert said.endswith(b"\r\n")
+                if end == zlib.Z_SYNC_FLUSH:
+                    client.send_now(b"c CAPABILITY\r\n")
+                assert "COMPRESS=DEFLATE" not in await client.line()  # not before login
+                assert (await client.line()).startswith("c OK")
+                assert not house.service.resources.hub._followed
+                await client.ok(f"LOGIN alice@example.com {PASSWORD}")
+                [line] = await client.ok("CAPABILITY")
+                assert "COMPRESS=DEFLATE" in line
+
+    run(scenario())
+
+
+@pytest.mark.rfc("8437", "3")
+def test_nothing_follows_unauthenticate_inside_the_compression() -> None:
+    async def scenario() -> None:
+        async with ImapHouse() as house:
+            client = await house.login()
+            await client.ok("COMPRESS DEFLATE")
+            deflate, inflate = zlib.compressobj(wbits=-15), zlib.decompressobj(wbits=-15)
+            client.send_now(deflate.compress(b"b UNAUTHENTICATE\r\nc NOOP\r\n") + deflate.flush(zlib.Z_SYNC_FLUSH))
+            data = await client.reader.read()
+            assert inflate.decompress(data).startswith(b"b OK")
+            assert inflate.unused_data.startswith(b"* BYE nothing may follow")
+
+    run(scenario())
