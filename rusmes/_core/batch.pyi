@@ -8,6 +8,16 @@ MAX_HELD_WRITES: int
 class NotNew(Exception):
     """A row that was to be inserted exists."""
 
+class NotAhead(Exception):
+    """What is to be read takes more than look-ups by key."""
+
+def merge(into: list[dict[bytes, bytes | None]], held: list[dict[bytes, bytes | None]], newest: list[bytes]) -> None:
+    """Add a batch's writes, by table, to those of others. A row that is deleted and cannot be in the data file, whose last key
+    of the table is `newest`, is forgotten instead."""
+
+def write_rows(txn: Any, handles: list[Any], held: list[dict[bytes, bytes | None]]) -> None:
+    """Hand writes to a transaction, table by table in key order; they are kept."""
+
 @final
 class Batch:
     """The transaction as operations see it: their own writes first, then the batch's, then the store's.
@@ -15,7 +25,9 @@ class Batch:
     Writes are held back, so that each operation can be undone alone and all of them go out together, one call a table.
     `prefixes` names tables that are scanned often, with the length of the prefix: a scan of one of those looks at the held
     rows of that prefix, and not at all of them, which would make a large expunge quadratic. `cache` (rows by table) and
-    `numbers` (the last number by table) outlive the batch.
+    `numbers` (the last number by table) outlive the batch. With `ahead`, writes that are durable and not in the data file, rows
+    are looked up there before the transaction, which is asked only for keys up to the `newest` of the table; whatever else
+    an operation would do with the transaction raises NotAhead.
     """
 
     now: float
@@ -36,6 +48,8 @@ class Batch:
         prefixes: Mapping[int, int] | None = None,
         numbers: dict[int, int] | None = None,
         now: float = 0.0,
+        ahead: list[dict[bytes, bytes | None]] | None = None,
+        newest: list[bytes] | None = None,
     ) -> None: ...
     def get(self, table: int, key: bytes) -> bytes | None: ...
     def has(self, table: int, key: bytes) -> bool:

@@ -23,13 +23,51 @@ class NotNew(Exception):
     """A row that was to be inserted exists."""
 
 
+class NotAhead(Exception):
+    """What is to be read takes more than look-ups by key."""
+
+
+def merge(list into not None, list held not None, list newest not None) -> None:
+    cdef int table
+    cdef dict rows
+    cdef bytes last
+    for table in range(len(held)):
+        rows = into[table]
+        last = newest[table]
+        for key, value in (<dict>held[table]).items():
+            if value is None and <bytes>key > last:
+                rows.pop(key, None)
+            else:
+                rows[key] = value
+
+
+def write_rows(object txn, list handles not None, list held not None) -> None:
+    cdef int table
+    cdef dict rows
+    cdef list puts
+    for table in range(len(held)):
+        rows = held[table]
+        if not rows:
+            continue
+        puts = [item for item in rows.items() if item[1] is not None]
+        if puts:
+            puts.sort()
+            with txn.cursor(handles[table]) as cursor:
+                cursor.putmulti(puts)
+        if len(puts) < len(rows):
+            for key in sorted([key for key, value in rows.items() if value is None]):
+                txn.delete(key, db=handles[table])
+
+
 @cython.final
 cdef class Batch:
     def __init__(
         self, object txn, list handles not None, dict cache not None, *, bint careful=False, object prefixes=None,
-        dict numbers=None, double now=0.0,
+        dict numbers=None, double now=0.0, list ahead=None, list newest=None,
     ):
         self.txn = txn
+        self.ahead = ahead
+        self.newest = newest
         self.now = now
         self.handles = handles
         self.cache = cache
@@ -49,6 +87,12 @@ cdef class Batch:
         cdef dict cache
         if found != NULL:
             return <object>found
+        if self.ahead is not None:
+            found = GetItem(self.ahead[table], key)
+            if found != NULL:
+                return <object>found
+            if self.is_newer(table, key):
+                return None
         cache = self.cache.get(table)
         if cache is not None:
             found = GetItem(cache, key)
@@ -63,9 +107,17 @@ cdef class Batch:
 
     def has(self, int table, bytes key not None) -> bool:
         cdef PyObject* found = GetItem(self.held[table], key)
+        if found == NULL and self.ahead is not None:
+            found = GetItem(self.ahead[table], key)
+            if found == NULL and self.is_newer(table, key):
+                return False
         if found != NULL:
             return <object>found is not None
         return self.txn.get(key, db=self.handles[table]) is not None
+
+    cdef bint is_newer(self, int table, bytes key) except -1:
+        """Whether the key is above all that the data file has."""
+        return key > <bytes>self.newest[table]
 
     def holds(self, int table, bytes key not None) -> bool:
         cdef PyObject* found
@@ -80,6 +132,8 @@ cdef class Batch:
         cdef list present
         cdef bint is_mixed
         cdef Py_ssize_t wanted = limit
+        if self.ahead is not None:
+            raise NotAhead
         candidates = held
         if table in self.by_prefix and PyBytes_GET_SIZE(prefix) == self.by_prefix[table][0]:
             candidates = [key for key in self.by_prefix[table][1].get(prefix, ()) if key in held]
@@ -129,9 +183,10 @@ cdef class Batch:
 
     def insert(self, int table, bytes key not None, bytes value not None) -> bool:
         cdef PyObject* found = GetItem(self.held[table], key)
-        if (<object>found is not None) if found != NULL else (self.is_careful and self.has(table, key)):
+        cdef bint looks = self.is_careful or self.ahead is not None
+        if (<object>found is not None) if found != NULL else (looks and self.has(table, key)):
             return False
-        if not self.is_careful:
+        if not looks:
             self.inserted.setdefault(table, set()).add(key)
         self.put(table, key, value)
         return True
@@ -152,6 +207,8 @@ cdef class Batch:
         cdef int table
         cdef dict held
         cdef list puts
+        if self.ahead is not None:
+            raise NotAhead
         for table in range(len(self.held)):
             held = self.held[table]
             if not held:

@@ -3,8 +3,10 @@
 A record is a header, the writes, and zeros up to a whole page, so that no page is ever written twice with something in it
 that was acknowledged. Numbers are little-endian:
 
-    magic 4, zeros 4, XXH64 of what follows 8, epoch 8, transaction 8, octets of the writes 8; then of each write
+    magic 4, part 4, XXH64 of what follows 8, epoch 8, transaction 8, octets of the writes 8; then of each write
     table 2, octets of the key 2, octets of the value 4 (all ones: the row is deleted), key, value
+
+A transaction has one record, part 0, or several that follow one another.
 """
 
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
@@ -86,6 +88,7 @@ cdef extern from *:
 
 cdef enum:
     MAGIC = 0x314A4D52          # "RMJ1"
+    PART_AT = 4
     HASH_AT = 8
     EPOCH_AT = 16
     TXN_AT = 24
@@ -100,7 +103,7 @@ PAGE_BYTES = PAGE
 MAX_RECORD_BYTES = 16 * 1024 * 1024
 
 
-def encode(list held not None, uint64_t epoch, uint64_t txn_id):
+def encode(list held not None, uint64_t epoch, uint64_t txn_id, uint32_t part=0):
     cdef Py_ssize_t size = HEADER
     cdef Py_ssize_t limit = MAX_RECORD_BYTES
     cdef Py_ssize_t whole
@@ -119,7 +122,8 @@ def encode(list held not None, uint64_t epoch, uint64_t txn_id):
     record = NewByteArray(NULL, whole)
     start = <unsigned char*>PyByteArray_AS_STRING(record)
     memset(start + size, 0, <size_t>(whole - size))
-    put_le(start, MAGIC, 8)
+    put_le(start, MAGIC, 4)
+    put_le(start + PART_AT, part, 4)
     put_le(start + HASH_AT, 0, 8)
     put_le(start + EPOCH_AT, epoch, 8)
     put_le(start + TXN_AT, txn_id, 8)
@@ -179,10 +183,14 @@ cdef int write_synced(int descriptor, unsigned char* data, size_t size, int64_t 
     return 0
 
 
-cdef Py_ssize_t payload_length(const unsigned char* data, Py_ssize_t size, uint64_t epoch, uint64_t txn_id) noexcept nogil:
-    """Octets of the writes, -1 when the record of this transaction does not stand there whole."""
+cdef Py_ssize_t payload_length(
+    const unsigned char* data, Py_ssize_t size, uint64_t epoch, uint64_t txn_id, uint32_t part
+) noexcept nogil:
+    """Octets of the writes, -1 when this part of this transaction does not stand there whole."""
     cdef uint64_t length
-    if size < HEADER or get_le(data, 8) != MAGIC or get_le(data + EPOCH_AT, 8) != epoch or get_le(data + TXN_AT, 8) != txn_id:
+    if size < HEADER or get_le(data, 4) != MAGIC or get_le(data + PART_AT, 4) != part:
+        return -1
+    if get_le(data + EPOCH_AT, 8) != epoch or get_le(data + TXN_AT, 8) != txn_id:
         return -1
     length = get_le(data + LENGTH_AT, 8)
     if length > <uint64_t>(size - HEADER):
@@ -196,17 +204,17 @@ def checksum(bytes data not None) -> int:
     return hash_of(<const unsigned char*>PyBytes_AS_STRING(data), <size_t>PyBytes_GET_SIZE(data))
 
 
-def transaction_at(bytes data not None, Py_ssize_t at, uint64_t epoch) -> int:
+def transaction_at(bytes data not None, Py_ssize_t at, uint64_t epoch) -> tuple:
     cdef const unsigned char* p
     if at < 0 or at + HEADER > PyBytes_GET_SIZE(data):
-        return 0
+        return 0, 0
     p = <const unsigned char*>PyBytes_AS_STRING(data) + at
-    if get_le(p, 8) != MAGIC or get_le(p + EPOCH_AT, 8) != epoch:
-        return 0
-    return get_le(p + TXN_AT, 8)
+    if get_le(p, 4) != MAGIC or get_le(p + EPOCH_AT, 8) != epoch:
+        return 0, 0
+    return get_le(p + TXN_AT, 8), get_le(p + PART_AT, 4)
 
 
-def read(bytes data not None, Py_ssize_t at, uint64_t epoch, uint64_t txn_id):
+def read(bytes data not None, Py_ssize_t at, uint64_t epoch, uint64_t txn_id, uint32_t part=0):
     cdef Py_ssize_t end, length
     cdef uint32_t key_octets, value_octets
     cdef const unsigned char* p
@@ -214,7 +222,7 @@ def read(bytes data not None, Py_ssize_t at, uint64_t epoch, uint64_t txn_id):
     if at < 0 or at > PyBytes_GET_SIZE(data):
         return None
     length = payload_length(
-        <const unsigned char*>PyBytes_AS_STRING(data) + at, PyBytes_GET_SIZE(data) - at, epoch, txn_id
+        <const unsigned char*>PyBytes_AS_STRING(data) + at, PyBytes_GET_SIZE(data) - at, epoch, txn_id, part
     )
     if length < 0:
         return None

@@ -1,4 +1,5 @@
-"""Group commit: a thread in which every waiting caller's operation shares one transaction and one sync.
+"""Group commit: a thread in which every waiting caller's operation shares one transaction and one sync. (Over 500 lines,
+because all of it shares the turn and the callers that wait.)
 
 The loop's thread hands operations over and awaits their futures. The commit thread takes everything that is waiting, runs the
 operations one after another on a `Batch` (a view of the transaction that holds their writes back), makes a record of what
@@ -11,6 +12,8 @@ Rules for operations:
 3. It never blocks: files are synced before the transaction begins (`Prepared`).
 
 A lone caller whose operation is light is served in its loop's thread, as long as commits are quick (`_commit_here`).
+
+Where one process writes, a batch is durable by its record alone and goes to LMDB later, together with others (`lmdb.lead`).
 
 A commit that fails answers every waiting caller with StoreError and closes the store for writing; after a second (at once
 for what makes space, when space was the reason) the next operation is let through, and its success opens it again. The
@@ -35,13 +38,14 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 import lmdb
 
-from rusmes._core.batch import Batch, NotNew
+from rusmes._core.batch import Batch, NotAhead, NotNew
 from rusmes._core.redo import encode
 from rusmes.clock import Clock
 from rusmes.errors import StoreCorrupt, StoreError, StoreFull
 from rusmes.metrics import COMMIT_BATCH, COMMIT_SECONDS, COMMIT_WAIT_SECONDS, COMMITS, STORE_ERRORS, Metrics
 from rusmes.storage.api import Answer
 from rusmes.storage.lmdb.environment import Environment, Transaction, translate
+from rusmes.storage.lmdb.lead import LEAD_SECONDS
 from rusmes.storage.space import Space
 from rusmes.storage.spool import store_failure
 
@@ -118,6 +122,7 @@ class Committer:
         metrics: Metrics,
         cached_tables: Iterable[int] = (),
         prefixes: Mapping[int, int] | None = None,
+        leads: bool = False,
         on_notes: Callable[[list[tuple[int, int]]], None] | None = None,
     ) -> None:
         self._environment = environment
@@ -136,8 +141,12 @@ class Committer:
         self._wake_ups: queue.SimpleQueue[bool] = queue.SimpleQueue()
         """True: look at what is waiting; False: and then end."""
         self._is_wake_up_due = False
-        self._turn = threading.Lock()
-        """Held by who commits, the thread or a loop."""
+        self._leads = leads
+        self._is_busy = False
+        """Who has the turn is in the middle of a commit."""
+        self._lead_timer: asyncio.TimerHandle | None = None
+        self._turn = threading.RLock()
+        """Held by who commits, the thread or a loop, and by who has to read what a lead has."""
         self._crowd = 0
         """How many the last commit had to do with: its own, and those who waited at its end."""
         self._seconds = 0.0
@@ -148,11 +157,13 @@ class Committer:
         self._is_dead = False
         environment.on_damage = lambda: metrics.inc(STORE_ERRORS["corrupt"])
         environment.has_room = space.has_room
+        environment.catch_up = self._catch_up
         environment.on_checkpoint_failure = lambda: metrics.inc(STORE_ERRORS["io"])
 
     def start(self) -> None:
         self._forget_cache()  # the file may have been replaced
-        self._is_wake_up_due = False  # a loop that was closed took its call along
+        self._is_wake_up_due = False  # a loop that was closed took its calls along
+        self._lead_timer = None
         self._thread = threading.Thread(target=self._run, name=f"commit-{self._name}", daemon=True)
         self._thread.start()
 
@@ -224,18 +235,54 @@ class Committer:
         waiting = self._waiting
         if not waiting[0].is_light or waiting[0].prepared or not self._turn.acquire(blocking=False):
             return False
+        environment = self._environment
         try:
-            txn = self._environment.begin_write_at_once() if len(waiting) == 1 else None
-            if txn is None:
+            if len(waiting) != 1:
                 return False
+            txn = None
+            if not self._leads or not environment.may_lead:
+                txn = environment.begin_write_at_once() if environment.lead is None else None
+                if txn is None:
+                    return False
             items = [waiting.popleft()]
-            notes = self._commit(items, txn)
+            notes = self._commit(items, txn, is_here=True)
         finally:
             self._turn.release()
         if notes is None:
             return False
+        if environment.lead is not None and self._lead_timer is None:
+            self._lead_timer = items[0].future.get_loop().call_later(LEAD_SECONDS, self._end_lead)
         self._resolve(items, notes)
         return True
+
+    def _end_lead(self) -> None:
+        """The thread looks after it from now on."""
+        self._lead_timer = None
+        if self._environment.lead is not None:
+            self._wake_ups.put(True)
+
+    def _catch_up(self) -> None:
+        """Somebody is about to read the data file. Raises StoreError: the store is closed until it works."""
+        with self._turn:
+            if self._is_busy:  # this thread, in the middle of it: somebody looks how much of the file is free
+                return
+            self._is_busy = True
+            try:
+                self._environment.write_lead()
+            except Exception as error:
+                failure = self._failure_of(error)
+                self._fail([], failure)
+                raise failure from None
+            finally:
+                self._is_busy = False
+
+    def _write_lead(self) -> None:
+        """When its time has come; nobody waits for it."""
+        try:
+            self._catch_up()
+        except StoreError:
+            if self._environment.lead is not None:
+                self._environment.lead.until = time.perf_counter() + RECOVERY_SECONDS
 
     def _may_probe(self, growth: int) -> bool:
         """What makes space need not wait when space is what failed."""
@@ -248,8 +295,8 @@ class Committer:
         is_open = True
         while is_open or waiting:
             if not waiting:
-                is_open = self._wake_ups.get()
-            if len(waiting) < self._crowd and is_open:
+                is_open = self._await_work()
+            if waiting and len(waiting) < self._crowd and is_open:
                 is_open = self._gather(self._crowd, time.perf_counter() + min(self._seconds, MAX_GATHER_SECONDS))
             with self._turn:
                 batch: list[_Waiting[Any]] = []
@@ -258,6 +305,16 @@ class Committer:
                 notes = self._commit(batch) if batch else None
             if notes is not None:
                 self._answer(batch, notes)
+        self._write_lead()
+
+    def _await_work(self) -> bool:
+        """Wait for a wake-up, and write the lead when its time has come; False when the end was asked for."""
+        while True:
+            lead = self._environment.lead
+            try:
+                return self._wake_ups.get(timeout=None if lead is None else max(lead.until - time.perf_counter(), 0.0))
+            except queue.Empty:
+                self._write_lead()
 
     def _gather(self, crowd: int, until: float) -> bool:
         """Wait a moment for those who were here a moment ago; False when the end was asked for.
@@ -276,15 +333,21 @@ class Committer:
                 return True
         return True
 
-    def _commit(self, items: list[_Waiting[Any]], txn: Transaction | None = None) -> list[tuple[int, int]] | None:
-        """Commit, or fail; what was noted. A loop has begun `txn`, and None says that it is the thread's after all."""
+    def _commit(
+        self, items: list[_Waiting[Any]], txn: Transaction | None = None, *, is_here: bool = False
+    ) -> list[tuple[int, int]] | None:
+        """Commit, or fail; what was noted. A loop may have begun `txn`, and hears by None that it is the thread's after all."""
         started = time.perf_counter()
         notes: list[tuple[int, int]] = []
         after: list[Callable[[], None]] = []
+        self._is_busy = True
         try:
             ready = self._prepare(items)
             if ready:
-                notes, after = self._transact_until_done(ready, items, txn)
+                outcome = self._try_to_lead(ready, is_here) if self._leads and txn is None else None
+                if outcome is None and txn is None and is_here:
+                    raise _NotHere
+                notes, after = outcome or self._transact_until_done(ready, items, txn)
             elif txn is not None:
                 txn.abort()
                 self._environment.end_write()
@@ -292,15 +355,10 @@ class Committer:
             self._waiting.extendleft(reversed(items))
             self._quick_commits = 0
             return None
-        except StoreError as error:
-            self._fail(items, error)
-        except OSError as error:
-            self._fail(items, store_failure(error, f"committing to {self._environment.path}"))
-        except lmdb.Error as error:
-            self._is_dead = self._is_dead or isinstance(error, lmdb.PanicError)
-            self._fail(items, translate(error, f"committing to {self._environment.path}"))
         except BaseException as error:
-            self._fail(items, StoreError("storage failure", f"committing to {self._environment.path}: {error!r}"))
+            self._fail(items, self._failure_of(error))
+        finally:
+            self._is_busy = False
         ended = time.perf_counter()
         for item in items:
             if item.error is not None:
@@ -357,6 +415,34 @@ class Committer:
                 items.append(item)
                 ready.append(item)
 
+    def _try_to_lead(
+        self, items: list[_Waiting[Any]], is_here: bool
+    ) -> tuple[list[tuple[int, int]], list[Callable[[], None]]] | None:
+        """Make them durable by the journal alone; None when they need a transaction, which comes after the lead."""
+        environment = self._environment
+        lead = environment.lead
+        if lead is not None and lead.is_due:
+            environment.write_lead()
+        if environment.begin_lead():
+            lead = environment.lead
+            assert lead is not None
+            try:
+                batch = Batch(lead, environment.handles, {}, now=self._clock.now(), ahead=lead.rows, newest=lead.newest)
+                self._run_operations(batch, items)
+                if not batch.has_writes:
+                    return [], batch.after_commit
+                record = encode(batch.held, environment.epoch, lead.txn_id, lead.parts)
+                if record is not None and environment.add_to_lead(lead, batch.held, record):
+                    self._failure = None
+                    return batch.notes, batch.after_commit
+            except NotAhead:
+                pass
+            finally:
+                lead.end_batch()
+        if not is_here:
+            environment.write_lead()
+        return None
+
     def _transact_until_done(
         self, items: list[_Waiting[Any]], batch_items: list[_Waiting[Any]], begun: Transaction | None
     ) -> tuple[list[tuple[int, int]], list[Callable[[], None]]]:
@@ -365,7 +451,8 @@ class Committer:
             is_here, txn, begun = begun is not None, begun or self._environment.begin_write(), None
             try:
                 self._join_late(items, batch_items)
-                batch, stranded = self._run_operations(txn, items, is_careful)
+                batch = self._begin_batch(txn, is_careful)
+                stranded = self._run_operations(batch, items)
                 if stranded is not None:
                     items = [item for item in items if item is not stranded]
                     self._forget_cache()
@@ -396,28 +483,28 @@ class Committer:
                 txn.abort()  # does nothing after a commit
                 self._environment.end_write()
 
-    def _run_operations(
-        self, txn: Transaction, items: list[_Waiting[Any]], is_careful: bool
-    ) -> tuple[Batch, _Waiting[Any] | None]:
-        """Run all; the second value is an operation that has to be taken out of the batch, which then begins anew."""
+    def _begin_batch(self, txn: Transaction, is_careful: bool) -> Batch:
         if txn.id() != self._expected_id or any(len(rows) > MAX_CACHED_ROWS for rows in self._cache.values()):
             self._forget_cache()
-        batch = Batch(
+        return Batch(
             txn, self._environment.handles, self._cache, careful=is_careful, prefixes=self._prefixes, numbers=self._numbers,
             now=self._clock.now(),
         )  # fmt: skip
+
+    def _run_operations(self, batch: Batch, items: list[_Waiting[Any]]) -> _Waiting[Any] | None:
+        """Run all, or up to an operation that has to be taken out of the batch, which then begins anew; that one."""
         for item in items:
             mark = batch.begin_operation()
             item.error = None
             try:
                 item.result = item.operation(batch)
-            except (lmdb.MapFullError, NotNew):
+            except (lmdb.MapFullError, NotNew, NotAhead):
                 raise
             except BaseException as error:
                 item.error = translate(error, self._environment.path) if isinstance(error, lmdb.Error) else error
                 if not batch.undo_operation(mark):
-                    return batch, item
-        return batch, None
+                    return item
+        return None
 
     def _forget_cache(self) -> None:
         for rows in self._cache.values():
@@ -425,13 +512,24 @@ class Committer:
         self._numbers.clear()
         self._expected_id = 0
 
+    def _failure_of(self, error: BaseException) -> StoreError:
+        what = f"committing to {self._environment.path}"
+        if isinstance(error, StoreError):
+            return error
+        if isinstance(error, OSError):
+            return store_failure(error, what)
+        if isinstance(error, lmdb.Error):
+            self._is_dead = self._is_dead or isinstance(error, lmdb.PanicError)
+            return translate(error, what)
+        return StoreError("storage failure", f"{what}: {error!r}")
+
     def _fail(self, items: list[_Waiting[Any]], error: StoreError) -> None:
         for item in items:
             if item.error is None:
                 item.error = type(error)(error.public, error.detail)
         if isinstance(error, StoreFull):
             self._space.mark_full()
-        self._metrics.inc(STORE_ERRORS["full" if isinstance(error, StoreFull) else "io"], len(items))
+        self._metrics.inc(STORE_ERRORS["full" if isinstance(error, StoreFull) else "io"], len(items) or 1)
         self._failure = error
         self._failed_at = self._clock.monotonic()
 

@@ -289,6 +289,10 @@ class Checkpointer:
         return self._pin is not None and self.shared.may_follow(txn_id - 1)
 
     @property
+    def is_pinned(self) -> bool:
+        return self._pin is not None
+
+    @property
     def can_relieve(self) -> bool:
         """Whether a checkpoint would let pages be used again."""
         return self.shared.pressure != self._relieved

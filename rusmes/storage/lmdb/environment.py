@@ -2,9 +2,10 @@
 shares the locks below and depends on their order.)
 
 LMDB itself syncs nothing (NOSYNC). A commit is durable by its record in the journal, which is synced under the writer mutex
-and before LMDB commits: so records are durable in order, nobody ever reads what a power loss could take back, and a sync
-that fails leaves no trace. `journal` has the records, `checkpoint` what makes the data file whole again, `recovery` what
-puts both together. WRITEMAP would write pages before they are committed, and stays off.
+(of a lead: under the committer's turn) and before LMDB commits: so records are durable in order, nobody ever reads what a
+power loss could take back, and a sync that fails leaves no trace. `journal` has the records, `lead` those that LMDB has not
+seen yet, `checkpoint` what makes the data file whole again, `recovery` what puts all together.
+WRITEMAP would write pages before they are committed, and stays off.
 
 Readers are short and belong to one call; a reader is never held across an `await`, because its pages cannot be reused while
 it lives.
@@ -12,8 +13,8 @@ it lives.
 Locks, in this order: `<file>.writer` (exclusive, by the one writer of a queue) and `<file>.users` (shared, by everybody who
 has the file open, readers included; exclusive, by who has to be alone: recovery, clean-up at the start, compaction), both
 for as long as the environment is open, and taken while holding the journal's lock, which nobody has who waits for `.users`;
-those of `checkpoint`; LMDB's writer mutex (by the commit thread, for one batch); the gate (for moments; it keeps readers
-out while the map moves).
+the committer's turn; those of `checkpoint`; LMDB's writer mutex (by the commit thread, for one batch); the gate (for moments;
+it keeps readers out while the map moves).
 """
 
 from __future__ import annotations
@@ -29,9 +30,11 @@ from typing import Any, Final
 import lmdb
 import lmdb.verify
 
+from rusmes._core.batch import write_rows
 from rusmes.errors import NotFound, StoreCorrupt, StoreError, StoreFull
 from rusmes.storage.lmdb.checkpoint import COMMIT_BYTES, Checkpointer, Shared
 from rusmes.storage.lmdb.journal import Journal
+from rusmes.storage.lmdb.lead import LEAD_BYTES, ROOM_BYTES, Lead
 from rusmes.storage.lmdb.recovery import recover
 from rusmes.storage.spool import store_failure
 from rusmes.storage.writeback import sync_directory
@@ -93,10 +96,14 @@ class Environment:
         self._journal = Journal(path)
         self._checkpointer: Checkpointer | None = None
         self.recovered = 0
-        """Transactions that were done again when it was opened."""
+        """Records of the journal that were done again when it was opened."""
         self.on_checkpoint_failure: Callable[[], None] = _nothing
         self.has_room: Callable[[int], bool] = lambda size: True
         """Whether the files may grow by so many bytes."""
+        self.lead: Lead | None = None
+        """What the journal has and the data file not yet; only who has the committer's turn changes it."""
+        self.catch_up: Callable[[], None] = _nothing
+        """Waits for the turn and writes the lead to the data file."""
         self._file = -1
         self._file_bytes = 0
         self._page_bytes = 0
@@ -240,6 +247,9 @@ class Environment:
         if checkpointer is None:
             return
         checkpointer.stop()
+        if self.lead is not None:  # it could not be written: recovery does it
+            checkpointer.shared.mark_failed()
+            self.lead = None
         is_last = self.claim()
         if is_last and self._file >= 0:
             self._give_back()
@@ -261,12 +271,22 @@ class Environment:
         return self._checkpointer is not None and self._checkpointer.shared.is_failed
 
     @property
+    def may_lead(self) -> bool:
+        """Whether a lead can go on, or begin, with nothing else to do first."""
+        checkpointer = self._checkpointer
+        if checkpointer is None or checkpointer.is_busy or not checkpointer.is_pinned:
+            return False
+        return self.lead is None or not self.lead.is_due
+
+    @property
     def is_open(self) -> bool:
         return self._env is not None
 
     @contextmanager
     def reading(self, *, buffers: bool = False) -> Iterator[Transaction]:
         """A snapshot for one call. LMDB's errors become the taxonomy's."""
+        if self.lead is not None:
+            self.catch_up()
         with self._gate:
             while self._is_moving:
                 self._gate.wait()
@@ -338,6 +358,72 @@ class Environment:
             pass
         txn.abort()
         return None
+
+    def begin_lead(self) -> bool:
+        """Make a lead if there is none; False when it has to be a transaction. The caller has the committer's turn, and no
+        other process writes.
+
+        Raises:
+            StoreError: it is closed, or closed for writing.
+        """
+        checkpointer = self._checkpointer
+        if self._env is None or checkpointer is None:
+            raise StoreError("the store is closed", self.path)
+        id = self.lead.txn_id if self.lead is not None else self._env.info()["last_txnid"] + 1
+        if not checkpointer.may_write(id):
+            return False
+        if self.lead is None:
+            head = checkpointer.shared.head_after(id - 1)
+            if head < 0 or not self._extend(ROOM_BYTES):
+                return False
+            self.lead = Lead(id, head, self.handles, self._env.begin)
+        return True
+
+    def add_to_lead(self, lead: Lead, held: list[dict[bytes, bytes | None]], record: bytearray) -> bool:
+        """Make a batch durable; False when its record is too large for a lead, or has no place.
+
+        Raises:
+            OSError: it is not durable.
+        """
+        assert self._checkpointer is not None  # `begin_lead` was asked
+        if len(record) > LEAD_BYTES:
+            return False
+        at = self._journal.find_place(len(record), lead.head, self._checkpointer.shared.tail, self.has_room)
+        if at < 0:
+            return False
+        self._journal.append(record, at)
+        lead.add(held, len(record), at + len(record))
+        return True
+
+    def write_lead(self) -> None:
+        """Write the lead to the data file. The caller has the committer's turn.
+
+        Raises:
+            StoreError, OSError, lmdb.Error: the lead stays.
+        """
+        lead = self.lead
+        if lead is None:
+            return
+        lead.is_stuck = True
+        while lead.parts:
+            txn = self.begin_write()
+            checkpointer = self._checkpointer
+            assert checkpointer is not None
+            try:
+                if txn.id() != lead.txn_id:
+                    raise StoreCorrupt("the store is damaged", f"{self.path}: somebody else wrote transaction {lead.txn_id}")
+                write_rows(txn, self.handles, lead.rows)
+                checkpointer.shared.describe(lead.txn_id, lead.head, in_no_record=False, size=lead.size + COMMIT_BYTES)
+                self._commit_unsynced(txn)
+                checkpointer.wrote()
+                break
+            except lmdb.MapFullError:
+                txn.abort()
+                self.grow()
+            finally:
+                txn.abort()
+                self.end_write()
+        self.lead = None
 
     def end_write(self) -> None:
         """The transaction of `begin_write` has ended."""

@@ -87,8 +87,9 @@ class LmdbQueueStore:
             has_one_writer=True,
         )
         self._committer = Committer(
-            self._environment, name="queue", prefixes={Q_STATES: 16}, clock=clock, space=self._space, metrics=self._metrics
-        )
+            self._environment, name="queue", prefixes={Q_STATES: 16}, leads=True, clock=clock, space=self._space,
+            metrics=self._metrics,
+        )  # fmt: skip
 
     async def open(self) -> None:
         """Raises StoreError (also when another process writes it), StoreCorrupt; NotFound when there is nothing to read."""

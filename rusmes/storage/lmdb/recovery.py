@@ -32,7 +32,7 @@ GROWTH_FACTOR: Final = 2
 
 
 def recover(path: str, tables: Sequence[bytes], journal: Journal, map_size: int) -> int:
-    """Make the store clean; how many transactions were done again. The caller has it alone and holds the journal's lock.
+    """Make the store clean; how many records were done again. The caller has it alone and holds the journal's lock.
 
     Raises:
         StoreCorrupt: data file and journal do not belong together, or one of them is damaged.

@@ -27,12 +27,25 @@ def written(tmp_path: Path) -> bytes:
 def test_a_record_comes_back(written: bytes) -> None:
     assert redo.read(written, 8192, 7, 41) == (len(written), ROWS)
     assert len(written) % redo.PAGE_BYTES == 0
-    assert redo.transaction_at(written, 8192, 7) == 41
+    assert redo.transaction_at(written, 8192, 7) == (41, 0)
 
 
 @pytest.mark.parametrize(("at", "epoch", "txn_id"), [(8192, 8, 41), (8192, 7, 40), (8192, 7, 42), (0, 7, 41), (1 << 40, 7, 41)])
 def test_a_record_of_another_life_place_or_transaction_is_none(written: bytes, at: int, epoch: int, txn_id: int) -> None:
     assert redo.read(written, at, epoch, txn_id) is None
+
+
+def test_a_part_is_found_by_its_number(tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    record = redo.encode([{b"k": b"v"}], 7, 41, 3)
+    assert record is not None
+    redo.append(descriptor, record, 0)
+    os.close(descriptor)
+    data = (tmp_path / "file").read_bytes()
+    assert redo.transaction_at(data, 0, 7) == (41, 3)
+    assert redo.read(data, 0, 7, 41, 3) == (len(data), [(0, b"k", b"v")])
+    assert redo.read(data, 0, 7, 41) is None
+    assert redo.read(data, 0, 7, 41, 2) is None
 
 
 def test_a_record_that_was_cut_is_none(written: bytes) -> None:

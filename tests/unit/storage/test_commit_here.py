@@ -58,15 +58,20 @@ async def test_a_slow_commit_sends_the_next_ones_to_the_thread(queue: LmdbQueueS
     assert await is_here(queue)
 
 
-async def test_who_might_have_to_wait_goes_to_the_thread(queue: LmdbQueueStore) -> None:
+@pytest.mark.parametrize("leads", [True, False])
+async def test_who_might_have_to_wait_goes_to_the_thread(queue: LmdbQueueStore, leads: bool) -> None:
     checkpointer = queue._environment._checkpointer
     assert checkpointer is not None
-    checkpointer.shared.writer = 1  # another process
-    assert not await is_here(queue)
-    assert checkpointer.shared.writer == 0
+    queue._committer._catch_up()
+    queue._committer._leads = leads
+    if not leads:
+        checkpointer.shared.writer = 1  # another process
+        assert not await is_here(queue)
+        assert checkpointer.shared.writer == 0
     checkpointer.is_busy = True
     assert not await is_here(queue)
     checkpointer.is_busy = False
+    queue._committer._catch_up()
     checkpointer.let_go()
     assert not await is_here(queue)  # a checkpoint comes first
     assert await is_here(queue)

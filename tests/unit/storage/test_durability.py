@@ -90,6 +90,8 @@ async def test_a_caller_that_is_cancelled_does_not_take_the_body_along(
     """The session is gone while its commit is under way: the entry is there with its body, or is not there."""
     queue = queue_at()
     await queue.open()
+    queue._committer._catch_up()
+    queue._committer._leads = False
     begun, go_on = threading.Event(), threading.Event()
     begin = queue._environment.begin_write
 
@@ -201,6 +203,8 @@ async def test_a_failed_commit_is_no_acknowledgement(
 ) -> None:
     queue = queue_at()
     await queue.open()
+    queue._committer._catch_up()
+    queue._committer._leads = False
     content = content_of(queue.blobs, large_message())
 
     def failing() -> Any:
@@ -257,6 +261,8 @@ def _target(descriptor: str) -> str:
 async def test_a_commit_that_cannot_write_leaves_no_trace(queue_at: QueueAt, clock: FakeClock, tmp_path: Path) -> None:
     queue = queue_at()
     await queue.open()
+    queue._committer._catch_up()
+    queue._committer._leads = False
     await queue.put([queued_of(queue.blobs, 1)])
     with Broken(tmp_path / "queue-0.mdb"), pytest.raises(StoreError):
         await queue.put([queued_of(queue.blobs, 2)])

@@ -32,8 +32,8 @@ def slot_at(sequence: int, txn_id: int = 10, offset: int = RING_START) -> Slot:
     return Slot(sequence, False, b"i" * 16, EPOCH, txn_id, offset, b"m" * META_BYTES)
 
 
-def record_of(txn_id: int, size: int = 100, epoch: int = EPOCH) -> bytearray:
-    record = redo.encode([{b"k%d" % txn_id: b"v" * size}], epoch, txn_id)
+def record_of(txn_id: int, size: int = 100, epoch: int = EPOCH, part: int = 0) -> bytearray:
+    record = redo.encode([{b"k%d" % (txn_id + 1000 * part): b"v" * size}], epoch, txn_id, part)
     assert record is not None
     return record
 
@@ -102,8 +102,22 @@ def test_records_follow_on_until_the_first_that_is_not_whole(journal: Journal) -
     change(journal, ends[3] - PAGE, bytes(512))  # the last one is torn
     assert transactions(journal, slot_at(1)) == [11, 12, 13]
     change(journal, ends[1] - PAGE, b"!")  # one in the middle rots, and what came after it was acknowledged
-    with pytest.raises(StoreCorrupt, match="transaction 12"):
+    with pytest.raises(StoreCorrupt, match="after transaction 11"):
         transactions(journal, slot_at(1))
+
+
+def test_parts_of_a_transaction_follow_on_and_belong_to_its_checkpoint(journal: Journal) -> None:
+    at = RING_START + 3 * PAGE
+    for txn_id, part in ((11, 0), (11, 1), (12, 0), (12, 1), (12, 2), (13, 0)):
+        journal.append(record_of(txn_id, part=part), at)
+        at = RING_START if (txn_id, part) == (12, 0) else at + PAGE
+    assert transactions(journal, slot_at(1, 10, RING_START + 3 * PAGE)) == [11, 1011, 12, 1012, 2012, 13]
+    assert transactions(journal, slot_at(1, 11, RING_START + 5 * PAGE)) == [12, 1012, 2012, 13]
+    # A checkpoint has all of its transaction, also the part that lies at the beginning.
+    assert transactions(journal, slot_at(1, 12, RING_START + 2 * PAGE)) == [13]
+    change(journal, RING_START, b"!")
+    with pytest.raises(StoreCorrupt, match="after transaction 12"):
+        transactions(journal, slot_at(1, 11, RING_START + 5 * PAGE))
 
 
 def test_what_an_earlier_life_left_is_no_record(journal: Journal) -> None:

@@ -68,7 +68,7 @@ async def test_what_was_acknowledged_is_there_after_a_crash(queue_at: QueueAt, t
     await queue.change([QueueChange((2).to_bytes(16, "big"), {}, remove=True)])
     crashed = queue_at(copy_of(tmp_path / "a", tmp_path / "b"))
     await crashed.open()
-    assert crashed._environment.recovered == 3
+    assert crashed._environment.recovered == 6  # with what `open` wrote
     assert ids(crashed) == [1, 3, 4]
     assert list(crashed.verify()) == []
     await put(crashed, 5)
@@ -221,8 +221,10 @@ async def test_files_that_do_not_belong_together_are_refused(queue_at: QueueAt, 
     other = queue_at(tmp_path / "other")
     await other.open()
     await put(other, 7, 8, 9)
+    assert (ids(queue), ids(other)) == ([1], [7, 8, 9])  # all of it is in the data files
     early = copy_of(tmp_path / "a", tmp_path / "early")
     await put(queue, 2, 3)
+    assert ids(queue) == [1, 2, 3]
     assert queue._environment._checkpointer is not None
     queue._environment._checkpointer.checkpoint()
     late = copy_of(tmp_path / "a", tmp_path / "late")
@@ -401,6 +403,7 @@ async def test_a_data_file_that_cannot_be_synced_closes_the_store_until_it_is_re
     checkpointer = queue._environment._checkpointer
     assert checkpointer is not None
     await put(queue, 1)
+    assert ids(queue) == [1]
     sync.is_failing = True
     with pytest.raises(OSError, match="error"):
         checkpointer.checkpoint()

@@ -57,6 +57,8 @@ async def test_failures_by_kind(
     assert metrics.count(m.STORE_ERRORS["corrupt"]) == 1
     queue = queue_at(metrics=metrics)
     await queue.open()
+    queue._committer._catch_up()
+    queue._committer._leads = False
     monkeypatch.setattr(queue._environment, "begin_write", lambda: 1 / 0)
     with pytest.raises(StoreError):
         await queue.put([queued_of(queue.blobs, 1)])
