@@ -124,6 +124,18 @@ def pattern(text: str) -> str:
     return f"*.{domain_name(text[2:])}" if text.startswith("*.") else domain_name(text)
 
 
+def host_pattern(text: str) -> str:
+    """A pattern of hosts: one of domains, or an IP address.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        return pattern(text)
+
+
 def ip_address(text: str) -> str:
     """An IP address.
 

@@ -89,10 +89,10 @@ def _checked_values(path: KeyPath, values: T, problems: Collector) -> T:
 
 
 def _with_patterns(path: KeyPath, entry: T, keys: Iterable[str], problems: Collector) -> T:
-    checked = {
-        key: tuple(_each(problems, (*path, key, index), names.pattern, text) for index, text in enumerate(getattr(entry, key)))
-        for key in keys
-    }
+    checked = {}
+    for key in keys:
+        form = names.pattern if key == "domains" else names.host_pattern
+        checked[key] = tuple(_each(problems, (*path, key, i), form, text) for i, text in enumerate(getattr(entry, key)))
     return replace(entry, **checked)
 
 

@@ -130,6 +130,8 @@ class Steering:
     # Rules
 
     def heard(self, item: Queued, reports: Sequence[Report], plan: RoutePlan) -> None:
-        """Have the rules listen to refusals; called only when there are some."""
+        """Have the rules listen to refusals among what was said."""
+        if not any(report.code >= 400 for report in reports):
+            return
         hosts = tuple(host for group in plan.hosts for host in group)
         self._automation.heard(item, reports, Place(plan.site, plan.provider, hosts, plan.source))

@@ -146,6 +146,26 @@ def test_a_tenants_mail_leaves_by_its_pool_and_the_queue_knows_it() -> None:
     against(test)
 
 
+def test_a_site_can_name_the_pool() -> None:
+    async def test(sink: Sink, out: Out) -> None:
+        for _ in range(3):  # at first nobody knows which site it is
+            await out.send()
+        await out.send(item(tenant="shop"))
+        assert by(sink) == {"127.0.0.2": 3, "127.0.0.3": 1}
+
+    against(test, '[[delivery.site]]\nmx = ["127.0.0.1"]\npool = "two"\n' + SOURCES)
+
+
+def test_a_source_without_an_address_of_the_family_sends_nothing() -> None:
+    async def test(sink: Sink, out: Out) -> None:
+        report = await out.send(item(tenant="shop"))
+        assert (report.action, report.status) == ("delayed", "4.4.4")
+        assert "source three none" in report.text
+        assert sink.messages == []
+
+    against(test, SOURCES.replace('["127.0.0.3"]', '["::1"]'))
+
+
 def test_an_address_that_is_not_ours_is_passed_over() -> None:
     async def test(sink: Sink, out: Out) -> None:
         assert {(await out.send()).action for _ in range(6)} == {"delivered"}

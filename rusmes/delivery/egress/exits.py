@@ -22,15 +22,17 @@ from rusmes.delivery.egress.warmup import WarmUps
 from rusmes.delivery.shaping.overrides import Overrides
 from rusmes.metrics import EGRESS_CHOICES, Metrics
 from rusmes.model.plan import Refusal
-from rusmes.queue.api import FOREVER, Postponed, Suspender
+from rusmes.queue.api import Postponed, Suspender
 from rusmes.storage.api import Ledger
 
 MAX_ASSIGNED: Final = 20_000
 """Mails whose source is remembered, about 150 bytes each."""
 PATIENCE_SECONDS: Final = 60.0
 """Mail waits so long for sources that do not work; then it counts as an attempt, and its sender will hear of it."""
-MAX_POSTPONE_SECONDS: Final = 3600.0
-"""Then it is asked again: somebody may have resumed it, or another source may have come."""
+RECHECK_SECONDS: Final = 300.0
+"""Then mail of a source that is suspended asks again: somebody may have resumed it."""
+RECHECK_DAY_SECONDS: Final = 3600.0
+"""The same for what waits for the next day of a warm-up: another source may have come."""
 
 
 class Errand(Struct, frozen=True):
@@ -141,7 +143,7 @@ class Exits:
         self._metrics.inc(EGRESS_CHOICES["postponed"])
         if nearest.is_broken and nearest.seconds > PATIENCE_SECONDS:
             return Refusal(451, "4.3.5", f"no egress source works: {nearest.reason}")
-        raise Postponed(min(max(nearest.seconds, 0.05), MAX_POSTPONE_SECONDS), nearest.reason)
+        raise Postponed(max(nearest.seconds, 0.05), nearest.reason)
 
     def may_follow(self, source: Source, errand: Errand) -> bool:
         """Whether a mail may leave by a source right now, with its part taken; like `admit`, for whoever has another way."""
@@ -163,10 +165,10 @@ class Exits:
         now = self._clock.now()
         if self._suspender is not None and (found := self._suspender.until(source=source.name)) is not None:
             until, reason = found
-            seconds = MAX_POSTPONE_SECONDS if until == FOREVER else until - now
-            return _Obstacle(seconds, f"source {source.name} is suspended: {reason}")
+            return _Obstacle(min(until - now, RECHECK_SECONDS), f"source {source.name} is suspended: {reason}")
         if errand.site and (stopped := self._overrides.suspension(errand.site, source.name)) is not None:
-            return _Obstacle(stopped.until - now, f"source {source.name} is suspended for {errand.site}: {stopped.reply}")
+            seconds = min(stopped.until - now, RECHECK_SECONDS)
+            return _Obstacle(seconds, f"source {source.name} is suspended for {errand.site}: {stopped.reply}")
         if source.warmup is not None and not self.warmups.has_room(source, errand.provider, errand.count):
             return self._no_room(source, errand)
         return None
@@ -174,7 +176,8 @@ class Exits:
     def _no_room(self, source: Source, errand: Errand) -> _Obstacle:
         whom = errand.provider or "other sites"
         limit = self.warmups.limit(source, errand.provider)
-        return _Obstacle(self.warmups.seconds_left(), f"source {source.name} has sent its {limit} messages of today to {whom}")
+        seconds = min(self.warmups.seconds_left(), RECHECK_DAY_SECONDS)
+        return _Obstacle(seconds, f"source {source.name} has sent its {limit} messages of today to {whom}")
 
 
 def _any(_source: Source) -> bool:
