@@ -26,6 +26,7 @@ from rusmes.imap.names import encode_name
 from rusmes.imap.response import astring, list_line, status_line, untagged_ok
 from rusmes.model.mailbox import Mailbox
 from rusmes.model.query import SequenceSet
+from rusmes.storage.names import parents
 
 MESSAGE_EVENTS: Final = frozenset({"MessageNew", "MessageExpunge", "FlagChange"})
 SUPPORTED: Final = (
@@ -139,7 +140,7 @@ class Notification:
         async for mailbox in in_turns(context, mailboxes.values()):
             events = self._events_of(mailbox.name)
             if MESSAGE_EVENTS & events and not self._is_selected(mailbox.id):
-                context.output.write(self._status(mailbox, "FlagChange" in events))
+                context.output.write(self._status(mailbox, "FlagChange" in events, is_first=True))
 
     async def _subscriptions(self) -> frozenset[str]:
         """Names, where they make a difference."""
@@ -236,29 +237,36 @@ class Notification:
     def _names(
         self, before: dict[int, Mailbox], now: dict[int, Mailbox], different: list[Mailbox]
     ) -> tuple[list[bytes], set[str]]:
-        """§5.4: created, deleted and renamed mailboxes; the lines, and the names they told of."""
+        """§5.4: created, deleted and renamed mailboxes; the lines, and the names they told of. With a mailbox that is made or
+        goes, the one above it is told too, and with one that is renamed those below it are not."""
         lines: list[bytes] = []
         told: set[str] = set()
+        names = {mailbox.name for mailbox in now.values()}
 
-        def tell(name: str, attributes: tuple[bytes, ...] = (), extended: bytes = b"") -> None:
+        def tell(name: str, extended: bytes = b"") -> None:
             told.add(name)
+            attributes: tuple[bytes, ...] = () if name in names else (b"\\NonExistent",)
             if name in self._subscribed:
                 attributes += (b"\\Subscribed",)
             lines.append(list_line(self._encoded(name), attributes, extended=extended))
 
+        renamed = {}
         for mailbox in different:
             old = before.get(mailbox.id)
             if old is not None and old.name != mailbox.name:
-                if self._has(mailbox.name, "MailboxName") or self._has(old.name, "MailboxName"):
-                    extended = b'"OLDNAME" (%b)' % astring(self._encoded(old.name), utf8=True)
-                    tell(mailbox.name, extended=extended)
-                    told.add(old.name)
-            elif old is None and self._has(mailbox.name, "MailboxName"):
-                tell(mailbox.name)
-        for id in before.keys() - now.keys():
-            old = before[id]
-            if self._has(old.name, "MailboxName"):
-                tell(old.name, (b"\\NonExistent",))
+                renamed[old.name] = mailbox.name
+        for old_name, new_name in renamed.items():
+            if any(above in renamed and renamed[above] + old_name[len(above) :] == new_name for above in parents(old_name)):
+                told |= {old_name, new_name}
+            elif self._has(new_name, "MailboxName") or self._has(old_name, "MailboxName"):
+                tell(new_name, b'"OLDNAME" (%b)' % astring(self._encoded(old_name), utf8=True))
+                told.add(old_name)
+        came_or_went = [mailbox.name for mailbox in different if mailbox.id not in before]
+        came_or_went += [before[id].name for id in before.keys() - now.keys()]
+        for name in came_or_went:
+            for affected in (name, name.rpartition("/")[0]):
+                if affected and affected not in told and self._has(affected, "MailboxName"):
+                    tell(affected)
         return lines, told
 
     async def _annotations(self, now: dict[int, Mailbox], touched: list[int]) -> list[bytes]:
@@ -310,12 +318,14 @@ class Notification:
             b" ".join(astring(entry.encode(), utf8=True) for entry in changed),
         )
 
-    def _status(self, mailbox: Mailbox, with_flags: bool) -> bytes:
-        """§5.1 to §5.3."""
+    def _status(self, mailbox: Mailbox, with_flags: bool, *, is_first: bool = False) -> bytes:
+        """§5.1 to §5.3; the first one by §3.1."""
         self._context.metrics.inc(m.IMAP_NEWS)
         items: list[tuple[bytes, int | bytes]] = [(b"MESSAGES", mailbox.exists), (b"UIDNEXT", mailbox.uid_next)]
         if with_flags:
-            items += [(b"UNSEEN", mailbox.unseen), (b"UIDVALIDITY", mailbox.uid_validity)]
+            items.append((b"UNSEEN", mailbox.unseen))
+        if with_flags or is_first:
+            items.append((b"UIDVALIDITY", mailbox.uid_validity))
         if with_flags or "CONDSTORE" in self._context.session.enabled:
             items.append((b"HIGHESTMODSEQ", mailbox.highest_modseq))
         return status_line(self._encoded(mailbox.name), items)
