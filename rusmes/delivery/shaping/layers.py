@@ -77,6 +77,7 @@ class _Entry(Struct, frozen=True):
     layer: int
     provider: str
     hosts: tuple[str, ...]
+    """Patterns; of an entry about domains: those of hosts that it is not about."""
     domains: tuple[str, ...]
     sources: tuple[str, ...]
     values: tuple[tuple[str, Any], ...]
@@ -118,10 +119,12 @@ class Layers:
             self._domains |= dict.fromkeys(map(str.lower, entry.domains), entry.name)
             self._entries.append(_Entry(_PROVIDER, entry.name, (), (), entry.sources, values, origin))
             return
-        hosts = tuple(map(str.lower, (*entry.match, *entry.mx)))
-        domains = tuple(map(str.lower, (*entry.match, *entry.domains)))
-        if hosts or not domains:
-            self._entries.append(_Entry(_SITE, entry.provider, hosts, (), entry.sources, values, origin))
+        match, mx, domains = (tuple(map(str.lower, patterns)) for patterns in (entry.match, entry.mx, entry.domains))
+        if match or mx or not domains:
+            self._entries.append(_Entry(_SITE, entry.provider, (*match, *mx), (), entry.sources, values, origin))
+        if match:
+            # What it says of the hosts it says of the domain too, and then it is no entry about the domain.
+            self._entries.append(_Entry(_DOMAIN, entry.provider, (*match, *mx), match, entry.sources, values, origin))
         if domains:
             self._entries.append(_Entry(_DOMAIN, entry.provider, (), domains, entry.sources, values, origin))
 
@@ -170,9 +173,10 @@ def _title(entry: Provider | Site) -> str:
 def _means(entry: _Entry, provider: str, hosts: Sequence[str], domain: str) -> bool:
     if entry.provider and entry.provider != provider:
         return False
+    of_hosts = any(matches(pattern, host) for pattern in entry.hosts for host in hosts)
     if entry.layer == _DOMAIN:
-        return bool(domain) and any(matches(pattern, domain) for pattern in entry.domains)
-    return not entry.hosts or any(matches(pattern, host) for pattern in entry.hosts for host in hosts)
+        return bool(domain) and not of_hosts and any(matches(pattern, domain) for pattern in entry.domains)
+    return of_hosts or not entry.hosts
 
 
 def matches(pattern: str, name: str) -> bool:

@@ -180,6 +180,15 @@ def test_a_domain_with_limits_of_its_own_is_a_site_of_its_own() -> None:
     assert vip.site == "(mx1|mx2).big.example"
 
 
+def test_what_is_said_of_hosts_makes_no_site_of_each_domain() -> None:
+    everybody = routes_of(config_of('[[delivery.site]]\nmatch = ["*"]\nconnections_per_site = 2\n'))
+    plan = plan_of(everybody, "mx:x.example")
+    assert (plan.site, plan.limits.connections) == ("(mx1|mx2).big.example", 2)
+    by_name = routes_of(config_of('[[delivery.site]]\nmatch = ["x.example"]\nconnections_per_site = 2\n'))
+    plan = plan_of(by_name, "mx:x.example")
+    assert (plan.site, plan.limits.connections) == ("x.example/(mx1|mx2).big.example", 2)
+
+
 def test_a_limit_of_a_provider_is_shared_by_its_sites() -> None:
     text = '[[delivery.provider]]\nname = "big"\nmx = ["*.big.example"]\nconnections_per_provider = 7\n'
     (shared,) = plan_of(routes_of(config_of(text)), "mx:x.example").limits.shared
