@@ -60,6 +60,9 @@ class Cursor(Watcher):
     def largest_uid(self) -> int:
         """What "*" stands for among UIDs; 0 in an empty mailbox."""
 
+    def numbers_of(self, uids: Uids) -> Uids:
+        """Sequence numbers of those of `uids` that the client knows, in their order."""
+
     def number_list(self, uids: Uids) -> list[int]:
         """Sequence numbers of those of `uids` that the client knows, ascending."""
 

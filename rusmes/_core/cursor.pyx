@@ -124,6 +124,41 @@ cdef class Cursor(Watcher):
                 mask.data[row] = 1
         return self.numbers(mask)
 
+    def numbers_of(self, Uids uids not None) -> Uids:
+        cdef MailboxRows rows = self.rows
+        cdef Uids found = Uids.__new__(Uids)
+        cdef Py_ssize_t known = min(self.known, rows.size)
+        cdef uint32_t* numbers = NULL          # by row, 0 for what the client does not know; without tombstones the row says it
+        cdef uint32_t number = 0
+        cdef Py_ssize_t k = 0
+        cdef Py_ssize_t row = -1
+        cdef Py_ssize_t i
+        if rows.dead:
+            numbers = <uint32_t*>PyMem_Realloc(NULL, <size_t>(known + 1) * sizeof(uint32_t))
+            if numbers == NULL:
+                raise MemoryError
+            for i in range(known):
+                numbers[i] = 0
+                if k < rows.dead and rows.dead_rows[k] == <uint32_t>i:
+                    k += 1
+                    if rows.dead_serials[k - 1] <= self.told:
+                        continue
+                number += 1
+                numbers[i] = number
+        try:
+            for i in range(uids.n):
+                if row >= 0 and row + 1 < rows.size and rows.uids[row + 1] == uids.data[i]:
+                    row += 1
+                else:
+                    row = rows.find(uids.data[i])
+                if 0 <= row < known:
+                    number = <uint32_t>row + 1 if numbers == NULL else numbers[row]
+                    if number:
+                        found.push(number)
+        finally:
+            PyMem_Free(numbers)
+        return found
+
     def uid_at(self, Py_ssize_t number) -> int:
         """0: there is no such message."""
         cdef Py_ssize_t row = number - 1

@@ -61,6 +61,9 @@ def fetch_responses(
         ValueError: the lists are not as long as they should be, or a stored structure is broken.
     """
 
+def numbers(found: Uids, start: int, stop: int) -> bytes:
+    """The numbers `found[start:stop]`, a blank before each. Raises IndexError."""
+
 def body_of(structure: bytes) -> bytes:
     """BODY of a BODYSTRUCTURE. Raises ValueError."""
 

@@ -226,6 +226,17 @@ cdef Py_ssize_t put_body(Buffer out, const char* p, Py_ssize_t n, Py_ssize_t at,
     return end
 
 
+def numbers(Uids found not None, Py_ssize_t start, Py_ssize_t stop) -> bytes:
+    cdef Buffer out = Buffer.__new__(Buffer)
+    cdef Py_ssize_t i
+    if start < 0 or stop > found.n or start > stop:
+        raise IndexError(f"{start}:{stop} of {found.n}")
+    for i in range(start, stop):
+        out.put_char(b" ")
+        out.put_number(found.data[i])
+    return out.take()
+
+
 def body_of(bytes structure not None) -> bytes:
     cdef Buffer out = Buffer.__new__(Buffer)
     if put_body(out, PyBytes_AS_STRING(structure), PyBytes_GET_SIZE(structure), 0, 0) < 0:

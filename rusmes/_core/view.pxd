@@ -16,6 +16,7 @@ cdef class Uids:
     cdef Py_ssize_t n
     cdef Py_ssize_t capacity
     cdef int push(self, uint32_t uid) except -1
+    cdef bint holds(self, uint32_t uid) noexcept nogil
 
 
 # One octet a row, 0 or 1: the answer to a question about all rows.

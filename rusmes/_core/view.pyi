@@ -23,6 +23,9 @@ class Uids:
     def __contains__(self, uid: int, /) -> bool:
         """Only for ascending UIDs."""
 
+    def ordered(self, order: Iterable[int]) -> list[int]:
+        """Those that are in `order`, as they stand there. Only for ascending UIDs."""
+
     def list(self, start: int = 0, stop: int = -1) -> list[int]: ...
     def without(self, other: Uids) -> Uids:
         """Both ascending."""

@@ -144,10 +144,17 @@ cdef class Uids:
     def __iter__(self):
         return iter(self.list())
 
-    def __contains__(self, uint32_t uid) -> bool:
+    cdef bint holds(self, uint32_t uid) noexcept nogil:
         cdef Py_ssize_t low = 0
         cdef Py_ssize_t high = self.n
         cdef Py_ssize_t middle
+        # As in `find_not_below`: without gaps, the distance from the first one says where.
+        if high and uid >= self.data[0]:
+            middle = <Py_ssize_t>(uid - self.data[0])
+            if middle < high:
+                if self.data[middle] == uid:
+                    return True
+                high = middle
         while low < high:
             middle = (low + high) >> 1
             if self.data[middle] < uid:
@@ -155,6 +162,13 @@ cdef class Uids:
             else:
                 high = middle
         return low < self.n and self.data[low] == uid
+
+    def __contains__(self, uint32_t uid) -> bool:
+        return self.holds(uid)
+
+    def ordered(self, order) -> list:
+        cdef uint32_t uid
+        return [uid for uid in order if self.holds(uid)]
 
     def list(self, Py_ssize_t start=0, Py_ssize_t stop=-1) -> list:
         cdef Py_ssize_t i

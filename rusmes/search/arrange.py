@@ -45,8 +45,7 @@ class Arranger:
         if len(uids) < KEPT_FROM or 2 * len(uids) < rows.exists:
             return await self._sorted(rows, uids.list(), criteria)
         order = await self._order(rows, tuple(criteria))
-        members = set(uids.list())
-        return [uid for uid in order.uids if uid in members]
+        return uids.ordered(order.uids)
 
     async def _order(self, rows: MailboxRows, criteria: Criteria) -> Order:
         """That of all messages."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from rusmes._core import render
 from rusmes._core.view import Uids
 from rusmes.imap import response
 from rusmes.imap.command import CancelUpdate, Command, Search, SearchReturn, Sort, Thread
@@ -36,10 +37,10 @@ async def search(context: Context, command: Search) -> Outcome:
     if is_followed(context, command):
         return Bad("the tag of a search that is followed")
     found = await _find(context, command)
-    uids = found.uids.list()
     if results is None and not context.session.is_rev2:
-        await _untagged(context, b"SEARCH", command, uids)
+        await _untagged(context, b"SEARCH", command, found.uids)
         return Ok("searched", found.limited)
+    uids = found.uids.list()
     results = results or SearchReturn(all=True)  # RFC 9051 §6.4.4: as RETURN (ALL)
     if results.save:
         context.here.saved = saved_uids(uids, results)
@@ -56,7 +57,7 @@ async def sort(context: Context, command: Sort) -> Outcome:
     found = await _find(context, command)
     order = await context.resources.searcher.sort(found.scope, found.uids, command.criteria)
     if results is None:
-        await _untagged(context, b"SORT", command, order)
+        await _untagged(context, b"SORT", command, Uids(order))
         return Ok("sorted")
     if results.save:
         context.here.saved = sorted(saved_uids(order, results))
@@ -123,28 +124,18 @@ def _same(uid: int) -> int:
     return uid
 
 
-def _numbers(context: Context, command: Search | Sort, uids: Sequence[int]) -> Sequence[int]:
+def _numbers(context: Context, command: Search | Sort, uids: Uids) -> Uids:
     """As the client wants them; what it does not know is left out."""
-    if command.is_uid:
-        return uids
-    if isinstance(command, Search):  # ascending: 10,000 in 0.3 ms instead of 4
-        return context.view.cursor.number_list(Uids(uids))
-    known = sorted(uids)
-    found = context.view.cursor.number_list(Uids(known))
-    if len(found) == len(known):
-        number_by_uid = dict(zip(known, found, strict=True))
-        return [number_by_uid[uid] for uid in uids]
-    number_of = context.view.number_of
-    return [number for uid in uids if (number := number_of(uid))]
+    return uids if command.is_uid else context.view.cursor.numbers_of(uids)
 
 
-async def _untagged(context: Context, name: bytes, command: Search | Sort, uids: Sequence[int]) -> None:
+async def _untagged(context: Context, name: bytes, command: Search | Sort, uids: Uids) -> None:
     """RFC 3501 §7.2.5, RFC 5256 §4, with the modseq of RFC 7162 §3.1.5."""
     numbers = _numbers(context, command, uids)
-    modseq = highest_modseq(context.view.rows, uids) if numbers and has_modseq(command.query) else 0
+    modseq = highest_modseq(context.view.rows, uids) if len(numbers) and has_modseq(command.query) else 0
     context.output.write(b"* " + name)
     for start in range(0, len(numbers), NUMBERS_AT_ONCE):
-        context.output.write((" " + " ".join(map(str, numbers[start : start + NUMBERS_AT_ONCE]))).encode())
+        context.output.write(render.numbers(numbers, start, min(start + NUMBERS_AT_ONCE, len(numbers))))
         await context.output.room()
     context.output.write(b" (MODSEQ %d)\r\n" % modseq if modseq else b"\r\n")
 
@@ -154,7 +145,7 @@ async def _esearch(context: Context, command: Search | Sort, results: SearchRetu
     if results == SearchReturn(save=True):
         return
     rows = context.view.rows if has_modseq(command.query) else None
-    items = result_items(results, uids, lambda some: _numbers(context, command, some), rows)
+    items = result_items(results, uids, lambda some: _numbers(context, command, Uids(some)).list(), rows)
     context.output.write(response.esearch_line(command.tag, items, is_uid=command.is_uid))
     await context.output.room()
 

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from rusmes._core import render
 from rusmes._core.cursor import Cursor
 from rusmes._core.view import MailboxRows, Mask, Uids
 
@@ -336,3 +337,38 @@ def test_clients_converge(seed):
         client.check()
         assert client.messages == [(rows.uid(row), client.flags(row)) for row in rows.mask_live().row_list()]
     assert rows.dead * 256 < rows.size or rows.dead == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_numbers_of_messages_in_any_order(seed):
+    """With expunges that the client knows of, with some it does not, and with messages that are news."""
+    rnd = random.Random(seed)
+    rows = MailboxRows(1)
+    uids = sorted(rnd.sample(range(1, 400), 200)) if seed else list(range(1, 201))
+    for uid in uids:
+        rows.add(uid, 1, bytes(16), 0.0, 1, 0)
+    cursor, other = Cursor(rows), Cursor(rows)
+    for told in (True, False):
+        for uid in rnd.sample(uids, 10 if seed else 0):
+            rows.expunge(uid, 2)
+        if told:
+            cursor.advance(True)
+    rows.add(500, 3, bytes(16), 0.0, 1, 0)
+    asked = [*uids, 500, 501]
+    rnd.shuffle(asked)
+    numbers = cursor.numbers_of(Uids(asked))
+    assert numbers.list() == [number for uid in asked if (number := cursor.number_of(uid))]
+    assert len(numbers) == cursor.exists
+    assert render.numbers(numbers, 0, len(numbers)).decode() == "".join(f" {number}" for number in numbers)
+    assert render.numbers(numbers, 3, 5).decode() == f" {numbers[3]} {numbers[4]}"
+    with pytest.raises(IndexError):
+        render.numbers(numbers, 0, len(numbers) + 1)
+    other.detach()
+
+
+@pytest.mark.parametrize("uids", [(), (5,), (1, 2, 3), (2, 7, 9, 10, 40)])
+def test_some_uids_in_a_given_order(uids):
+    order = [40, 3, 10, 1, 2, 5, 9, 8, 7, 4294967295]
+    assert Uids(uids).ordered(order) == [uid for uid in order if uid in uids]
+    assert [uid in Uids(uids) for uid in order] == [uid in uids for uid in order]
+    assert Uids(uids).without(Uids((2, 5, 6, 10))).list() == [uid for uid in uids if uid not in (2, 5, 6, 10)]
