@@ -10,7 +10,7 @@ from rusmes.config.units import Duration
 
 
 class Overload(Struct, frozen=True, kw_only=True):
-    """When strangers are refused, so that what is here gets done; at four times as much (memory: half of the rest) all new mail is."""
+    """When load is shed: connections are capped, strangers first; with half of the rest of memory gone, all new mail waits."""
 
     max_commit_delay: Duration = Duration("500ms")
     """No message waits less than this for its commit."""

@@ -1,8 +1,10 @@
 """Whether new mail may come in: what is measured, when it is too much, and when it is well again.
 
-Load is shed in this order: new connections of strangers (STRESSED: a client is known when it is of our networks, or brought mail
-within the last hour), then every new connection and every new transaction (OVERLOADED). Deliveries, reading, health and
-administration are never refused for load. What was admitted at MAIL is carried through.
+While load is shed (STRESSED), there is a cap on the connections that may bring mail: it sinks by a tenth at each look as long as
+a measure is above its mark, and rises slowly while none is. So what is served stays about what the machine can do, and the rest
+is refused at once. Strangers are refused from half of the cap on; a client is known when it is of our networks, or brought mail
+within the last hour. OVERLOADED means that new transactions are refused too. Deliveries, reading, health and administration
+are never refused for load. What was admitted at MAIL is carried through.
 
 Each gate has two marks. One that is reached counts at once; a level ends when its measure was below four fifths of its mark for
 five seconds, so nothing flickers.
@@ -10,8 +12,8 @@ five seconds, so nothing flickers.
 | gate    | measures                                                              | stressed         | overloaded |
 | ------- | --------------------------------------------------------------------- | ---------------- | ---------- |
 | commits | messages that wait for their commit, and how long the last ones took |                  | `Commits`  |
-| delay   | the shortest wait for a commit within half a second                   | max_commit_delay | 4 x        |
-| loop    | the shortest delay of the event loop within half a second             | max_loop_delay   | 4 x        |
+| delay   | the shortest wait for a commit within half a second                   | max_commit_delay |            |
+| loop    | the shortest delay of the event loop within half a second             | max_loop_delay   |            |
 | memory  | of the machine or its cgroup, what cannot be taken back               | max_memory       | half of the rest |
 | mail    | deliveries that wait while the loop is late: they come first          |                  | 1000       |
 
@@ -37,7 +39,11 @@ SAMPLE_SECONDS: Final = 0.1
 """How often `Admission.sample` is to be called."""
 LEAVE_SHARE: Final = 0.8
 LEAVE_SECONDS: Final = 5.0
-OVERLOAD_FACTOR: Final = 4.0
+MIN_CAP: Final = 16
+CAP_FALL: Final = 0.9
+CAP_RISE: Final = 1.05
+STRANGERS_SHARE: Final = 0.5
+"""Of the cap, for clients that are not known."""
 WAITING_DELIVERIES: Final = 1000
 MEMORY_SECONDS: Final = 1.0
 KNOWN_SECONDS: Final = 1800.0
@@ -88,10 +94,11 @@ class Commits:
 class Gate:
     """One measure with its marks."""
 
-    __slots__ = ("_calm_since", "level", "marks", "name")
+    __slots__ = ("_calm_since", "is_above", "level", "marks", "name")
 
     def __init__(self, name: str, marks: tuple[float, float]) -> None:
         self.name = name
+        self.is_above = False
         self.marks = marks
         self.level = FINE
         self._calm_since = 0.0
@@ -102,6 +109,7 @@ class Gate:
         for level, mark in enumerate(self.marks, 1):
             if value >= mark:
                 reached = level
+        self.is_above = reached > FINE
         if reached > self.level:
             self.level = reached
             self._calm_since = 0.0
@@ -145,6 +153,7 @@ class Admission:
     Args:
         memory: the share of memory that is in use, 0 to 1.
         deliveries: how many deliveries wait for their turn.
+        sessions: connections that may bring mail; set by who knows.
         is_trusted: whether an address is of a network that may relay.
     """
 
@@ -168,6 +177,8 @@ class Admission:
         self._metrics = metrics
         self._memory = memory
         self._deliveries = deliveries
+        self.sessions: Callable[[], int] = lambda: 0
+        self.cap = float("inf")
         self._delay = Standing()
         self._lag = Standing()
         self._known: set[str] = set()
@@ -182,8 +193,8 @@ class Admission:
         """A reload."""
         self._is_trusted = is_trusted
         delay, lag, memory = float(settings.max_commit_delay), float(settings.max_loop_delay), settings.max_memory / 100
-        self._gates["delay"].marks = (delay, OVERLOAD_FACTOR * delay)
-        self._gates["loop"].marks = (lag, OVERLOAD_FACTOR * lag)
+        self._gates["delay"].marks = (delay, float("inf"))
+        self._gates["loop"].marks = (lag, float("inf"))
         self._gates["memory"].marks = (memory, (1 + memory) / 2)
 
     # What is measured
@@ -211,6 +222,7 @@ class Admission:
         }
         # The loop does not keep up, and there is mail to send: what is here goes out before more comes in.
         levels["mail"] = OVERLOADED if levels["loop"] and self._deliveries() >= WAITING_DELIVERIES else FINE
+        self._move_cap(any(levels.values()))
         reason = max(levels, key=lambda name: levels[name])
         level = levels[reason]
         for name, value in levels.items():
@@ -222,6 +234,16 @@ class Admission:
                 listener(level)
         return level
 
+    def _move_cap(self, is_shed: bool) -> None:
+        if not is_shed:
+            self.cap = float("inf")
+            return
+        sessions = self.sessions()
+        if any(gate.is_above for gate in self._gates.values()):
+            self.cap = max(MIN_CAP, CAP_FALL * min(self.cap, sessions))
+        elif sessions >= CAP_FALL * self.cap:
+            self.cap = 1 + CAP_RISE * self.cap
+
     # Who may come in
 
     def brought_mail(self, address: str) -> None:
@@ -230,11 +252,21 @@ class Admission:
 
     def turns_away(self, protocol: str, address: str) -> bool:
         """Whether a new connection that could bring mail is refused for load."""
-        if self.commits.is_on or self.level >= OVERLOADED:
+        if self.commits.is_on:
             return True
-        if self.level == FINE or protocol != "smtp":
+        if self.level == FINE:
+            return False
+        sessions = self.sessions()
+        if sessions >= self.cap or self.refuses_mail:
+            return True
+        if protocol != "smtp" or sessions < STRANGERS_SHARE * self.cap:
             return False  # submission and LMTP have clients of our own
         return not (address in self._known or address in self._known_before or self._is_trusted(address))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every new connection that could bring mail is refused."""
+        return self.commits.is_on or (self.level > FINE and (self.refuses_mail or self.sessions() >= self.cap))
 
     @property
     def refuses_mail(self) -> bool:

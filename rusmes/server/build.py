@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Mapping, Sequence
+from time import monotonic
 from typing import Any, Final
 
 from msgspec import Struct
@@ -68,6 +69,9 @@ from rusmes.tls.context import ServerContext, server_context
 
 REAP_MARGIN_SECONDS: Final = 60.0
 """A connection may be silent for the longest deadline of its protocol and this; then its deadline does not work."""
+
+SHED_SECONDS: Final = 0.02
+"""Of each tenth of a second, for refusing what waits at the ports while load is shed."""
 
 ACCOUNT_CHANGED: Final = "account"
 """The topic of notices about a commit that changed an account: 8 bytes, its id."""
@@ -250,6 +254,7 @@ class House:
             is_banned=self.authenticator.is_blocked,
             turns_away=self.intake.admission.turns_away,
         )
+        self.intake.admission.sessions = self.gate.mail_sessions
         self.handshakes = asyncio.Semaphore(HANDSHAKES_AT_ONCE)
         self._bindings = ground.bindings
         self.listeners = [self._listener(binding) for binding in ground.bindings]
@@ -331,11 +336,15 @@ class House:
 
     async def watch_load(self) -> None:
         """Look at the load again and again, for ever."""
-        time = asyncio.get_running_loop().time
+        time, admission = asyncio.get_running_loop().time, self.intake.admission
         while True:
             due = time() + SAMPLE_SECONDS
             await asyncio.sleep(SAMPLE_SECONDS)
-            self.intake.admission.sample(time() - due)
+            admission.sample(time() - due)
+            if admission.is_full:
+                until = monotonic() + SHED_SECONDS
+                for listener in self.listeners:
+                    listener.shed(until)
 
     def _close_sockets(self) -> None:
         for binding in self._bindings:

@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -211,6 +212,28 @@ def test_o2_an_overloaded_server_refuses_new_clients_before_any_work(run: Run) -
             house.service.protocol = "smtp"
             overloaded = False
             assert await house.greeting() == b"220 hello\r\n"
+            writer.close()
+
+    run(body)
+
+
+def test_what_waits_at_the_port_is_shed_without_being_served(run: Run) -> None:
+    async def body() -> None:
+        async with open_house() as house:
+            waiting = [socket.create_connection(house.address, 5) for _ in range(50)]  # the loop has no turn meanwhile
+            try:
+                assert house.listener.shed(time.monotonic() + 30) == 50
+                assert house.listener.shed(time.monotonic() + 0.01) == 0
+                for client in waiting:
+                    assert client.recv(100).startswith(b"421")
+                    assert client.recv(100) == b""
+                assert house.metrics.count(m.CONNECTIONS_REFUSED["overload"]) == 50
+                assert not house.service.seen
+            finally:
+                for client in waiting:
+                    client.close()
+            reader, writer = await house.connect()
+            assert await reader.readline() == b"220 hello\r\n", "and it goes on"
             writer.close()
 
     run(body)

@@ -35,6 +35,8 @@ class House:
             is_trusted=lambda address: address.startswith("10."),
         )
         self.admission.listeners.append(self.heard.append)
+        self.sessions = 100
+        self.admission.sessions = lambda: self.sessions
 
     def run(self, seconds: float, *, late: float = 0.0, commit: float | None = None) -> int:
         """Let time pass with the same measures; the level at the end."""
@@ -57,10 +59,9 @@ def house() -> House:
     [
         ({"late": 0.19}, FINE),
         ({"late": 0.21}, STRESSED),
-        ({"late": 0.81}, OVERLOADED),
+        ({"late": 9.0}, STRESSED),
         ({"commit": 0.49}, FINE),
         ({"commit": 0.51}, STRESSED),
-        ({"commit": 2.1}, OVERLOADED),
     ],
 )
 def test_marks(house: House, measures: dict[str, Any], level: int) -> None:
@@ -90,7 +91,9 @@ def test_it_ends_after_five_calm_seconds_and_does_not_flicker(house: House) -> N
 
 
 def test_levels_end_one_after_the_other(house: House) -> None:
-    house.run(1.0, late=0.9)
+    house.used = 0.95
+    house.run(1.0)
+    house.used = 0.0
     assert house.run(6.5) == STRESSED
     assert house.run(6.5) == FINE
     assert house.heard == [OVERLOADED, STRESSED, FINE]
@@ -101,15 +104,42 @@ def test_strangers_are_turned_away_first(house: House) -> None:
     admission.brought_mail("192.0.2.1")
     assert not admission.turns_away("smtp", "192.0.2.2")
     house.run(1.0, late=0.21)
+    assert house.admission.cap < 100
+    assert admission.is_full
+    house.sessions = round(0.7 * house.admission.cap)
+    assert not admission.is_full
     assert admission.turns_away("smtp", "192.0.2.2")
     assert not admission.turns_away("smtp", "192.0.2.1"), "it brought mail before"
     assert not admission.turns_away("smtp", "10.0.0.1"), "it is ours"
     assert not admission.turns_away("submission", "192.0.2.2")
     assert not admission.refuses_mail
-    house.run(1.0, late=0.9)
+    house.sessions = round(0.4 * house.admission.cap)
+    assert not admission.turns_away("smtp", "192.0.2.2"), "there is room for strangers too"
+    house.sessions = 100
     assert admission.turns_away("smtp", "10.0.0.1")
     assert admission.turns_away("submission", "192.0.2.2")
+    house.used = 0.95
+    house.run(1.0)
     assert admission.refuses_mail
+
+
+def test_the_cap_falls_while_it_is_too_much_and_rises_while_it_is_not(house: House) -> None:
+    house.run(1.0, late=0.3)
+    falling = house.admission.cap
+    house.run(1.0, late=0.3)
+    assert house.admission.cap < falling
+    house.run(60.0, late=0.3)
+    assert house.admission.cap == 16, "some are always served"
+    house.sessions = 20
+    house.run(2.0, late=0.1)
+    risen = house.admission.cap
+    assert 16 < risen < 30
+    house.sessions = 5
+    house.run(1.0, late=0.1)
+    assert house.admission.cap == risen, "it rises only as far as it is used"
+    house.run(10.0)
+    assert house.admission.cap == float("inf")
+    assert not house.admission.is_full
 
 
 def test_a_client_that_brought_mail_is_known_for_an_hour_at_most(house: House) -> None:
@@ -117,8 +147,10 @@ def test_a_client_that_brought_mail_is_known_for_an_hour_at_most(house: House) -
     house.admission.brought_mail("192.0.2.1")
     house.run(1500.0)
     house.run(1.0, late=0.21)
+    house.sessions = round(0.7 * house.admission.cap)
     assert not house.admission.turns_away("smtp", "192.0.2.1")
-    house.run(2200.0, late=0.21)
+    house.run(2200.0, late=0.17)
+    house.sessions = round(0.7 * house.admission.cap)
     assert house.admission.turns_away("smtp", "192.0.2.1")
 
 
@@ -145,4 +177,5 @@ def test_a_reload_moves_the_marks(house: House) -> None:
     house.used = 0.99
     assert house.run(2.0, late=0.9) == FINE
     house.run(2.0, late=2.1)
+    house.sessions = round(0.7 * house.admission.cap)
     assert house.admission.turns_away("smtp", "10.0.0.1"), "nobody is trusted any more"
