@@ -2,8 +2,9 @@
 
 A *flow* is the mail of one tenant and campaign at one site (of one domain too, where that domain alone is suspended). Tenants
 with mail stand in a ring. The first has a deficit: how many mails it may still send before the next one's turn; when it has
-used it up it goes to the end of the ring, and gets its weight again when it is first once more. So a tenant with ten mails waits
-for one round, however many the others have; picking is O(1), and a site with one tenant and campaign pays an append and a popleft.
+used it up it goes to the end of the ring, and gets its weight again when it is first once more. So a tenant with ten mails
+waits for one round, however many the others have; picking is O(1), and a site with one tenant and campaign pays an append and
+a popleft.
 
 A flow has its next jobs in memory (`ready`); behind them it has the ids of entries that wait in the store (`parked`), which
 are read when there is room. A flow that is `blocked` (suspended) is not in the ring.

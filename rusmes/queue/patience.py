@@ -65,9 +65,7 @@ class Patience:
         schedule, now = self._engine.schedule, self._engine.clock.now()
         expires = schedule.expires_at(active.created)
         warning = schedule.warning_at(active.created)
-        if not active.is_noticed and now < warning < expires:
-            return warning
-        return max(expires, now + OVERDUE_SECONDS)
+        return max(expires if active.is_noticed else min(warning, expires), now + OVERDUE_SECONDS)
 
     async def spare(self, job: Job, busy: Busy) -> None:
         """A job was not carried out. If its patience is over it ends here."""

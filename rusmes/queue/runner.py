@@ -375,7 +375,7 @@ class Runner:
         """There is no room for a job: its entry is to wait as an id in the flow."""
         active = job.active
         is_suspended = site.is_suspended or bool(flow.blocked_until)
-        if not is_suspended and self._patience.is_over(active):
+        if not is_suspended and not active.was_parked and self._patience.is_over(active):
             self._patience.tell_later(job, site.stop)
             return
         job.end()
@@ -393,8 +393,8 @@ class Runner:
         for _ in range(RECOVERY_BATCH):
             if not self._has_room() or (found := self._sites.next_hungry()) is None:
                 return
-            site, flow = found
-            room = 1 if site.stop is not None or flow.blocked_until else REFILL
+            site, flow, room = found
+            room = min(room, REFILL)
             while flow.parked and room:
                 id = flow.parked.popleft()
                 if self._waiting.discard(id):

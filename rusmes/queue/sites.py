@@ -213,8 +213,11 @@ class Sites:
             return True  # behind those
         if flow.blocked_until or site.stop is not None:
             return len(flow.ready) >= (STOPPED_JOBS if self.jobs < MAX_JOBS // 4 else 1)
-        part = 1 if self.jobs < MAX_JOBS // 2 else 10
-        return site.queue.count >= SITE_JOBS // part and len(flow.ready) >= FLOW_JOBS // part
+        return site.queue.count >= SITE_JOBS // self._part and len(flow.ready) >= FLOW_JOBS // self._part
+
+    @property
+    def _part(self) -> int:
+        return 1 if self.jobs < MAX_JOBS // 2 else 10
 
     def parked(self, site: Site, flow: Flow, id: bytes) -> None:
         """An entry waits as an id now."""
@@ -230,18 +233,20 @@ class Sites:
             self.hungry.append((site, flow))
             self._engine.wake()
 
-    def _may_eat(self, site: Site, flow: Flow) -> bool:
+    def _may_eat(self, site: Site, flow: Flow) -> int:
+        """How many of its parked entries are wanted in memory."""
         if site.stop is not None or flow.blocked_until:
             return not flow.ready and self.jobs < MAX_JOBS // 4  # the one that will try
-        return len(flow.ready) <= FLOW_JOBS // 2
+        most = FLOW_JOBS // self._part
+        return most - len(flow.ready) if len(flow.ready) <= most // 2 else 0
 
-    def next_hungry(self) -> tuple[Site, Flow] | None:
-        """A flow whose parked entries are to be read now."""
+    def next_hungry(self) -> tuple[Site, Flow, int] | None:
+        """A flow whose parked entries are to be read now, and how many of them."""
         while self.hungry:
             site, flow = self.hungry.popleft()
             flow.is_hungry = False
-            if flow.parked and self._may_eat(site, flow):
-                return site, flow
+            if flow.parked and (room := self._may_eat(site, flow)):
+                return site, flow, room
         return None
 
     def fed(self, site: Site, flow: Flow) -> None:

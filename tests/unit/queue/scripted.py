@@ -45,6 +45,8 @@ class Deliveries:
         self.limits = LIMITS
         self.targets: dict[str, Target | Refusal] = {}
         self.error: Exception | None = None
+        self.sites: dict[str, str] = {}
+        """Of domains that share one."""
         self.dead: dict[str, tuple[float, str]] = {}
         self.now: Callable[[], float] = lambda: 0.0
         self.lookups = 0
@@ -55,7 +57,7 @@ class Deliveries:
     def known_target(self, destination: str) -> Target | None:
         if destination in self.targets:
             return None
-        return Target(destination, self.limits)
+        return Target(self.sites.get(destination, destination), self.limits)
 
     async def find_target(self, destination: str) -> Target | Refusal:
         self.lookups += 1
