@@ -5,8 +5,8 @@ What it is: MX, A, AAAA, TXT and PTR look-ups over dnspython's asyncio resolver,
 
 RFC 1035, RFC 2308 (negative answers are cached), RFC 5321 §5.1 (MX), RFC 7505 (null MX), RFC 6698 (TLSA), RFC 6840 §5.7 (AD).
 
-An answer is *secure* when the name server says that DNSSEC vouches for it; whoever relies on that needs a validating name
-server on the same machine, or a network that is trusted.
+An answer is *secure* when the name server says that DNSSEC vouches for it, and is one whose word counts: on this machine, or in
+`trusted` networks. What others say of DNSSEC is not believed: anybody on the way could say it (RFC 7672 §2.1.1).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from msgspec import Struct
 
 from rusmes.clock import Clock
 from rusmes.config.names import name_server
+from rusmes.config.units import Network
 from rusmes.errors import ConfigError, RusmesError
 from rusmes.metrics import DNS_LOOKUPS, Metrics
 
@@ -42,6 +43,8 @@ MAX_CACHED: Final = 20_000
 """Answers. About 1 KiB each."""
 LOOKUP_SECONDS: Final = 20.0
 """For one question with all its retries."""
+LOOPBACK: Final = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
+"""Whose word about DNSSEC counts by default."""
 MAX_RECORDS: Final = 100
 """Of one answer; more is not mail but an attack (N1)."""
 
@@ -101,18 +104,25 @@ class Resolver:
     """
 
     def __init__(
-        self, clock: Clock, name_servers: Sequence[str] = (), *, metrics: Metrics | None = None, ask: Ask | None = None
+        self,
+        clock: Clock,
+        name_servers: Sequence[str] = (),
+        *,
+        metrics: Metrics | None = None,
+        ask: Ask | None = None,
+        trusted: Sequence[Network] = LOOPBACK,
     ) -> None:
         self._clock = clock
         self._metrics = metrics
-        self._ask = ask or DnspythonAsk(name_servers)
+        self._ask = ask or DnspythonAsk(name_servers, trusted)
         self._cache: dict[tuple[str, str], _Cached] = {}
         self._asking: dict[tuple[str, str], asyncio.Future[_Cached]] = {}
 
-    def apply(self, name_servers: Sequence[str]) -> None:
+    def apply(self, name_servers: Sequence[str], trusted: Sequence[Network] = LOOPBACK) -> None:
         """A reload: ask these from now on, and forget what others said. Raises ConfigError."""
-        if not isinstance(self._ask, DnspythonAsk) or self._ask.name_servers != tuple(name_servers):
-            self._ask = DnspythonAsk(name_servers)
+        ask = self._ask
+        if not isinstance(ask, DnspythonAsk) or (ask.name_servers, ask.trusted) != (tuple(name_servers), tuple(trusted)):
+            self._ask = DnspythonAsk(name_servers, trusted)
             self._cache.clear()
 
     async def mx(self, domain: str) -> list[MxRecord]:
@@ -233,8 +243,9 @@ class Resolver:
 class DnspythonAsk:
     """The network: dnspython's asyncio resolver (UDP, then TCP; CNAMEs are followed, loops end as DnsUnavailable)."""
 
-    def __init__(self, name_servers: Sequence[str] = ()) -> None:
+    def __init__(self, name_servers: Sequence[str] = (), trusted: Sequence[Network] = LOOPBACK) -> None:
         self.name_servers = tuple(name_servers)
+        self.trusted = tuple(trusted)
         self._places = [_name_server(text) for text in name_servers]
         self._resolver: dns.asyncresolver.Resolver | None = None
 
@@ -262,11 +273,20 @@ class DnspythonAsk:
             if isinstance(error, (dns.name.LabelTooLong, dns.name.NameTooLong, dns.name.EmptyLabel, dns.exception.SyntaxError)):
                 raise NoSuchDomain("not a domain name", str(error)) from None
             raise DnsUnavailable("the name servers do not answer", str(error) or type(error).__name__) from None
-        secure = bool(answer.response.flags & dns.flags.AD)
+        secure = bool(answer.response.flags & dns.flags.AD) and self._is_trusted(answer.nameserver)
         if answer.rrset is None:
             return Records((), NEGATIVE_TTL_SECONDS, secure)
         texts = [text for text in map(_text_of, answer.rrset) if text is not None]
         return Records(tuple(texts), float(answer.rrset.ttl), secure)
+
+
+    def _is_trusted(self, server: str | None) -> bool:
+        """Whether we believe what a name server says of DNSSEC."""
+        try:
+            address = ipaddress.ip_address((server or "").partition("%")[0])
+        except ValueError:
+            return False
+        return any(address in network for network in self.trusted)
 
 
 def _text_of(record: Any) -> Any:

@@ -6,12 +6,16 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
-from rusmes.config.units import Duration, Secret
+from rusmes.config.units import Duration, Networks, Secret, parse_network
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 Rate = Annotated[float, Meta(ge=0)]
+
+
+def _loopback() -> Networks:
+    return Networks(parse_network(text) for text in ("127.0.0.0/8", "::1/128"))
 
 
 class Values(Struct, frozen=True, kw_only=True):
@@ -146,7 +150,13 @@ class Delivery(Struct, frozen=True, kw_only=True):
     source_addresses: tuple[str, ...] = ()
     """Local addresses to send from, in turn, when [egress] names none; [] = the system's choice."""
     tls: Literal["none", "opportunistic", "verify", "dane"] = "opportunistic"
-    """none | opportunistic | verify | dane."""
+    """none | opportunistic | verify | dane; opportunistic and dane follow what a domain publishes (DANE, MTA-STS)."""
+    mta_sts: bool = True
+    """Follow the policies that domains publish over HTTPS (RFC 8461)."""
+    tls_report_from: str = ""
+    """Who sends domains that ask for it a report a day on TLS towards them (RFC 8460); "" = nobody."""
+    trusted_resolvers: Networks = field(default_factory=_loopback)
+    """Name servers whose word about DNSSEC counts (DANE); others are asked, and not believed in that."""
     ipv6: bool = True
     """Use AAAA records."""
     port: Port = 25

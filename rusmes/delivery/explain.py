@@ -12,7 +12,7 @@ from rusmes.config.positions import key_lines
 from rusmes.config.schema import Config
 from rusmes.delivery.egress.exits import Exits
 from rusmes.delivery.egress.sources import Source
-from rusmes.delivery.routes import VIA, RoutePlan, RouteTable
+from rusmes.delivery.routes import PUBLISHED, VIA, RoutePlan, RouteTable
 from rusmes.delivery.shaping.layers import Layers, Origin, Setting, narrowed
 from rusmes.delivery.shaping.overrides import Override, Overrides
 from rusmes.dns import Resolver
@@ -146,7 +146,8 @@ def _values_of(
         elif line and not origin.what.startswith("rule "):
             line = _line_in_file(origin.file, line, key)
         if key == "tls" and plan.tls != setting.value:
-            return ValueOf(key, plan.tls, "the route", "", 0)
+            published = plan.tls in PUBLISHED and setting.value in ("opportunistic", "dane")
+            return ValueOf(key, plan.tls, "what the domain publishes" if published else "the route", "", 0)
         if not line and origin.what in ("[delivery]", "[egress]"):
             return ValueOf(key, value, "default", "", 0)
         return ValueOf(key, value, origin.what, origin.file, line)

@@ -227,7 +227,7 @@ class Pool:
             held = []
             for shared in memory.limits.shared if memory.limits is not None else ():
                 if shared.connections:
-                    self._take_place(taken, b"out-shared:" + shared.key.encode(), shared.connections)
+                    self._take_shared(taken, b"out-shared:" + shared.key.encode(), shared.connections)
                     held.append(taken[-1])
             wait = self.feedback.take(memory.start_rates) if memory.start_rates else 0.0
             if wait:
@@ -244,6 +244,15 @@ class Pool:
         if not self._limits.acquire(key, most):
             raise Busy
         taken.append(key)
+
+    def _take_shared(self, taken: list[bytes], key: bytes, most: int) -> None:
+        """A place that other sites may have; of a connection that waits for mail it is ours. Raises Busy."""
+        if not self._limits.acquire(key, most):
+            if not self._close_an_idle(key):
+                raise Busy
+            self._take_place(taken, key, most)
+        else:
+            taken.append(key)
 
     async def _open(self, plan: RoutePlan, lane: Lane, memory: SiteMemory) -> Session:
         loop = asyncio.get_running_loop()
@@ -321,11 +330,17 @@ class Pool:
 
     async def _try(self, endpoint: Endpoint, plan: RoutePlan, mode: str) -> Session:
         source = self._source(endpoint, plan)
+        actual = self._tls.mode_for(endpoint, mode)
         try:
             session = await self._from(source, endpoint, plan, mode)
-        except BrokenTls:
-            self._metrics.inc(DELIVERY_TLS["failed"])
-            if self._tls.mode_for(endpoint, mode) != "opportunistic" or plan.implicit_tls:
+        except (BrokenTls, NoTls) as error:
+            if isinstance(error, BrokenTls):
+                self._metrics.inc(DELIVERY_TLS["failed"])
+                if self._tls.forget_session(endpoint, actual):
+                    return await self._try(endpoint, plan, mode)  # a session was offered, which it may not have liked
+            if actual == "mta-sts testing":
+                return await self._try(endpoint, plan, "opportunistic")  # RFC 8461 §5: the mail is delivered all the same
+            if isinstance(error, NoTls) or actual != "opportunistic" or plan.implicit_tls:
                 raise
             # T13: once more in the clear, and remembered.
             self._tls.remember_failure(endpoint)
@@ -471,11 +486,14 @@ class Pool:
             del self._places[site]
         self._limits.release(b"out:" + site.encode())
 
-    def _close_an_idle(self) -> bool:
+    def _close_an_idle(self, holding: bytes = b"") -> bool:
+        """Give up the connection that has waited longest at some site, or one that holds a place of that name."""
         for lane, idle in self._idle.items():
-            if idle:
-                self.close(lane, idle.popleft())
-                return True
+            for session in idle:
+                if not holding or holding in session.held:
+                    idle.remove(session)
+                    self.close(lane, session)
+                    return True
         return False
 
     def _sweep_idle(self) -> None:

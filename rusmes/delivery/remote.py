@@ -17,9 +17,10 @@ from rusmes._core.counters import SharedCounters
 from rusmes.clock import Clock
 from rusmes.config.schema import Config
 from rusmes.delivery.feedback import Feedback, SiteMemory
+from rusmes.delivery.mtasts import HttpsFetch, StsPolicies
 from rusmes.delivery.pool import Lane, NoEndpoint, Pool, Slowed, words_of
 from rusmes.delivery.replies import classify
-from rusmes.delivery.routes import RoutePlan, RouteTable
+from rusmes.delivery.routes import PUBLISHED, RoutePlan, RouteTable
 from rusmes.delivery.session import Gone, NoTls, Refused, Session, is_permanent
 from rusmes.delivery.steering import Leave, Steering
 from rusmes.delivery.tlspolicy import TlsPolicy, mode_of
@@ -63,6 +64,8 @@ class RemoteDeliverer:
         self._hostname = hostname
         self._config = config
         self._limits = limits or SharedCounters(1, 1024)
+        self._ledger = ledger
+        self.sts = self._policies(None) if config.delivery.mta_sts else None
         self.steering = Steering(config, clock, self._limits, metrics, ledger, suspender)
         self._routes = self._route_table()
         self.feedback = Feedback(clock, self._limits, metrics, ledger)
@@ -82,6 +85,7 @@ class RemoteDeliverer:
     def apply(self, config: Config) -> None:
         """A reload: new routes and limits from now on; open connections serve on."""
         self._config = config
+        self.sts = self._policies(self.sts) if config.delivery.mta_sts else None
         self.steering.apply(config)
         self._routes = self._route_table()
         self._pool.routes = self._routes
@@ -96,7 +100,14 @@ class RemoteDeliverer:
             self._hostname,
             workers=workers,
             overrides=self.steering.overrides,
+            sts=self.sts,
         )
+
+    def _policies(self, before: StsPolicies | None) -> StsPolicies:
+        if before is not None:
+            return before
+        fetch = HttpsFetch(self._resolver, private_hosts=self._config.delivery.private_hosts)
+        return StsPolicies(self._resolver, self._clock, self._ledger, fetch)
 
     def start(self) -> None:
         """Remember what sites had taught us before the restart; the ledger is open."""
@@ -105,6 +116,8 @@ class RemoteDeliverer:
     async def stop(self) -> None:
         """Close the idle connections, and write down what sites have taught us."""
         await self._pool.stop()
+        if self.sts is not None:
+            await self.sts.stop()
         self.feedback.save()
         self.steering.close()
 
@@ -326,8 +339,8 @@ def _demands_tls(item: Queued) -> bool:
 
 def _lane(item: Queued, plan: RoutePlan) -> Lane:
     if item.requiretls:
-        return plan.key, "verify" if _demands_tls(item) and plan.tls != "dane" else plan.tls
-    return plan.key, plan.tls if plan.tls != "dane" else mode_of(item.rendering, plan.tls)
+        return plan.key, "verify" if _demands_tls(item) and plan.tls not in ("dane", "mta-sts") else plan.tls
+    return plan.key, plan.tls if plan.tls not in PUBLISHED else mode_of(item.rendering, plan.tls)
 
 
 class Course(Struct, frozen=True, gc=False):

@@ -13,9 +13,11 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from rusmes.clock import Clock
 from rusmes.config.schema import Config
+from rusmes.delivery.mtasts import StsPolicies, StsPolicy
 from rusmes.delivery.shaping.layers import Layers, Origin, Shape, narrowed
 from rusmes.delivery.shaping.overrides import Overrides
 from rusmes.delivery.shaping.sitename import bounded, site_name
@@ -24,6 +26,8 @@ from rusmes.model.mail import Recipient
 from rusmes.model.plan import Queued, Refusal
 from rusmes.queue.api import SharedLimits, SiteLimits, Target
 
+PUBLISHED: Final = frozenset(("dane", "mta-sts", "mta-sts testing"))
+"""Modes that follow what the recipient's domain publishes."""
 MAX_HOSTS: Final = 5
 """Mail exchangers of one domain that are tried (N1). Postfix smtp_mx_session_limit counts sessions: 2."""
 MAX_ADDRESSES: Final = 10
@@ -48,7 +52,7 @@ class RoutePlan(Struct, frozen=True):
     hosts: tuple[tuple[str, ...], ...]
     port: int
     tls: str
-    """none | opportunistic | verify | dane."""
+    """none | opportunistic | verify | dane | mta-sts | mta-sts testing."""
     implicit_tls: bool
     limits: SiteLimits
     messages_per_connection: int
@@ -68,6 +72,10 @@ class RoutePlan(Struct, frozen=True):
     """Who runs the mail of the destination, as far as the shaping files know."""
     pool: str = ""
     """By which pool its mail leaves, when the tenant has none; "" = the default."""
+    domain: str = ""
+    """The domain it was made for; others may share the site."""
+    sts: StsPolicy | None = None
+    """What that domain publishes over HTTPS."""
 
     @property
     def key(self) -> str:
@@ -86,7 +94,7 @@ class Endpoint(Struct, frozen=True, gc=False):
     address: str
     port: int
     tlsa: tuple[TlsaRecord, ...] = ()
-    """Under the policy "dane": what the certificate must match; TLS is required when there is any."""
+    """What the certificate must match; TLS is required when there is any."""
     source: str = ""
     """Name of the source that it is reached by."""
 
@@ -113,7 +121,9 @@ class RouteTable:
         overrides: Overrides | None = None,
         is_own_address: Callable[[str], bool] | None = None,
         shuffle: Callable[[list[str]], None] = random.shuffle,
+        sts: StsPolicies | None = None,
     ) -> None:
+        self._sts = sts
         self._workers = workers
         self._config = config
         self._resolver = resolver
@@ -174,7 +184,7 @@ class RouteTable:
     async def endpoints(self, plan: RoutePlan) -> list[Endpoint] | Refusal:
         """The addresses of a plan's hosts in the order in which they are tried: by preference, shuffled among equals."""
         found: list[Endpoint] = []
-        unavailable = ""
+        unavailable = mismatch = ""
         forbidden = own = False
         hosts = 0
         for group in plan.hosts:
@@ -186,11 +196,14 @@ class RouteTable:
                     break
                 try:
                     addresses = await self._addresses(host, plan)
-                    tlsa = await self._tlsa(host, plan) if plan.tls == "dane" else ()
+                    tlsa = await self._tlsa(host, plan) if plan.tls in PUBLISHED else ()
                 except DnsUnavailable as error:
                     unavailable = f"{host}: {error.public}"
                     continue
                 except NoSuchDomain:
+                    continue
+                if plan.tls == "mta-sts" and not tlsa and plan.sts is not None and not plan.sts.allows(host):
+                    mismatch = host  # RFC 8461 §4.1
                     continue
                 for address in addresses[:MAX_ADDRESSES]:
                     if plan.is_static or not (reason := self._objection(address)):
@@ -203,6 +216,8 @@ class RouteTable:
             return found
         if unavailable:
             return Refusal(451, "4.4.3", f"name service: {unavailable}")
+        if mismatch:
+            return Refusal(451, "4.7.5", f"{mismatch} is not in the MTA-STS policy of {plan.domain}")
         if own:
             return Refusal(550, "5.4.6", "the mail exchanger of the domain is this server: mail would loop")
         if forbidden:
@@ -294,7 +309,19 @@ class RouteTable:
         expires = self._clock.monotonic() + MX_SECONDS
         secure = await self._resolver.is_secure(domain, "MX")
         port = self._config.delivery.port
-        return self._plan(site, hosts, port, domain=domain, source=source, expires=expires, secure_hosts=secure)
+        plan = self._plan(site, hosts, port, domain=domain, source=source, expires=expires, secure_hosts=secure)
+        return await self._as_published(plan)
+
+    async def _as_published(self, plan: RoutePlan) -> RoutePlan:
+        """With what the domain publishes about TLS, unless the operator wants something else. The mode is part of the lane:
+        domains that share servers, but not what they publish, share no connections."""
+        if plan.tls not in ("opportunistic", "dane"):
+            return plan
+        mode = "dane" if plan.secure_hosts else plan.tls
+        policy = await self._sts.policy(plan.domain) if self._sts is not None else None
+        if policy is not None and policy.mode != "none":
+            mode = "mta-sts" if policy.mode == "enforce" else "mta-sts testing"
+        return replace(plan, tls=mode, sts=policy)
 
     def _without_us(self, records: list[MxRecord]) -> tuple[tuple[str, ...], ...]:
         """RFC 5321 §5.1: when we are among the exchangers, only better ones may be used."""
@@ -351,6 +378,7 @@ class RouteTable:
             source=source,
             provider=shape.provider,
             pool=shape["pool"],
+            domain=domain,
         )
 
     def _limits_of(self, shape: Shape, source: str) -> SiteLimits:

@@ -16,7 +16,7 @@ from typing import Final
 from rusmes.delivery import dane
 from rusmes.delivery.egress.sources import SYSTEM, Source
 from rusmes.delivery.routes import Endpoint, Login, RoutePlan
-from rusmes.delivery.tlspolicy import TlsPolicy
+from rusmes.delivery.tlspolicy import CAUSES, TlsPolicy
 from rusmes.errors import RusmesError
 from rusmes.log import get_logger
 from rusmes.net.connection import Connection, DeadlineExceeded, PipelinedPlaintext, TlsFailed
@@ -298,7 +298,7 @@ class Session:
         raise Refused(f"refused our name: {reply}", "4.3.2", reply)
 
     async def secure(self, tls: TlsPolicy, mode: str, hostname: str) -> None:
-        """STARTTLS as `mode` (opportunistic | verify) demands, and a new EHLO.
+        """STARTTLS as `mode` (opportunistic | verify | dane | mta-sts | mta-sts testing) demands, and a new EHLO.
 
         Raises:
             BrokenTls: the server cannot do what it offers; the connection is gone.
@@ -308,12 +308,13 @@ class Session:
         is_strict = mode != "opportunistic"
         if not self.offered.starttls:
             if is_strict:
-                raise NoTls("TLS is required, and the server does not offer it", "4.7.10")
+                raise NoTls(f"TLS is required ({CAUSES.get(mode, mode)}), and the server does not offer it", "4.7.10")
             return
         reply = await self.command(b"STARTTLS\r\n", STARTTLS_SECONDS)
         if reply.code != 220:
             if is_strict:
-                raise NoTls(f"TLS is required, and the server refused it: {reply}", "4.7.10", reply)
+                why = CAUSES.get(mode, mode)
+                raise NoTls(f"TLS is required ({why}), and the server refused it: {reply}", "4.7.10", reply)
             return
         if not self._reader.is_clean:
             raise BrokenTls("the server sent plaintext after its go-ahead for TLS")  # SO9
@@ -331,7 +332,8 @@ class Session:
                 context, server_side=False, server_hostname=self.endpoint.host, timeout=HANDSHAKE_SECONDS
             )
         except (TlsFailed, PipelinedPlaintext) as error:
-            raise BrokenTls(f"TLS failed: {harmless(error.detail or error.public)}") from None
+            why = "" if mode == "opportunistic" else f" ({CAUSES.get(mode, mode)})"
+            raise BrokenTls(f"TLS failed{why}: {harmless(error.detail or error.public)}") from None
         except RusmesError as error:
             raise Gone(f"connection lost: {harmless(error.public)}") from None
         self.is_secure = mode != "opportunistic"
@@ -419,7 +421,7 @@ async def open_session(
     session.passed("connect")
     session.source_address = seen
     mode = tls.mode_for(endpoint, mode)
-    session.tls_policy = mode
+    session.tls_policy = CAUSES.get(mode, mode)
     phase = "connect"
     try:
         if plan.implicit_tls:
@@ -437,6 +439,7 @@ async def open_session(
             session.passed(phase)
         if connection.tls is not None:
             session.tls = f"{connection.tls.version} {connection.tls.cipher}"
+            tls.remember_session(endpoint, mode, connection.tls)
         if plan.login is not None:
             phase = "login"
             await session.login(plan.login)

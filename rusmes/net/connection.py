@@ -110,6 +110,15 @@ class TlsInfo:
             return exported_binding(self._object)
         return b""
 
+    @property
+    def is_resumed(self) -> bool:
+        """Whether the handshake went on with an earlier session."""
+        return bool(self._object.session_reused)
+
+    def keep_session(self, keep: Callable[[Any], None]) -> None:
+        """Show the SSL object to who keeps sessions."""
+        keep(self._object)
+
     def __str__(self) -> str:
         return f"{self.version} {self.cipher}"
 

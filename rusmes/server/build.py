@@ -212,7 +212,9 @@ class House:
         self.feed = SuppressionFeed(self.events, self.suppressions, self.classifier, self.metrics)
         self.authenticator = FullAuthenticator(self.accounts, self.limits, self.clock, self.metrics, config)
         self.notary = Notary(config)
-        self.resolver = Resolver(self.clock, config.delivery.resolver, metrics=self.metrics)
+        self.resolver = Resolver(
+            self.clock, config.delivery.resolver, metrics=self.metrics, trusted=config.delivery.trusted_resolvers
+        )
         self.deliverer = RemoteDeliverer(
             config,
             self.resolver,
@@ -421,7 +423,7 @@ class House:
         if self.event_log is not None:
             self.event_log.apply(config.events)
         self.authenticator.apply(config)
-        self.resolver.apply(config.delivery.resolver)
+        self.resolver.apply(config.delivery.resolver, config.delivery.trusted_resolvers)
         self.deliverer.apply(config)
         self._tell_of_shaping(config)
         for engine, pipeline in zip(self.engines, pipelines, strict=True):

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from rusmes.errors import ConfigError
+from rusmes.tls.resumption import ResumingContext
 
 SELF_SIGNED_DAYS: Final = 3650
 BACKDATED_DAYS: Final = 1
@@ -84,9 +85,10 @@ def server_context(settings: TlsSettings, directory: str) -> ServerContext:
     return context
 
 
-def client_context(*, verify: bool, min_version: str = "1.2") -> ssl.SSLContext:
+def client_context(*, verify: bool, min_version: str = "1.2") -> ResumingContext:
     """The context towards other servers: `verify` demands a trusted certificate with the right name, else any will do."""
-    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
+    context = ResumingContext(ssl.PROTOCOL_TLS_CLIENT)  # which demands both
+    context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     context.minimum_version = VERSIONS[min_version]
     if not verify:
         context.check_hostname = False

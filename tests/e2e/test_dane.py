@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import hashlib
+import ipaddress
 import ssl
 from collections.abc import Sequence
 from pathlib import Path
@@ -183,3 +184,25 @@ def test_n6_unusable_records_demand_encryption_alone(authority: Authority) -> No
 
 def test_without_records_tls_is_opportunistic() -> None:
     assert send(Sink(), []).action == "delivered"
+
+
+@pytest.mark.rfc("7672", "2.1.1")
+@pytest.mark.parametrize("trusted", [(), ("192.0.2.0/24",)])
+def test_what_a_stranger_says_of_dnssec_is_not_believed(trusted: tuple[str, ...]) -> None:
+    networks = [ipaddress.ip_network(text) for text in trusted]
+
+    async def main() -> None:
+        async with NameServer() as names:
+            names.insecure = set()
+            names.records = {("x.org.", "MX"): [f"10 {HOST}."], (f"_25._tcp.{HOST}.", "TLSA"): ["3 1 1 " + "00" * 32]}
+            believed = Resolver(SystemClock(), [names.address])  # on this machine
+            assert await believed.is_secure("x.org", "MX")
+            assert await believed.tlsa(HOST, 25)
+            other = Resolver(SystemClock(), [names.address], trusted=networks)
+            assert await other.mx("x.org")
+            assert not await other.is_secure("x.org", "MX")
+            assert await other.tlsa(HOST, 25) == []
+            other.apply([names.address], [ipaddress.ip_network("127.0.0.1/32")])
+            assert await other.is_secure("x.org", "MX")
+
+    asyncio.run(main())
