@@ -12,60 +12,43 @@ import contextlib
 import getopt
 import os
 import pwd
-import re
 import smtplib
 import socket
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from email import policy
-from email.errors import MessageError
-from email.parser import BytesHeaderParser
-from email.utils import formataddr, formatdate, getaddresses, make_msgid
+from collections.abc import Sequence
 from typing import BinaryIO, Final, NoReturn
 
 from msgspec import Struct, field
 
-from rusmes._core import headers
+from rusmes.cli.message_text import read_message, recipients_in, with_header, without_hidden
+from rusmes.cli.sysexits import (
+    EX_CONFIG,
+    EX_DATAERR,
+    EX_NOUSER,
+    EX_OK,
+    EX_TEMPFAIL,
+    EX_UNAVAILABLE,
+    EX_USAGE,
+    Exit,
+)
 from rusmes.config import names
 from rusmes.config.load import load_config
 from rusmes.config.schema import Config
 from rusmes.errors import ConfigError, NotAllowed, StoreError, StoreFull
 from rusmes.storage.maildrop import Drop, DropRecipient, maildrop_of, write_drop
 
-EX_OK: Final = 0
-EX_USAGE: Final = 64
-EX_DATAERR: Final = 65
-EX_NOUSER: Final = 67
-EX_UNAVAILABLE: Final = 69
-EX_SOFTWARE: Final = 70
-EX_OSERR: Final = 71
-EX_TEMPFAIL: Final = 75
-EX_NOPERM: Final = 77
-EX_CONFIG: Final = 78
-
 OPTIONS: Final = "A:B:C:F:GIL:N:O:R:UV:X:b:ce:f:h:imno:p:r:q:tvx"
 """Of Postfix's sendmail(1); those without a meaning here are taken and ignored, as they are there."""
 MAX_MESSAGE_BYTES: Final = 1 << 30
 """When no configuration says less."""
 SMTP_SECONDS: Final = 300.0
+CONNECT_SECONDS: Final = 30.0
 SERVER_VARIABLE: Final = "RUSMES_SENDMAIL_SERVER"
 """host:port of the server where the configuration cannot be read [127.0.0.1:25]."""
 MAILNAME: Final = "/etc/mailname"
-RECIPIENT_FIELDS: Final = ("to", "cc", "bcc", "resent-to", "resent-cc", "resent-bcc")
 
-_LINE_END: Final = re.compile(rb"\r\n|\n")
 _NOTIFY: Final = ("NEVER", "SUCCESS", "FAILURE", "DELAY")
-
-
-class Exit(Exception):
-    """The program ends with a status, and a sentence if there is something to say."""
-
-    def __init__(self, status: int, sentence: str = "") -> None:
-        super().__init__(sentence)
-        self.status = status
-        self.sentence = sentence
 
 
 class Wish(Struct):
@@ -158,91 +141,6 @@ def _take_queue_option(wish: Wish, value: str) -> None:
     elif value == "now":
         wish.mode = "q"
     # "-q30m", how often a queue is run, means nothing to a server that knows when each message is due.
-
-
-# The message
-
-
-def read_message(stream: BinaryIO, *, ends_at_dot: bool, max_bytes: int) -> bytes:
-    """With CRLF at every line end. A line with a single dot ends it, unless told otherwise. Raises Exit."""
-    data = bytearray()
-    for line in _lines(stream):
-        if ends_at_dot and line in (b".\n", b".\r\n", b"."):
-            break
-        data += line
-        if len(data) > max_bytes:
-            raise Exit(EX_DATAERR, f"the message is larger than {max_bytes} bytes")
-    text = _LINE_END.sub(b"\r\n", bytes(data))
-    if b"\0" in text:
-        raise Exit(EX_DATAERR, "the message has a NUL octet")
-    return text if not text or text.endswith(b"\r\n") else text + b"\r\n"
-
-
-def _lines(stream: BinaryIO) -> Iterator[bytes]:
-    while line := stream.readline(1 << 16):
-        yield line
-
-
-def with_header(message: bytes, sender: str, full_name: str, hostname: str, now: float) -> bytes:
-    """The message with the fields that none is without; text that begins with no field is a body. Raises Exit."""
-    if message.startswith(b"From "):
-        message = message[message.find(b"\r\n") + 2 :]  # of a mbox file
-    block, body = _split(message)
-    present = {name.lower() for name, _ in headers.fields(block)} if block else set()
-    added = b""
-    if b"from" not in present:
-        given = formataddr((full_name, sender or f"MAILER-DAEMON@{hostname}"))
-        added += f"From: {given}\r\n".encode()
-    if b"date" not in present:
-        added += f"Date: {formatdate(now, localtime=True)}\r\n".encode()
-    if b"message-id" not in present:
-        added += f"Message-ID: {make_msgid(domain=hostname)}\r\n".encode()
-    return block + added + b"\r\n" + body
-
-
-def _split(message: bytes) -> tuple[bytes, bytes]:
-    """The header lines and the body."""
-    if message.startswith(b"\r\n"):
-        return b"", message[2:]
-    end = message.find(b"\r\n\r\n")
-    block = message if end < 0 else message[: end + 2]
-    good = _length_of_header(block)
-    if good == len(block):
-        return block, b"" if end < 0 else message[end + 4 :]
-    return block[:good], message[good:]
-
-
-_FIELD: Final = re.compile(rb"[!-9;-~]+[ \t]*:[^\r\n]*\r\n(?:[ \t][^\r\n]*\r\n)*")
-
-
-def _length_of_header(block: bytes) -> int:
-    """Up to the first line that belongs to no field: what begins there is the body, as sendmails have always seen it."""
-    at = 0
-    while (match := _FIELD.match(block, at)) is not None:
-        at = match.end()
-    return at
-
-
-def recipients_in(message: bytes) -> list[str]:
-    """The addresses of its recipient fields; those of Resent- fields when there are any (RFC 5322 §3.6.6). Raises Exit."""
-    block, _ = _split(message)
-    try:
-        header = BytesHeaderParser(policy=policy.compat32).parsebytes(block)
-        is_resent = any(header.get(name) is not None for name in RECIPIENT_FIELDS if name.startswith("resent-"))
-        wanted = [name for name in RECIPIENT_FIELDS if name.startswith("resent-") == is_resent]
-        values = [str(value) for name in wanted for value in header.get_all(name, [])]
-    except (MessageError, ValueError) as error:
-        raise Exit(EX_DATAERR, f"the header cannot be read: {error}") from None
-    found = [address for _, address in getaddresses(values) if address]
-    if any(value.strip() for value in values) and not found:
-        raise Exit(EX_DATAERR, "no address can be found in To, Cc and Bcc")
-    return found
-
-
-def without_hidden(message: bytes) -> bytes:
-    """Without Bcc, which nobody is to see."""
-    block, body = _split(message)
-    return headers.without(block, {b"bcc", b"resent-bcc"}) + b"\r\n" + body if block else message
 
 
 # Who and where
@@ -441,23 +339,52 @@ def speak_smtp(wish: Wish) -> None:
     """Be the wire between the caller and the server. Raises Exit."""
     place = find_place(wish.config_path)
     try:
-        connection = socket.create_connection((place.host, place.port), 30)
+        connection = socket.create_connection((place.host, place.port), CONNECT_SECONDS)
     except OSError as error:
         sys.stdout.write(f"421 4.3.2 {place.hostname} the mail server is not running\r\n")
         sys.stdout.flush()
         raise Exit(EX_TEMPFAIL, f"the server at {place.host}:{place.port} cannot be reached: {error}") from None
-    connection.settimeout(None)
+    with connection, connection.makefile("rb") as replies:
+        connection.settimeout(SMTP_SECONDS)
+        try:
+            _converse(connection, replies)
+        except OSError as error:
+            raise Exit(EX_TEMPFAIL, f"the connection to the server broke: {error}") from None
 
-    def send_on() -> None:
-        # Programs write LF alone; RFC 5321 §2.3.8 wants CRLF.
-        for line in sys.stdin.buffer:
-            connection.sendall(line.rstrip(b"\r\n") + b"\r\n")
-        connection.shutdown(socket.SHUT_WR)
 
-    threading.Thread(target=send_on, daemon=True).start()
-    while data := connection.recv(1 << 16):
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+def _converse(connection: socket.socket, replies: BinaryIO) -> None:
+    """One command and its reply after the other: callers may write everything at once, and servers refuse those who do not
+    wait. Programs write LF alone; RFC 5321 §2.3.8 wants CRLF."""
+    is_in_message = False
+    if not _pass_on(replies):
+        return
+    for line in sys.stdin.buffer:
+        text = line.rstrip(b"\r\n")
+        connection.sendall(text + b"\r\n")
+        if is_in_message and text != b".":
+            continue
+        code = _pass_on(replies)
+        if not code:
+            return
+        is_in_message = not is_in_message and code == b"354" and text.strip().upper() == b"DATA"
+
+
+def _pass_on(replies: BinaryIO) -> bytes:
+    """Print one reply, without the offers that a wire cannot keep; its code, b"" at the end of the connection."""
+    lines = []
+    while line := replies.readline(1 << 16):
+        lines.append(line)
+        if line[3:4] != b"-":
+            break
+    if not lines:
+        return b""
+    kept = [line for line in lines if line[4:].strip().upper() not in (b"STARTTLS", b"CHUNKING", b"PIPELINING")]
+    for line in kept[:-1]:
+        sys.stdout.buffer.write(line[:3] + b"-" + line[4:])
+    last = kept[-1] if kept else lines[-1]
+    sys.stdout.buffer.write(last[:3] + b" " + last[4:])
+    sys.stdout.buffer.flush()
+    return lines[-1][:3] if lines[-1].endswith(b"\n") else b""
 
 
 def run(arguments: Sequence[str]) -> int:

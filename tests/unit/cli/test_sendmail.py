@@ -12,19 +12,9 @@ from typing import Any
 import pytest
 
 from rusmes.cli import sendmail
-from rusmes.cli.sendmail import (
-    EX_CONFIG,
-    EX_DATAERR,
-    EX_OK,
-    EX_TEMPFAIL,
-    EX_USAGE,
-    Exit,
-    read_arguments,
-    read_message,
-    recipients_in,
-    with_header,
-    without_hidden,
-)
+from rusmes.cli.message_text import read_message, recipients_in, with_header, without_hidden
+from rusmes.cli.sendmail import read_arguments
+from rusmes.cli.sysexits import EX_CONFIG, EX_DATAERR, EX_OK, EX_TEMPFAIL, EX_USAGE, Exit
 from rusmes.config.load import load_config
 from rusmes.storage.maildrop import Drop, DropRecipient, maildrop_of, read_drop, waiting_drops
 
