@@ -25,6 +25,7 @@ from rusmes.queue.api import TENANT, Busy, Postponed, Report
 from rusmes.queue.suspensions import Suspensions
 from rusmes.storage.ledger import MemoryLedger
 from tests.sinks.engine import HOSTNAME, address, running
+from tests.sinks.name_server import NameServer
 from tests.sinks.proxies import HeaderProxy, SocksProxy
 from tests.sinks.smtp_sink import Sink
 
@@ -68,8 +69,9 @@ def item(recipient: str = "bob@example.org", *, tenant: str = "") -> Queued:
 class Out:
     """A deliverer that sends everything to one port; several of them are workers of one server."""
 
-    def __init__(self, port: int, text: str = SOURCES, *, other: Out | None = None) -> None:
+    def __init__(self, port: int, text: str = SOURCES, *, other: Out | None = None, resolver: str = "127.0.0.1:9") -> None:
         route = f'[[delivery.route]]\nname = "sink"\nhost = "127.0.0.1"\nport = {port}\ndomains = ["*"]\nuse_tls = false\n'
+        route = route if port else ""
         self.config = parse_config(f'domain = "example.com"\n{route}{text}', environ={}, base="/")
         self.clock = SystemClock()
         self.metrics = Metrics()
@@ -78,7 +80,7 @@ class Out:
         self.suspensions = Suspensions(self.ledger, self.clock)
         self.deliverer = RemoteDeliverer(
             self.config,
-            Resolver(self.clock, ["127.0.0.1:9"]),
+            Resolver(self.clock, [resolver]),
             self.metrics,
             self.clock,
             self.limits,
@@ -417,6 +419,51 @@ def test_in_the_queue_mail_that_must_wait_holds_up_no_other() -> None:
                     await asyncio.sleep(0.01)
                 assert by(sink) == {"127.0.0.2": 1, "127.0.0.3": 3}
                 assert [state.attempts for entry in entries for state in entry.states] == [0, 0]
+            await out.deliverer.stop()
+
+    asyncio.run(main())
+
+
+def test_by_mx_a_provider_has_one_limit_and_one_part_of_the_day() -> None:
+    text = """
+[delivery]
+port = {port}
+resolver = ["{names}"]
+private_hosts = true
+ipv6 = false
+[smtp]
+port = 0
+[[delivery.provider]]
+name = "big"
+mx = ["*.big.example"]
+connections_per_provider = 1
+[egress]
+default_pool = "both"
+[[egress.source]]
+name = "new"
+addresses = ["127.0.0.2"]
+warmup = {{ start = 1, starts = {{ big = 3 }} }}
+[[egress.source]]
+name = "old"
+addresses = ["127.0.0.3"]
+[[egress.pool]]
+name = "both"
+sources = ["new", "old"]
+"""
+
+    async def main() -> None:
+        async with NameServer() as names, Sink() as sink:
+            for domain in ("x", "y", "z"):
+                names.records[f"{domain}.example.", "MX"] = [f"10 mx.{domain}.big.example."]
+                names.records[f"mx.{domain}.big.example.", "A"] = ["127.0.0.1"]
+            sink.delays["final"] = 0.02
+            out = Out(0, text.format(port=sink.port, names=names.address), resolver=names.address)
+            async with running(out.config, deliverer=out.deliverer) as engine, asyncio.timeout(30):
+                for number in range(24):
+                    await engine.send(f"user{number}@{'xyz'[number % 3]}.example")
+                await sink.wait_for(24, 25)
+            assert by(sink) == {"127.0.0.2": 3, "127.0.0.3": 21}
+            assert sink.most_open <= 2  # one for each source
             await out.deliverer.stop()
 
     asyncio.run(main())
