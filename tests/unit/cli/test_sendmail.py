@@ -21,7 +21,7 @@ from rusmes.storage.maildrop import Drop, DropRecipient, maildrop_of, read_drop,
 
 def test_arguments() -> None:
     wish = read_arguments(
-        ["-t", "-oi", "-f", "<a@x.org>", "-F", "A B", "-N", "success,Failure", "-R", "hdrs", "-V", "id", "b@y.org"]
+        ["-t", "-oi", "-f", "<a@x.org>", "-F", "Ann", "-N", "success,Failure", "-R", "hdrs", "-V", "id", "b@y.org"]
     )
     assert (wish.mode, wish.sender, wish.full_name, wish.takes_header, wish.ends_at_dot) == ("m", "a@x.org", "Ann", True, False)
     assert (wish.notify, wish.ret, wish.envid, wish.recipients) == (("SUCCESS", "FAILURE"), "HDRS", "id", ["b@y.org"])
