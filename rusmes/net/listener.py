@@ -4,8 +4,8 @@ In this order, so that a refusal costs a few microseconds and no TLS: is the add
 address, of the protocol, of all), has the process descriptors left. Then the PROXY header where one is expected, implicit
 TLS, and the service's coroutine. The limits are shared by all workers (`SharedCounters`), and exact.
 
-Plaintext ports without proxies use the loop's server, which accepts fastest. A port with implicit TLS, or with proxies in
-front, accepts by itself: uvloop reads from an accepted socket before any task of ours runs (so pausing comes too late), and
+Plaintext ports without proxies use the loop's server, which accepts fastest. A port with implicit TLS, with proxies in front,
+or while load is shed (`choose`), accepts by itself: uvloop reads from an accepted socket before any task of ours runs (so pausing comes too late), and
 what is read cannot be given to TLS.
 
 When descriptors run out all the same, nothing spins on a socket that stays readable: libuv closes its spare descriptor,
@@ -162,9 +162,6 @@ class Gate:
         """Connections here that may bring mail."""
         return sum(self._active.get(protocol, 0) for protocol in MAIL_PROTOCOLS)
 
-    def count_shed(self, count: int) -> None:
-        self._metrics.inc(m.CONNECTIONS_REFUSED["overload"], count)
-
     def _count(self, protocol: str, change: int) -> int:
         self._active[protocol] = count = self._active.get(protocol, 0) + change
         return count
@@ -202,6 +199,7 @@ class Listener:
         self._servers: dict[socket.socket, asyncio.Server] = {}
         self._accepting: list[socket.socket] = []
         self._tasks: dict[asyncio.Task[None], Connection | None] = {}
+        self._chooses = False
         self._seen: dict[Connection, tuple[int, float]] = {}
         self._refusals_left = REFUSALS_LOGGED_PER_SECOND
         self._refusals_silent = 0
@@ -220,37 +218,19 @@ class Listener:
         if sock.family == socket.AF_UNIX:
             # Its path belongs to the supervisor and to the other workers too, so it stays when we stop.
             self._servers[sock] = await loop.create_unix_server(factory, sock=sock.dup(), backlog=BACKLOG)
-        elif self._tls is not None or self._gate.proxies:
+        elif self._tls is not None or self._gate.proxies or self._chooses:
             sock.setblocking(False)
             sock.listen(BACKLOG)
             self._accepting.append(sock)
             loop.add_reader(sock.fileno(), self._accept, sock)
         else:
-            sock.setblocking(False)  # for `shed`
             self._servers[sock] = await loop.create_server(factory, sock=sock.dup(), backlog=BACKLOG)
 
-    def shed(self, until: float) -> int:
-        """Refuse what waits to be accepted, for load, until then on the monotonic clock; how many that were.
-
-        Nothing is made for such a connection: it costs an eighth of what one costs that the loop accepts.
-        """
-        if self.service.protocol not in MAIL_PROTOCOLS:
-            return 0
-        refusal, count = self.service.refusal("overload"), 0
-        for sock in self._servers:
-            if sock.family == socket.AF_UNIX:
-                continue
-            with contextlib.suppress(OSError):  # nothing waits, or no descriptor is left
-                while time.monotonic() < until:
-                    accepted, _ = sock.accept()
-                    count += 1
-                    with contextlib.closing(accepted), contextlib.suppress(OSError):
-                        accepted.setblocking(False)
-                        accepted.send(refusal)
-        if count:
-            self._gate.count_shed(count)
-            self._refusals_silent += count
-        return count
+    async def choose(self, is_on: bool) -> None:
+        """While load is shed: look at who comes before anything is made for him. A refusal costs a fifth then."""
+        if self.service.protocol in MAIL_PROTOCOLS and is_on != self._chooses:
+            self._chooses = is_on
+            await self.restart()
 
     def _stop(self, sock: socket.socket) -> None:
         server = self._servers.pop(sock, None)
@@ -277,7 +257,7 @@ class Listener:
             self._stop(sock)
 
     async def restart(self) -> None:
-        """Accept anew, after the networks of proxies changed."""
+        """Accept anew, after the way to accept has changed; who waits at the port goes on waiting."""
         self.stop_accepting()
         await asyncio.sleep(0)
         await self.start()
@@ -364,7 +344,7 @@ class Listener:
             self._spawn(self._serve(connection), connection)
 
     def _accept(self, listening: socket.socket) -> None:
-        """From a listening socket of our own: TLS, or perhaps behind a proxy."""
+        """From a listening socket of our own."""
         loop = asyncio.get_running_loop()
         for _ in range(ACCEPTS_AT_ONCE):
             try:

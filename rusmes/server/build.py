@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Mapping, Sequence
-from time import monotonic
 from typing import Any, Final
 
 from msgspec import Struct
@@ -69,9 +68,6 @@ from rusmes.tls.context import ServerContext, server_context
 
 REAP_MARGIN_SECONDS: Final = 60.0
 """A connection may be silent for the longest deadline of its protocol and this; then its deadline does not work."""
-
-SHED_SECONDS: Final = 0.02
-"""Of each tenth of a second, for refusing what waits at the ports while load is shed."""
 
 ACCOUNT_CHANGED: Final = "account"
 """The topic of notices about a commit that changed an account: 8 bytes, its id."""
@@ -342,11 +338,9 @@ class House:
         while True:
             due = time() + SAMPLE_SECONDS
             await asyncio.sleep(SAMPLE_SECONDS)
-            admission.sample(time() - due)
-            if admission.is_full:
-                until = monotonic() + SHED_SECONDS
-                for listener in self.listeners:
-                    listener.shed(until)
+            level = admission.sample(time() - due)
+            for listener in self.listeners:
+                await listener.choose(level > 0)
 
     def _close_sockets(self) -> None:
         for binding in self._bindings:

@@ -11,7 +11,6 @@ import ssl
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -217,23 +216,23 @@ def test_o2_an_overloaded_server_refuses_new_clients_before_any_work(run: Run) -
     run(body)
 
 
-def test_what_waits_at_the_port_is_shed_without_being_served(run: Run) -> None:
+def test_while_load_is_shed_nothing_is_made_for_who_is_refused(run: Run) -> None:
     async def body() -> None:
-        async with open_house() as house:
-            waiting = [socket.create_connection(house.address, 5) for _ in range(50)]  # the loop has no turn meanwhile
-            try:
-                assert house.listener.shed(time.monotonic() + 30) == 50
-                assert house.listener.shed(time.monotonic() + 0.01) == 0
-                for client in waiting:
-                    assert client.recv(100).startswith(b"421")
-                    assert client.recv(100) == b""
-                assert house.metrics.count(m.CONNECTIONS_REFUSED["overload"]) == 50
-                assert not house.service.seen
-            finally:
-                for client in waiting:
-                    client.close()
-            reader, writer = await house.connect()
-            assert await reader.readline() == b"220 hello\r\n", "and it goes on"
+        full = False
+        async with open_house(overloaded=lambda: full) as house:
+            kept, writer = await house.connect()
+            assert await kept.readline() == b"220 hello\r\n"
+            await house.listener.choose(True)
+            full = True
+            for _ in range(20):
+                assert (await house.greeting()).startswith(b"421 4.3.2 overload")
+            assert house.metrics.count(m.CONNECTIONS_REFUSED["overload"]) == 20
+            full = False
+            assert await house.greeting() == b"220 hello\r\n", "those who enter are served as always"
+            writer.write(b"still here\r\n")
+            assert await kept.readline() == b"still here\r\n"
+            await house.listener.choose(False)
+            assert await house.greeting() == b"220 hello\r\n"
             writer.close()
 
     run(body)
