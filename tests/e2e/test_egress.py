@@ -467,3 +467,31 @@ sources = ["new", "old"]
             await out.deliverer.stop()
 
     asyncio.run(main())
+
+
+def test_a_rule_stops_a_site_in_the_queue_until_it_is_resumed() -> None:
+    rule = "[[delivery.rule]]\nname = 'stop'\nreply = 'go away'\nduration = '1h'\n[queue]\nretry_schedule = ['100ms']\n"
+
+    async def main() -> None:
+        async with Sink() as sink:
+            out = Out(sink.port, rule)
+            async with (
+                running(out.config, deliverer=out.deliverer, suspender=out.suspensions) as engine,
+                asyncio.timeout(20),
+            ):
+                sink.replies["rcpt"] = ["450 4.7.1 go away for now"]
+                await engine.send("first@example.org")
+                while not (found := out.suspensions.list()):
+                    await asyncio.sleep(0.01)
+                assert (found[0].scope, found[0].name, found[0].by) == ("site", f"127.0.0.1:{sink.port}", "rule stop")
+                for number in range(5):
+                    await engine.send(f"user{number}@example.org")
+                await asyncio.sleep(0.3)
+                assert sink.messages == []
+                attempts = [state.attempts for entry in engine.queue_store.entries() for state in entry.states]
+                assert sorted(attempts) == [0, 0, 0, 0, 0, 1]
+                assert out.suspensions.resume("site", found[0].name)
+                await sink.wait_for(6)
+            await out.deliverer.stop()
+
+    asyncio.run(main())

@@ -66,6 +66,7 @@ class Engine:
         deliverer: Any = None,
         limits: SharedCounters | None = None,
         notary: Any = None,
+        suspender: Any = None,
     ) -> None:
         self.config = config
         self.hands_over = False
@@ -94,7 +95,7 @@ class Engine:
         self.deliverer = deliverer or RemoteDeliverer(config, resolver, self.metrics, self.clock, limits, HOSTNAME, tls=tls)
         self.runner = Runner(
             self.queue_store, self.mail_store, self.pipeline, self.deliverer, self.notices, self.clock, self.ids,
-            self.metrics, config,
+            self.metrics, config, suspender=suspender,
         )  # fmt: skip
         self.intake = QueueIntake(
             self.pipeline, self.mail_store, self.queue_store, self.runner, self.notices, self.directory, self.clock,
