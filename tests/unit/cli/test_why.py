@@ -93,7 +93,7 @@ def test_a_picture_of_everything() -> None:
     assert rates["received"] == rates["delivered"] == 2.0
     rows = [
         site(site="mx\x1b[2J", source="s", rate=[1.0, 2.0, 3.0], suspended=False, last_reply="250 ok", stopped_until=0.0),
-        site(site="x", source="", rate=[0, 0, 0], suspended=False, last_reply="", stopped_until=NOW + 90, stop_reason="no route"),
+        site(site="x", source="", rate=[0, 0, 0], suspended=False, last_reply="", stopped_until=NOW + 90, stop_reason="no way"),
     ]
     data = {
         "time": NOW, "rates": rates, "recipients": {"queued": 1, "deferred": 2, "held": 3}, "entries": 6,
@@ -107,7 +107,7 @@ def test_a_picture_of_everything() -> None:
     assert "received 2/s" in text
     assert "1 workers do not answer" in text
     assert "\x1b" not in text
-    assert "stopped for 90s: no route" in text
+    assert "stopped for 90s: no way" in text
     assert "(none)" in text
     assert state_of(site(stopped_until=NOW + 1e9, suspended=True, stop_reason="x"), NOW) == "suspended until resumed: x"
 
