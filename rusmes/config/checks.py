@@ -109,7 +109,9 @@ def check(config: Config, raw: dict[str, Any], problems: Collector) -> Config:
     _check_login(("relay",), config.relay, problems)
     config = replace(
         config,
-        delivery=check_shaping(_check_delivery(config.delivery, problems), config.egress, config.shaping, problems),
+        delivery=check_shaping(
+            _check_delivery(config.delivery, problems), config.egress, config.shaping, config.shaping_problems, problems
+        ),
         egress=check_egress(config.egress, problems),
         dkim=check_dkim(config.dkim, problems),
         processors=_check_processors(config.processors, problems),

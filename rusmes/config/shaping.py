@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import tomli
 from msgspec import Struct
@@ -24,8 +24,12 @@ from rusmes.config.problems import Collector, KeyPath, dotted, nearest
 from rusmes.config.replypattern import compile_reply_pattern
 from rusmes.config.units import Duration
 
+if TYPE_CHECKING:
+    from rusmes.config.schema import Config
+
 BUNDLED: Final = os.path.join(os.path.dirname(os.path.dirname(__file__)), "delivery", "shaping", "providers.toml")
 MAX_FILE_BYTES: Final = 4 << 20
+UNUSABLE: Final = ": cannot be used: "
 KINDS: Final[dict[str, type[Struct]]] = {"provider": Provider, "site": Site, "rule": Rule}
 SET_SCOPES: Final = ("site", "provider", "source-site")
 """For whom `action = "set"` can hold."""
@@ -104,8 +108,11 @@ def _each(problems: Collector, path: KeyPath, check_one: Callable[[str], Any], t
         return text
 
 
-def check_shaping(delivery: Delivery, egress: Egress, shaped: Iterable[Shaped], problems: Collector) -> Delivery:
-    """The entries of rusmes.toml itself, and the names that they use of each other."""
+def check_shaping(
+    delivery: Delivery, egress: Egress, shaped: Iterable[Shaped], skipped: Sequence[str], problems: Collector
+) -> Delivery:
+    """The entries of rusmes.toml itself, and the names that they use of each other. A provider that may be in what was skipped
+    of a shaping file is no error: its entry means nobody until that is right."""
     delivery = replace(
         delivery,
         provider=tuple(check_provider(("delivery", "provider", i), one, problems) for i, one in enumerate(delivery.provider)),
@@ -118,7 +125,10 @@ def check_shaping(delivery: Delivery, egress: Egress, shaped: Iterable[Shaped], 
         for index, entry in enumerate(getattr(delivery, kind)):
             path: KeyPath = ("delivery", kind, index)
             for key, reason in unknown_names(entry, providers, egress):
-                problems.add((*path, key), reason)
+                if key == "provider" and skipped:
+                    problems.warnings.append(f"{dotted((*path, key))}: {reason}")
+                else:
+                    problems.add((*path, key), reason)
     return delivery
 
 
@@ -224,7 +234,7 @@ def load_shaping(delivery: Delivery, egress: Egress) -> tuple[tuple[Shaped, ...]
             found, wrong = parse_shaping(data.decode("utf-8-sig"), path)
         except (OSError, ValueError) as error:  # UnicodeDecodeError is one
             reason = error.strerror if isinstance(error, OSError) else error
-            problems.append(f"{path}: cannot be used: {reason}")
+            problems.append(f"{path}{UNUSABLE}{reason}")
             continue
         entries += found
         problems += wrong
@@ -237,6 +247,18 @@ def load_shaping(delivery: Delivery, egress: Egress) -> tuple[tuple[Shaped, ...]
         else:
             kept.append(one)
     return tuple(kept), tuple(problems)
+
+
+def with_kept_files(new: Config, old: Config) -> Config:
+    """A configuration that was read anew, with what was read before of files that cannot be used now: their limits must not be
+    gone because somebody is in the middle of writing them."""
+    lost = {path for path in new.delivery.shaping_files if any(p.startswith(f"{path}{UNUSABLE}") for p in new.shaping_problems)}
+    kept = [one for one in old.shaping if one.file in lost]
+    if not kept:
+        return new
+    order = {path: place for place, path in enumerate((BUNDLED, *new.delivery.shaping_files))}
+    entries = sorted((*new.shaping, *kept), key=lambda one: order.get(one.file, -1))  # stable: as written in each file
+    return replace(new, shaping=tuple(entries))
 
 
 @cache

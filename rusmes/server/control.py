@@ -12,6 +12,7 @@ from rusmes import metrics as m
 from rusmes._version import __version__
 from rusmes.config.load import load_config
 from rusmes.config.schema import Config
+from rusmes.config.shaping import with_kept_files
 from rusmes.errors import ConfigError, RusmesError
 from rusmes.http.health import Health, health, live, ready
 from rusmes.log import get_logger
@@ -64,7 +65,7 @@ class Control:
         ground = self._fleet.ground
         if ground.config.chroot:
             raise RusmesError("with chroot, a running server cannot reach its configuration", "restart it")
-        new = load_config(self._fleet.loaded.path or None)
+        new = with_kept_files(load_config(self._fleet.loaded.path or None), self._fleet.loaded)
         warnings = check_all(new)
         changes = changes_of(self._fleet.loaded, new)
         keys = [change.key for change in changes.restart]

@@ -11,7 +11,7 @@ from rusmes.config.load import load_config, parse_config
 from rusmes.config.problems import all_problems
 from rusmes.config.replypattern import MAX_TEXT, compile_reply_pattern
 from rusmes.config.schema import Config, Provider, Rule, Site
-from rusmes.config.shaping import BUNDLED, parse_shaping
+from rusmes.config.shaping import BUNDLED, parse_shaping, with_kept_files
 from rusmes.errors import ConfigError
 
 DOMAIN = 'domain = "example.com"\n'
@@ -83,10 +83,28 @@ def test_a_wrong_entry_of_a_file_is_skipped_and_told(tmp_path: Path) -> None:
     assert set(config.shaping_problems) <= set(config.warnings)
 
 
-def test_a_file_that_is_no_toml_is_skipped(tmp_path: Path) -> None:
+def test_a_file_that_is_no_toml_is_skipped_with_what_depends_on_it(tmp_path: Path) -> None:
     (tmp_path / "own.toml").write_text("[[provider\n")
-    text = f'{DOMAIN}[delivery]\nshaping_files = ["{tmp_path}/own.toml"]\n'
-    assert "is no TOML" in parse_config(text, environ={}, base="/").shaping_problems[0]
+    text = f'{DOMAIN}[delivery]\nshaping_files = ["{tmp_path}/own.toml"]\n[[delivery.site]]\nprovider = "mine"\n'
+    config = parse_config(text, environ={}, base="/")
+    assert "is no TOML" in config.shaping_problems[0]
+    assert 'delivery.site[0].provider: there is no provider "mine"' in config.warnings
+
+
+def test_a_reload_keeps_what_was_read_of_a_file_that_cannot_be_used_now(tmp_path: Path) -> None:
+    files = {name: tmp_path / f"{name}.toml" for name in ("a", "b")}
+    for name, file in files.items():
+        file.write_text(f'[[provider]]\nname = "{name}"\nmx = ["*.{name}.example"]\n')
+    main = tmp_path / "rusmes.toml"
+    main.write_text(f'{DOMAIN}[delivery]\nbundled_shaping = false\nshaping_files = ["a.toml", "b.toml"]\n')
+    before = load_config(str(main), environ={})
+    files["a"].write_text("[[provider]\n")
+    files["b"].write_text('[[provider]]\nname = "c"\nmx = ["*.c.example"]\n')
+    after = with_kept_files(load_config(str(main), environ={}), before)
+    assert [one.entry.name for one in after.shaping] == ["a", "c"]
+    assert "is no TOML" in after.shaping_problems[0]
+    files["a"].write_text("")
+    assert [one.entry.name for one in with_kept_files(load_config(str(main), environ={}), after).shaping] == ["c"]
 
 
 @pytest.mark.parametrize(
