@@ -34,6 +34,7 @@ COMMANDS: Final = {
     "domain": ("domains", "domain"),
     "dkim": ("dkim", "dkim"),
     "alias": ("domains", "alias"),
+    "import": ("importing", "import_group"),
     "queue": ("queue_steering", "queue"),
     "shaping": ("shaping", "shaping"),
     "store": ("store", "store"),
