@@ -14,7 +14,7 @@ comes after all of it, and only makes narrower.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from msgspec import Struct
@@ -76,12 +76,39 @@ class Shape(Struct, frozen=True):
 class _Entry(Struct, frozen=True):
     layer: int
     provider: str
-    hosts: tuple[str, ...]
-    """Patterns; of an entry about domains: those of hosts that it is not about."""
-    domains: tuple[str, ...]
+    but_hosts: tuple[str, ...]
+    """Patterns of hosts that an entry about domains is not about."""
     sources: tuple[str, ...]
     values: tuple[tuple[str, Any], ...]
     origin: Origin
+
+
+class Patterns:
+    """Patterns of names, each with a number; found without looking at those that do not match."""
+
+    def __init__(self) -> None:
+        self._exact: dict[str, list[tuple[str, int]]] = {}
+        self._below: dict[str, list[tuple[str, int]]] = {}
+        self._any: list[tuple[str, int]] = []
+
+    def add(self, pattern: str, number: int) -> None:
+        """"*", "*.example.net" (every name below, at any depth) or "example.net"."""
+        pattern = pattern.lower()
+        if pattern == "*":
+            self._any.append((pattern, number))
+        elif pattern.startswith("*."):
+            self._below.setdefault(pattern[2:], []).append((pattern, number))
+        else:
+            self._exact.setdefault(pattern, []).append((pattern, number))
+
+    def find(self, name: str) -> Iterator[tuple[str, int]]:
+        """The patterns that mean a name, with their numbers; the longer the earlier."""
+        yield from self._exact.get(name, ())
+        at = name.find(".")
+        while self._below and at >= 0:
+            yield from self._below.get(name[at + 1 :], ())
+            at = name.find(".", at + 1)
+        yield from self._any
 
 
 class Layers:
@@ -94,10 +121,13 @@ class Layers:
         keys += [("delivery", "site", index) for index in range(len(config.delivery.site))]
         listed: list[tuple[Shaped, tuple[str | int, ...]]] = [(one, ()) for one in config.shaping]
         listed += list(zip(inline, keys, strict=True))
-        self._hosts: dict[str, str] = {}
-        """Provider by pattern of its hosts."""
-        self._domains: dict[str, str] = {}
+        self._provider_hosts = Patterns()
+        self._provider_domains = Patterns()
         self._entries: list[_Entry] = []
+        self._by_host = Patterns()
+        self._by_domain = Patterns()
+        self._by_provider: dict[str, list[int]] = {}
+        """Entries about all sites of a provider."""
         for shaped, key in listed:
             if not isinstance(shaped.entry, Rule):
                 self._add(shaped.entry, Origin(shaped.file, shaped.line, _title(shaped.entry), key))
@@ -115,39 +145,60 @@ class Layers:
     def _add(self, entry: Provider | Site, origin: Origin) -> None:
         values = tuple((name, value) for name in VALUE_NAMES if (value := getattr(entry, name)) is not None)
         if isinstance(entry, Provider):
-            self._hosts |= dict.fromkeys(map(str.lower, entry.mx), entry.name)
-            self._domains |= dict.fromkeys(map(str.lower, entry.domains), entry.name)
-            self._entries.append(_Entry(_PROVIDER, entry.name, (), (), entry.sources, values, origin))
+            number = self._keep(_Entry(_PROVIDER, entry.name, (), entry.sources, values, origin))
+            self._by_provider.setdefault(entry.name, []).append(number)
+            for patterns, index in ((entry.mx, self._provider_hosts), (entry.domains, self._provider_domains)):
+                for pattern in patterns:
+                    index.add(pattern, number)
             return
-        match, mx, domains = (tuple(map(str.lower, patterns)) for patterns in (entry.match, entry.mx, entry.domains))
-        if match or mx or not domains:
-            self._entries.append(_Entry(_SITE, entry.provider, (*match, *mx), (), entry.sources, values, origin))
-        if match:
-            # What it says of the hosts it says of the domain too, and then it is no entry about the domain.
-            self._entries.append(_Entry(_DOMAIN, entry.provider, (*match, *mx), match, entry.sources, values, origin))
-        if domains:
-            self._entries.append(_Entry(_DOMAIN, entry.provider, (), domains, entry.sources, values, origin))
+        hosts = (*entry.match, *entry.mx)
+        if hosts or not entry.domains:
+            number = self._keep(_Entry(_SITE, entry.provider, (), entry.sources, values, origin))
+            for pattern in hosts:
+                self._by_host.add(pattern, number)
+            if not hosts:
+                self._by_provider.setdefault(entry.provider, []).append(number)
+        # What an entry says of the hosts it says of the domain too, and then it is no entry about the domain.
+        for domains, but_hosts in ((entry.match, hosts), (entry.domains, ())):
+            if domains:
+                number = self._keep(
+                    _Entry(_DOMAIN, entry.provider, tuple(map(str.lower, but_hosts)), entry.sources, values, origin)
+                )
+                for pattern in domains:
+                    self._by_domain.add(pattern, number)
+
+    def _keep(self, entry: _Entry) -> int:
+        self._entries.append(entry)
+        return len(self._entries) - 1
 
     def provider_of(self, hosts: Iterable[str], domain: str) -> str:
         """Who runs the mail of a destination; `hosts` are its best MX hosts. The longest pattern decides."""
-        found = _longest(self._domains, domain) if domain else ""
-        if found:
-            return self._domains[found]
-        found = max((_longest(self._hosts, host) for host in hosts), key=len, default="")
-        return self._hosts[found] if found else ""
+        found = list(self._provider_domains.find(domain)) if domain else []
+        found = found or [one for host in hosts for one in self._provider_hosts.find(host)]
+        return self._entries[max(found, key=lambda one: len(one[0]))[1]].provider if found else ""
 
     def shape(self, hosts: Sequence[str], best: Iterable[str], domain: str, source: str = "") -> Shape:
         """What holds towards a destination. `best` are its hosts that are tried first; `domain` "" = a static route."""
         settings = dict(self._defaults)
         provider = self.provider_of(best, domain)
+        numbers = set(self._by_provider.get(provider, ())) if provider else set()
+        numbers.update(number for host in hosts for _, number in self._by_host.find(host))
+        if domain:
+            numbers.update(number for _, number in self._by_domain.find(domain))
         own_limits = False
-        meant = [one for one in self._entries if _means(one, provider, hosts, domain)]
-        meant = [one for one in meant if not one.sources or source in one.sources]
-        for one in sorted(meant, key=lambda one: (bool(one.sources), one.layer)):
+        meant = [(self._entries[number], number) for number in numbers if self._means(number, provider, hosts, source)]
+        for one, _ in sorted(meant, key=lambda one: (bool(one[0].sources), one[0].layer, one[1])):
             for name, value in one.values:
                 settings[name] = Setting(value, one.origin)
                 own_limits = own_limits or (one.layer == _DOMAIN and name in LIMITS)
         return Shape(settings, provider, own_limits)
+
+    def _means(self, number: int, provider: str, hosts: Sequence[str], source: str) -> bool:
+        """Whether an entry whose patterns match is meant in all else."""
+        entry = self._entries[number]
+        if (entry.provider and entry.provider != provider) or (entry.sources and source not in entry.sources):
+            return False
+        return not any(matches(pattern, host) for pattern in entry.but_hosts for host in hosts)
 
 
 def narrowed(shape: Shape, values: Iterable[tuple[str, Any]], origin: Origin) -> Shape:
@@ -170,21 +221,8 @@ def _title(entry: Provider | Site) -> str:
     return f"site {names}" + (f" by {', '.join(entry.sources)}" if entry.sources else "")
 
 
-def _means(entry: _Entry, provider: str, hosts: Sequence[str], domain: str) -> bool:
-    if entry.provider and entry.provider != provider:
-        return False
-    of_hosts = any(matches(pattern, host) for pattern in entry.hosts for host in hosts)
-    if entry.layer == _DOMAIN:
-        return bool(domain) and not of_hosts and any(matches(pattern, domain) for pattern in entry.domains)
-    return of_hosts or not entry.hosts
-
-
 def matches(pattern: str, name: str) -> bool:
     """Whether "*", "*.example.net" (at any depth) or "example.net" means a name."""
     if pattern.startswith("*"):
         return len(pattern) == 1 or name.endswith(pattern[1:])
     return name == pattern
-
-
-def _longest(patterns: Iterable[str], name: str) -> str:
-    return max((pattern for pattern in patterns if matches(pattern, name)), key=len, default="")
