@@ -1,10 +1,12 @@
+from cpython.ref cimport PyObject
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
 
-# Responses grow here and leave as one bytes object.
+# Responses grow here and leave as one bytes object: the one in which they grew.
 cdef class Buffer:
-    cdef char* data
+    cdef PyObject* octets          # nobody else has it
+    cdef char* data                # its content, of which `n` octets are written
     cdef Py_ssize_t n
     cdef Py_ssize_t capacity
 

@@ -2,9 +2,15 @@
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.mem cimport PyMem_Free, PyMem_Realloc
+from cpython.ref cimport PyObject
 from libc.stdint cimport uint64_t
 from libc.string cimport memchr, memcpy
+
+cdef extern from "Python.h":
+    PyObject* new_bytes "PyBytes_FromStringAndSize"(const char* data, Py_ssize_t size) except NULL
+    char* bytes_data "PyBytes_AS_STRING"(PyObject* value) noexcept
+    int resize_bytes "_PyBytes_Resize"(PyObject** value, Py_ssize_t size) except -1
+    void Py_XDECREF(PyObject* value) noexcept
 
 cdef enum:
     MAX_QUOTED_OCTETS = 1000   # as in quoting.pyx: longer text goes as a literal
@@ -29,14 +35,17 @@ fill_classes()
 @cython.final
 cdef class Buffer:
     def __dealloc__(self):
-        PyMem_Free(self.data)
+        Py_XDECREF(self.octets)
 
     cdef int grow(self, Py_ssize_t more) except -1:
         cdef Py_ssize_t capacity = max(self.n + more, self.capacity * 2, <Py_ssize_t>512)
-        cdef char* data = <char*>PyMem_Realloc(self.data, <size_t>capacity)
-        if data == NULL:
-            raise MemoryError
-        self.data = data
+        if self.octets == NULL:
+            self.octets = new_bytes(NULL, capacity)
+        else:
+            self.capacity = 0
+            self.data = NULL
+            resize_bytes(&self.octets, capacity)
+        self.data = bytes_data(self.octets)
         self.capacity = capacity
         return 0
 
@@ -61,12 +70,16 @@ cdef class Buffer:
         self.put_bytes(data)
 
     def take(self) -> bytes:
-        cdef bytes taken = PyBytes_FromStringAndSize(self.data, self.n) if self.n else b""
-        self.n = 0
-        if self.capacity > 1 << 20:  # one large response is no reason to keep its memory
-            PyMem_Free(self.data)
-            self.data = NULL
-            self.capacity = 0
+        cdef Py_ssize_t n = self.n
+        if n == 0:
+            return b""
+        self.n = self.capacity = 0
+        self.data = NULL
+        # What was written becomes the result; only its end is cut off.
+        resize_bytes(&self.octets, n)
+        taken = <object>self.octets
+        Py_XDECREF(self.octets)
+        self.octets = NULL
         return taken
 
 

@@ -3,7 +3,7 @@
 What is to be rendered is a sum of these numbers:
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, final
 
 from rusmes._core.cursor import Cursor
@@ -47,14 +47,14 @@ def fetch_responses(
     stop: int,
     items: int,
     facts: list[EmailFacts | None] | None = None,
-    more: list[bytes | None] | None = None,
+    more: Sequence[bytes | tuple[bytes, ...] | None] | None = None,
     picks: tuple[HeaderPick, ...] = (),
 ) -> tuple[bytes, int]:
     """The responses for `uids[start:stop]`, and how many messages were left out: those the client does not know, and those
     whose facts or `more` are None.
 
-    `facts` and `more` have an element for each of these messages; `more` is sent as it is, behind the items. `picks` are of
-    the fields in the facts.
+    `facts` and `more` have an element for each of these messages; `more` is sent as it is, behind the items, a tuple piece by
+    piece. `picks` are of the fields in the facts.
 
     Raises:
         IndexError

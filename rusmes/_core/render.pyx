@@ -390,6 +390,27 @@ cdef int put_columns(Buffer out, Cursor cursor, Py_ssize_t row, int items) excep
     return 0
 
 
+cdef int put_more(Buffer out, object more) except -1:
+    if type(more) is not tuple:
+        return out.put_bytes(<bytes?>more)
+    for piece in <tuple>more:
+        out.put_bytes(<bytes?>piece)
+    return 0
+
+
+cdef Py_ssize_t octets_of(list more) except -1:
+    """About as many as these take, with what stands before them."""
+    cdef Py_ssize_t size = 0
+    for item in more:
+        size += 64
+        if type(item) is tuple:
+            for piece in <tuple>item:
+                size += len(piece)
+        elif item is not None:
+            size += len(item)
+    return size
+
+
 def fetch_responses(
     Cursor cursor not None, Uids uids not None, Py_ssize_t start, Py_ssize_t stop, int items, list facts=None, list more=None,
     tuple picks not None=(),
@@ -409,6 +430,8 @@ def fetch_responses(
         more is not None and len(more) != stop - start
     ):
         raise ValueError("not as many as messages")
+    if more is not None:
+        out.grow(octets_of(more))
     for i in range(start, stop):
         if 0 <= row and row + 1 < rows.size and rows.uids[row + 1] == uids.data[i]:
             row += 1
@@ -450,7 +473,7 @@ def fetch_responses(
                 out, PyBytes_AS_STRING(fact.row) + fact.headers_at, <Py_ssize_t>(fact.end - fact.headers_at)
             )
         if more is not None and more[i - start]:
-            out.put_bytes(<bytes?>more[i - start])
+            put_more(out, more[i - start])
         elif out.data[out.n - 1] == c' ':
             out.n -= 1
         else:  # there is nothing to say of it

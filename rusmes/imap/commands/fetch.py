@@ -40,6 +40,9 @@ STREAMED_OCTETS: Final = 1024 * 1024
 """Decoded before others have their turn."""
 _SEEN: Final = 1
 
+Pieces = bytes | tuple[bytes, ...]
+"""Items of a response, in one piece or in several that follow each other."""
+
 
 async def fetch(context: Context, command: Fetch) -> Outcome:
     here, view, session = context.here, context.view, context.session
@@ -255,7 +258,7 @@ class _Answer:
         facts = self._facts(start, stop) if items & render.FACTS or wanted.cached else None
         cheap = self._more(start, stop, facts) if wanted.cached or wanted.saved_date else None
         begin = 0
-        more: list[bytes | None] = []
+        more: list[Pieces | None] = []
         for at, rendering in enumerate(bodies):
             made = self._made(rendering, cheap[at] if cheap is not None else b"")
             if not isinstance(made, _Large):
@@ -268,7 +271,7 @@ class _Answer:
             begin, more = at + 1, []
         self._write(start + begin, items, facts[begin:] if facts is not None else None, more)
 
-    def _write(self, start: int, items: int, facts: list[EmailFacts | None] | None, more: list[bytes | None]) -> None:
+    def _write(self, start: int, items: int, facts: list[EmailFacts | None] | None, more: list[Pieces | None]) -> None:
         cursor = self.context.view.cursor
         data, missing = render.fetch_responses(cursor, self.uids, start, start + len(more), items, facts, more)
         self.context.output.write(data)
@@ -286,7 +289,7 @@ class _Answer:
         await context.refresh()
         return True
 
-    def _made(self, rendering: Rendering | None, cheap: bytes | None) -> bytes | _Large | None:
+    def _made(self, rendering: Rendering | None, cheap: bytes | None) -> Pieces | _Large | None:
         """What follows the other items of one message; None: it is not there any more."""
         wanted = self.wanted
         if rendering is None or cheap is None:
@@ -294,7 +297,7 @@ class _Answer:
         if wanted.whole and not cheap and (data := rendering.content.data) is not None and 0 not in data:
             if rendering.skip:
                 data = data[rendering.skip :]
-            return b"%b{%d}\r\n%b%b" % (wanted.whole, len(rendering.prefix) + len(data), rendering.prefix, data)
+            return b"%b{%d}\r\n" % (wanted.whole, len(rendering.prefix) + len(data)), rendering.prefix, data
         message = None
         try:
             message = OpenedMessage(rendering)
