@@ -228,8 +228,9 @@ class Admission:
         for name, value in levels.items():
             self._metrics.set(OVERLOAD_LEVEL[name], value)
         if level != self.level:
+            reason = reason if level else ""
             _log.warn("load is shed" if level > self.level else "less load is shed", level=level, was=self.level, gate=reason)
-            self.level, self.reason = level, reason if level else ""
+            self.level, self.reason = level, reason
             for listener in self.listeners:
                 listener(level)
         return level
