@@ -6,6 +6,8 @@ import asyncio
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rusmes._core.counters import Metrics, SharedCounters
 from rusmes.clock import FakeClock
@@ -51,6 +53,16 @@ GMAIL = ["gmail-smtp-in.l.google.com", *(f"alt{i}.gmail-smtp-in.l.google.com" fo
 )
 def test_sites_are_named_by_what_their_hosts_have_in_common(hosts: list[str], name: str) -> None:
     assert site_name(hosts) == site_name(reversed(hosts)) == name
+
+
+_HOSTS = st.frozensets(
+    st.lists(st.sampled_from(["a", "b", "mx", "mx1"]), min_size=1, max_size=4).map(".".join), min_size=1, max_size=5
+)
+
+
+@given(_HOSTS, _HOSTS)
+def test_different_hosts_have_different_names(one: frozenset[str], other: frozenset[str]) -> None:
+    assert (site_name(one) == site_name(other)) == (one == other)
 
 
 def test_long_names_stay_different() -> None:
