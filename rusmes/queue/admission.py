@@ -1,6 +1,6 @@
 """Whether new mail may come in: what is measured, when it is too much, and when it is well again.
 
-While load is shed (STRESSED), there is a cap on the connections that may bring mail: it sinks by a tenth at each look as long as
+While load is shed (STRESSED), there is a cap on connections that may bring mail: it sinks by a tenth at each look as long as
 a measure is above its mark, and rises slowly while none is. So what is served stays about what the machine can do, and the rest
 is refused at once. Strangers are refused from half of the cap on; a client is known when it is of our networks, or brought mail
 within the last hour. OVERLOADED means that new transactions are refused too. Deliveries, reading, health and administration
