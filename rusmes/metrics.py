@@ -327,6 +327,7 @@ DNS_LOOKUPS = counter_family(
 EGRESS_FAILURES = counter_family(
     "rusmes_egress_failures_total", "Egress sources that did not work: the address, or the proxy.", "kind", ("bind", "proxy")
 )
+EGRESS_DOWN = gauge("rusmes_egress_sources_down", "Egress sources that do not work now.", aggregate="max")
 EGRESS_CHOICES = counter_family(
     "rusmes_egress_choices_total",
     "Mails to servers by named sources: by the source they were for, by another one of its pool, or by none yet.",

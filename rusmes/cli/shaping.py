@@ -12,11 +12,13 @@ from typing import Any
 import click
 import msgspec
 
+from rusmes._core.counters import Metrics, SharedCounters
 from rusmes.cli.context import Context, JsonGroup, OperatorError, pass_context
 from rusmes.cli.stores import ledger_of
 from rusmes.clock import SystemClock
 from rusmes.config import names
 from rusmes.config.units import duration_text
+from rusmes.delivery.egress.exits import Exits
 from rusmes.delivery.explain import Explanation, explain
 from rusmes.delivery.shaping.overrides import TABLE, Override, Overrides
 from rusmes.dns import Resolver
@@ -114,6 +116,60 @@ def _shown(key: str, value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return ", ".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+@shaping.command("sources")
+@pass_context
+def sources(context: Context) -> None:
+    """The egress sources: their pools, and how far each has come with its warm-up today."""
+    clock = SystemClock()
+    config = context.config
+    with ledger_of(config, read_only=True) as ledger:
+        suspensions = Suspensions(ledger, clock) if ledger is not None else None
+        overrides = Overrides(ledger, clock)
+        exits = Exits(config, clock, SharedCounters(1, 1024), Metrics(), overrides, ledger, suspensions)
+        data = [_source_document(exits, keys.name, suspensions) for keys in config.egress.source]
+
+    def for_people() -> None:
+        context.output.table(
+            ("source", "addresses", "EHLO", "proxy", "pools", "#day", "today", "suspended"),
+            [
+                (
+                    one["name"], ", ".join(one["addresses"]), one["ehlo"], one["proxy"], ", ".join(one["pools"]),
+                    f"{one['day']} of {one['days']}" if one["day"] else "",
+                    ", ".join(f"{name} {row['sent']}/{row['limit']}" for name, row in one["today"].items()),
+                    one["suspended"],
+                )
+                for one in data
+            ],
+            empty="There is no [[egress.source]]: mail leaves as the system chooses.",
+        )  # fmt: skip
+
+    context.output.show({"sources": data}, for_people)
+
+
+def _source_document(exits: Exits, name: str, suspensions: Suspensions | None) -> dict[str, Any]:
+    source = exits.source(name)
+    assert source is not None
+    found = suspensions.until(source=name) if suspensions is not None else None
+    day = exits.warmups.day(source)
+    days = source.warmup.days if source.warmup is not None else 0
+    is_warming = 0 <= day < days
+    sent = exits.warmups.today(source) if is_warming else {}
+    return {
+        "name": name,
+        "addresses": [address for address in (source.ipv4, source.ipv6) if address],
+        "ehlo": source.ehlo,
+        "proxy": f"{source.way.kind}://{source.way.host}:{source.way.port}" if source.way.host else "",
+        "pools": exits.pools_of(source),
+        "day": day + 1 if is_warming else 0,
+        "days": days,
+        "today": {
+            provider: {"sent": count, "limit": exits.warmups.limit(source, provider, is_trial=True)}
+            for provider, count in sorted(sent.items())
+        },
+        "suspended": found[1] if found is not None else "",
+    }
 
 
 @shaping.command("active")

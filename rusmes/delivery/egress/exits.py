@@ -20,7 +20,7 @@ from rusmes.delivery.egress.pools import Pool
 from rusmes.delivery.egress.sources import Health, Source, source_of
 from rusmes.delivery.egress.warmup import WarmUps
 from rusmes.delivery.shaping.overrides import Overrides
-from rusmes.metrics import EGRESS_CHOICES, Metrics
+from rusmes.metrics import EGRESS_CHOICES, EGRESS_DOWN, Metrics
 from rusmes.model.plan import Refusal
 from rusmes.queue.api import Postponed, Suspender
 from rusmes.storage.api import Ledger
@@ -95,6 +95,16 @@ class Exits:
     def pool(self, tenant: str, of_site: str) -> Pool | None:
         """By which pool a tenant's mail leaves to a site whose values name `of_site`; None: by no named source."""
         return self._pools.get(self._tenants.get(tenant) or of_site or self._default) if self._sources else None
+
+    def measure(self) -> None:
+        """Bring the gauge of sources that do not work up to date."""
+        if self._sources:
+            down = sum(self.health.down_for(source) > 0 for source in self._sources.values())
+            self._metrics.set(EGRESS_DOWN, down)
+
+    def pools_of(self, source: Source) -> list[str]:
+        """The pools that a source is in."""
+        return [pool.name for pool in self._pools.values() if source in pool.sources and pool.name != source.name]
 
     def has_pool(self, tenant: str) -> bool:
         """Whether a tenant's mail leaves by a pool of its own, wherever it goes."""

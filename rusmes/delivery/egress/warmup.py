@@ -18,6 +18,7 @@ from rusmes.clock import Clock
 from rusmes.config import names
 from rusmes.config.schema import WarmUp
 from rusmes.delivery.egress.sources import Source
+from rusmes.log import get_logger
 from rusmes.storage.api import Ledger
 
 TABLE: Final = "warmup"
@@ -25,8 +26,11 @@ OTHERS: Final = "other"
 """All sites of no provider."""
 DAY: Final = 86400.0
 LOAD_TRIES: Final = 100
+"""Of the lock with which one worker reads a count; it is held for microseconds."""
 AHEAD: Final = 100
 """The ledger runs ahead by this part of a day's limit."""
+
+_log = get_logger("delivery")
 
 
 def limit_of(plan: WarmUp, provider: str, day: int) -> int:
@@ -50,6 +54,8 @@ class WarmUps:
         self._first_days: dict[str, int] = {}
         self._written: dict[bytes, int] = {}
         """How far the ledger has each of the counts, as this process knows."""
+        self._full: set[bytes] = set()
+        """Counts at their limit, of which the log knows; those of days before are of no use, and few."""
 
     def limit(self, source: Source, provider: str, *, is_trial: bool = False) -> int:
         """What the source may send to a provider today; 0 = no limit. A trial begins no plan."""
@@ -85,6 +91,9 @@ class WarmUps:
         used = int(self._limits.add_value(self._shared(key), count, now + self._left() + DAY, now))
         if used > limit and used != count:
             self._add(key, -count)
+            if key not in self._full:
+                self._full.add(key)
+                _log.info("a source has sent its part of the day", source=source.name, provider=provider or OTHERS, limit=limit)
             return False
         if used > self._written.get(key, 0):
             self._write(key, used + max(1, limit // AHEAD))
@@ -94,6 +103,26 @@ class WarmUps:
         """What was taken was not sent after all."""
         if count and source.warmup is not None and self.limit(source, provider):
             self._add(self._key(source, provider), -count)
+
+    def day(self, source: Source) -> int:
+        """The day of its plan, 0 = the first; -1: it has not begun."""
+        if source.warmup is None or (not source.warmup.since and self._begun(source) is None):
+            return -1
+        return self._today() - self._first_day(source, source.warmup, is_trial=True)
+
+    def today(self, source: Source) -> dict[str, int]:
+        """What the ledger knows of today, by provider."""
+        if self._ledger is None:
+            return {}
+        found = {}
+        for key, value in self._ledger.items(TABLE, f"{source.name}\0".encode()):
+            _, provider, day = key.decode().split("\0")
+            if int(day) == self._today():
+                found[provider] = int(value)
+        return found
+
+    def _begun(self, source: Source) -> bytes | None:
+        return self._ledger.get(TABLE, source.name.encode()) if self._ledger is not None else None
 
     def seconds_left(self) -> float:
         """Until the next day begins."""
@@ -127,7 +156,7 @@ class WarmUps:
             return names.date(plan.since).toordinal() - _EPOCH
         known = self._first_days.get(source.name)
         if known is None:
-            row = self._ledger.get(TABLE, source.name.encode()) if self._ledger is not None else None
+            row = self._begun(source)
             known = self._first_days[source.name] = int(row) if row is not None else self._today()
             if row is None and self._ledger is not None and not is_trial:
                 self._ledger.put(TABLE, source.name.encode(), b"%d" % known)

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from rusmes._core.counters import SharedCounters
 from rusmes.clock import SystemClock
 from rusmes.config.load import load_config
+from rusmes.delivery.egress.sources import source_of
+from rusmes.delivery.egress.warmup import WarmUps
 from rusmes.delivery.shaping.overrides import Override, Overrides
 from rusmes.storage.ledger import LmdbLedger
 
@@ -70,3 +73,22 @@ def test_active_and_forget(rusmes: Any, shaped: Path) -> None:
     assert rusmes("shaping", "forget", "smart.example.net:2525").status == 0
     assert "No rule is in force" in rusmes("shaping", "active").output
     assert rusmes("shaping", "forget", "smart.example.net:2525").status == 2
+
+
+def test_sources(rusmes: Any, shaped: Path) -> None:
+    shaped.write_text(shaped.read_text() + "warmup = { start = 20, days = 5 }\n")
+    (one,) = rusmes("shaping", "sources", "--json").document["sources"]
+    assert (one["name"], one["addresses"], one["ehlo"], one["day"]) == ("ip1", ["127.0.0.2"], "one.example.com", 0)
+    config = load_config(str(shaped), environ={})
+    with LmdbLedger(config.storage.path) as ledger:
+        clock = SystemClock()
+        warmups = WarmUps(clock, SharedCounters(1, 1024), ledger)
+        assert warmups.take(source_of(config.egress.source[0]), "google", 7)
+        warmups.close()
+    (one,) = rusmes("shaping", "sources", "--json").document["sources"]
+    assert (one["day"], one["days"], one["today"]) == (1, 5, {"google": {"sent": 7, "limit": 20}})
+    assert "google 7/20" in rusmes("shaping", "sources").output
+
+
+def test_without_sources(rusmes: Any, installation: Path) -> None:
+    assert "as the system chooses" in rusmes("shaping", "sources").output
