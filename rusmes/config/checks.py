@@ -6,6 +6,7 @@ changes anything; files are only looked for.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -406,6 +407,9 @@ def _check_delivery(delivery: Delivery, problems: Collector) -> Delivery:
         _each(problems, ("delivery", "source_addresses", index), names.ip_address, text)
     for index, text in enumerate(delivery.resolver):
         _each(problems, ("delivery", "resolver", index), names.name_server, text)
+    if delivery.tls_report_from:
+        _each(problems, ("delivery", "tls_report_from"), names.address, delivery.tls_report_from)
+    _check_trust(delivery, problems)
     seen: set[str] = set()
     for index, route in enumerate(delivery.route):
         _check_login(("delivery", "route", index), route, problems)
@@ -420,6 +424,16 @@ def _check_delivery(delivery: Delivery, problems: Collector) -> Delivery:
             for index, route in enumerate(delivery.route)
         ),
     )
+
+
+def _check_trust(delivery: Delivery, problems: Collector) -> None:
+    """DANE needs a name server whose word about DNSSEC counts."""
+    wanted = delivery.tls == "dane" or any(site.tls == "dane" for site in delivery.site)
+    if not wanted or not delivery.resolver or problems.has_problem_at("delivery"):
+        return
+    places = [ipaddress.ip_address(names.name_server(text)[0]) for text in delivery.resolver]
+    if not any(place in network for place in places for network in delivery.trusted_resolvers):
+        problems.warnings.append("delivery.tls is dane, and no name server of delivery.resolver is in trusted_resolvers")
 
 
 def _patterns(path: KeyPath, patterns: tuple[str, ...], problems: Collector) -> tuple[str, ...]:

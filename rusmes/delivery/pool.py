@@ -30,6 +30,7 @@ from rusmes.delivery.replies import classify
 from rusmes.delivery.routes import Endpoint, RoutePlan, RouteTable
 from rusmes.delivery.session import BrokenTls, Gone, NoTls, Session, is_permanent, open_session
 from rusmes.delivery.tlspolicy import TlsPolicy
+from rusmes.delivery.tlsrpt import TlsCounts
 from rusmes.metrics import DELIVERY_ACTIVE, DELIVERY_CONNECTIONS, DELIVERY_TLS, Metrics
 from rusmes.model.plan import Refusal
 from rusmes.net.outbound import WayFailed
@@ -136,6 +137,8 @@ class Pool:
         self._metrics = metrics or Metrics()
         self._limits = limits or SharedCounters(1, 1024)
         self.feedback = feedback or Feedback(clock, self._limits, self._metrics)
+        self.counts: TlsCounts | None = None
+        """Who counts how TLS goes, for reports."""
         self._opener = opener
         self._source_named = source or _no_source
         self._health = health or Health(clock, self._limits, self._metrics)
@@ -259,6 +262,8 @@ class Pool:
         began, asked = self._clock.monotonic(), loop.time()
         endpoints = await self.routes.endpoints(plan)
         if isinstance(endpoints, Refusal):
+            if self.counts is not None and endpoints.status == "4.7.5":
+                self.counts.not_named(plan, endpoints.text)
             raise NoEndpoint(endpoints)
         endpoints = self._within_reach(endpoints, plan)
         dns_seconds = loop.time() - asked
@@ -328,23 +333,30 @@ class Pool:
             raise NoEndpoint(Refusal(451, "4.4.4", f"the site has {family} addresses only, and source {source.name} none"))
         return found
 
-    async def _try(self, endpoint: Endpoint, plan: RoutePlan, mode: str) -> Session:
+    async def _try(self, endpoint: Endpoint, plan: RoutePlan, mode: str, *, is_counted: bool = True) -> Session:
         source = self._source(endpoint, plan)
         actual = self._tls.mode_for(endpoint, mode)
+        counts = self.counts if is_counted else None
         try:
             session = await self._from(source, endpoint, plan, mode)
-        except (BrokenTls, NoTls) as error:
+        except Gone as error:
             if isinstance(error, BrokenTls):
                 self._metrics.inc(DELIVERY_TLS["failed"])
                 if self._tls.forget_session(endpoint, actual):
                     return await self._try(endpoint, plan, mode)  # a session was offered, which it may not have liked
-            if actual == "mta-sts testing":
-                return await self._try(endpoint, plan, "opportunistic")  # RFC 8461 §5: the mail is delivered all the same
-            if isinstance(error, NoTls) or actual != "opportunistic" or plan.implicit_tls:
+            if counts is not None and error.phase == "tls":
+                counts.failed(plan, endpoint, actual, error)
+            if actual == "mta-sts testing" and isinstance(error, BrokenTls | NoTls):
+                # RFC 8461 §5: the mail is delivered all the same.
+                return await self._try(endpoint, plan, "opportunistic", is_counted=False)
+            if not isinstance(error, BrokenTls) or actual != "opportunistic" or plan.implicit_tls:
                 raise
             # T13: once more in the clear, and remembered.
             self._tls.remember_failure(endpoint)
+            counts = None  # it was counted
             session = await self._from(source, endpoint, plan, mode)
+        if counts is not None:
+            counts.opened(plan, endpoint, actual, session)
         secured = session.connection.tls is not None
         self._metrics.inc(DELIVERY_TLS["verified" if session.is_secure else "unverified" if secured else "none"])
         return session

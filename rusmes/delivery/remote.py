@@ -8,7 +8,9 @@ breaks, or the server takes its time with the message before, it is delivered an
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Sequence
+from random import getrandbits
 from typing import Final
 
 from msgspec import Struct, structs
@@ -24,6 +26,7 @@ from rusmes.delivery.routes import PUBLISHED, RoutePlan, RouteTable
 from rusmes.delivery.session import Gone, NoTls, Refused, Session, is_permanent
 from rusmes.delivery.steering import Leave, Steering
 from rusmes.delivery.tlspolicy import TlsPolicy, mode_of
+from rusmes.delivery.tlsrpt import TlsCounts
 from rusmes.delivery.transaction import ReturnPath, Transaction, refused
 from rusmes.dns import Resolver
 from rusmes.metrics import DELIVERY_CONNECTIONS, DELIVERY_REFUSALS, DELIVERY_SECONDS, Metrics
@@ -81,6 +84,7 @@ class RemoteDeliverer:
             source=self.steering.exits.source,
             health=self.steering.exits.health,
         )
+        self._count_tls()
 
     def apply(self, config: Config) -> None:
         """A reload: new routes and limits from now on; open connections serve on."""
@@ -90,6 +94,7 @@ class RemoteDeliverer:
         self._routes = self._route_table()
         self._pool.routes = self._routes
         self._pool.max_connections = config.delivery.max_connections
+        self._count_tls()
 
     def _route_table(self) -> RouteTable:
         workers = max(1, self._limits.columns - 1)  # the supervisor has a column too
@@ -103,11 +108,26 @@ class RemoteDeliverer:
             sts=self.sts,
         )
 
+    @property
+    def counts(self) -> TlsCounts | None:
+        """How TLS to others goes, for reports; None when there are none."""
+        return self._pool.counts
+
+    def _count_tls(self) -> None:
+        if not self._config.delivery.tls_report_from or self._ledger is None:
+            self._pool.counts = None
+        elif self._pool.counts is None:
+            self._pool.counts = TlsCounts(self._ledger, self._clock, f"{os.getpid()}.{getrandbits(32):x}")
+
+    def _no_policy(self, domain: str, kind: str, reason: str) -> None:
+        if self._pool.counts is not None:
+            self._pool.counts.no_policy(domain, kind, reason)
+
     def _policies(self, before: StsPolicies | None) -> StsPolicies:
         if before is not None:
             return before
         fetch = HttpsFetch(self._resolver, private_hosts=self._config.delivery.private_hosts)
-        return StsPolicies(self._resolver, self._clock, self._ledger, fetch)
+        return StsPolicies(self._resolver, self._clock, self._ledger, fetch, self._no_policy)
 
     def start(self) -> None:
         """Remember what sites had taught us before the restart; the ledger is open."""
@@ -116,6 +136,8 @@ class RemoteDeliverer:
     async def stop(self) -> None:
         """Close the idle connections, and write down what sites have taught us."""
         await self._pool.stop()
+        if self.counts is not None:
+            self.counts.flush()
         if self.sts is not None:
             await self.sts.stop()
         self.feedback.save()
@@ -406,9 +428,12 @@ class Way:
             self._deliverer.steering.settle(begun.leave, ())
 
     def release_next(self) -> None:
-        if self._worker is not None and self._worker.begun is not None:
+        worker = self._worker
+        if worker is not None and worker.begun is not None:
             self.session.is_spoiled = True
-            self._worker.return_following()
+            assert isinstance(worker.begun, BegunMail)
+            self._deliverer.steering.settle(worker.begun.leave, ())
+            worker.return_following()
 
     def step_aside(self) -> None:
         if self._worker is not None and self._pool.set_aside(self.lane, self.session, self.plan):

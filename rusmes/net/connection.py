@@ -751,5 +751,7 @@ async def connect(
 
 
 def _reason_of(error: BaseException) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError) and error.verify_message:
+        return f"certificate verify failed: {error.verify_message}"
     reason = getattr(error, "reason", None)
     return str(reason or error or type(error).__name__)

@@ -58,6 +58,7 @@ from rusmes.server.maildrop import Maildrop
 from rusmes.server.memory import Memory
 from rusmes.server.provision import Provision
 from rusmes.server.sockets import Binding
+from rusmes.server.tlscare import TlsCare
 from rusmes.smtp.server import SmtpService
 from rusmes.storage.ledger import LmdbLedger
 from rusmes.storage.lmdb.mail_store import LmdbMailStore
@@ -253,6 +254,7 @@ class House:
             turns_away=self.intake.admission.turns_away,
         )
         self.intake.admission.sessions = self.gate.mail_sessions
+        self.tls_care = TlsCare(self, is_first=slot == 0)
         self.handshakes = asyncio.Semaphore(HANDSHAKES_AT_ONCE)
         self._bindings = ground.bindings
         self.listeners = [self._listener(binding) for binding in ground.bindings]

@@ -111,7 +111,7 @@ class Worker:
         gc.collect()
         gc.freeze()  # what lives as long as the worker is never looked at again
         gc.set_threshold(20_000, 50, 100)
-        work = [self._beat, self._flush_log, self._reap, self._house.watch_load]
+        work = [self._beat, self._flush_log, self._reap, self._house.watch_load, self._house.tls_care.run]
         if self._slot == 0:
             work += [self._provide, self._house.maildrop.run]  # one worker is enough
         ticking = [loop.create_task(one()) for one in work]

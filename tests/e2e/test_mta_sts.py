@@ -7,24 +7,28 @@ import contextlib
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import web
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from rusmes.clock import SystemClock
+from rusmes.clock import FakeClock, SystemClock
 from rusmes.delivery.mtasts import BadPolicy, HttpsFetch, StsPolicies
 from rusmes.delivery.remote import RemoteDeliverer
 from rusmes.delivery.tlspolicy import TlsPolicy
+from rusmes.delivery.tlsrpt import TABLE, Tally, TlsCounts
 from rusmes.dns import Resolver
 from rusmes.metrics import Metrics
 from rusmes.queue.api import Report
+from rusmes.server.tlscare import TlsCare
 from rusmes.tls.context import client_context
 from tests.e2e.test_dane import Authority
 from tests.e2e.test_delivery_rules import item
 from tests.e2e.test_relay import mx_config
-from tests.sinks.engine import HOSTNAME
+from tests.sinks.engine import HOSTNAME, config_for, running
 from tests.sinks.name_server import NameServer
 from tests.sinks.smtp_sink import Sink
 
@@ -141,6 +145,7 @@ def send(
     trust: Authority | None = None,
     tlsa: Sequence[str] = (),
     mails: Sequence[dict[str, Any]] = ({},),
+    ledger: Any = None,
 ) -> list[Report]:
     async def main() -> list[Report]:
         async with NameServer() as names, sink:
@@ -158,7 +163,8 @@ def send(
             clock, metrics = SystemClock(), Metrics()
             resolver = Resolver(clock, [names.address])
             tls = TlsPolicy(clock, verified=trusting(*([trust] if trust else [])))
-            out = RemoteDeliverer(mx_config(sink.port, names), resolver, metrics, clock, None, HOSTNAME, tls=tls)
+            config = mx_config(sink.port, names, tls_report_from="tls@example.com" if ledger is not None else "")
+            out = RemoteDeliverer(config, resolver, metrics, clock, None, HOSTNAME, tls=tls, ledger=ledger)
             out.sts = StsPolicies(resolver, clock, None, fetch)
             out._routes._sts = out.sts
             reports = []
@@ -288,3 +294,71 @@ def test_the_second_connection_resumes_the_session(authority: Authority) -> None
         return resumed
 
     assert asyncio.run(main()) == [False, True, True]
+
+
+# Reports
+
+
+@pytest.mark.rfc("8460", "4.3")
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        ("good", ("sts", 1, [])),
+        ("untrusted", ("sts", 0, ["certificate-not-trusted"])),
+        ("untrusted, testing", ("sts", 0, ["certificate-not-trusted"])),
+        ("no TLS", ("sts", 0, ["starttls-not-supported"])),
+        ("not named", ("sts", 0, ["validation-failure"])),
+        ("no policy", ("no-policy-found", 1, [])),
+        ("no policy, no TLS", ("no-policy-found", 0, ["starttls-not-supported"])),
+        ("TLSA", ("tlsa", 1, [])),
+        ("another TLSA", ("tlsa", 0, ["validation-failure"])),
+    ],
+)
+def test_what_is_counted(authority: Authority, tmp_path: Path, case: str, expected: tuple[str, int, list[str]]) -> None:
+    from rusmes.storage.ledger import MemoryLedger
+
+    ledger = MemoryLedger()
+    sink = Sink(tls=None if "no TLS" in case else authority.context)
+    policy = None if "no policy" in case else POLICY
+    if "testing" in case:
+        policy = POLICY.replace("enforce", "testing")
+    if case == "not named":
+        policy = POLICY.replace(HOST, "mx.elsewhere.org")
+    tlsa: list[str] = []
+    if "TLSA" in case:
+        serving = Authority(tmp_path) if "another" in case else authority
+        tlsa = [f"3 1 1 {serving.record(3, 1, 1).data.hex()}"]
+    send(sink, policy, trust=authority if case == "good" else None, tlsa=tlsa, ledger=ledger)
+    (tally,) = [msgspec.msgpack.decode(value, type=Tally) for _, value in ledger.items(TABLE)]
+    assert (tally.policy_type, tally.good, [failure.kind for failure, _ in tally.failures.values()]) == expected
+    assert tally.domain == "x.org"
+
+
+def test_the_report_goes_out_through_the_pipeline() -> None:
+    """From the ledger's counts of yesterday to the wire."""
+    from rusmes.storage.ledger import MemoryLedger
+
+    async def main() -> bytes:
+        async with NameServer() as names, Sink() as sink:
+            names.records = {("_smtp._tls.x.org.", "TXT"): ['"v=TLSRPTv1; rua=mailto:tls@reports.org"']}
+            config = config_for(sink.port, tls_report_from="tls@example.com", mta_sts=False)
+            async with running(config) as engine:
+                ledger = MemoryLedger()
+                yesterday = FakeClock(engine.clock.now() - 86_400 - 3_600)
+                counts = TlsCounts(ledger, yesterday, "w")
+                counts.no_policy("x.org", "sts-policy-fetch-error", "404")
+                counts.flush()
+                house = SimpleNamespace(
+                    config=config, deliverer=engine.deliverer, ledger=ledger, resolver=Resolver(engine.clock, [names.address]),
+                    clock=engine.clock, ids=engine.ids, intake=engine.intake,
+                )  # fmt: skip
+                care = TlsCare(house, is_first=True)  # type: ignore[arg-type]
+                care.flush()
+                await care.care()
+                (message,) = await sink.wait_for(1)
+                assert message.rcpts == ["<tls@reports.org>"]
+                assert message.mail.startswith("<tls@example.com>")
+                assert not list(ledger.items(TABLE))
+                return message.data
+
+    assert b"TLS-Report-Domain: x.org\r\n" in asyncio.run(main())
