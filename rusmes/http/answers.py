@@ -30,7 +30,7 @@ async def body_of(request: web.Request, kind: type[T]) -> T:
     data = await request.read()
     try:
         return msgspec.json.decode(data or b"{}", type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise web.HTTPBadRequest(text=str(error)) from None
 
 
