@@ -4,9 +4,9 @@ In this order, so that a refusal costs a few microseconds and no TLS: is the add
 address, of the protocol, of all), has the process descriptors left. Then the PROXY header where one is expected, implicit
 TLS, and the service's coroutine. The limits are shared by all workers (`SharedCounters`), and exact.
 
-Plaintext ports without proxies use the loop's server, which accepts fastest. A port with implicit TLS, with proxies before it,
-or while load is shed (`choose`), accepts by itself: uvloop reads from an accepted socket before any task of ours runs (so pausing
-comes too late), and what is read cannot be given to TLS.
+Plaintext ports without proxies use the loop's server, which accepts fastest. A port with implicit TLS, one with proxies before
+it, and every port while load is shed (`choose`) accept by themselves: uvloop reads from an accepted socket before any task of
+ours runs (so pausing comes too late), and what is read cannot be given to TLS.
 
 When descriptors run out all the same, nothing spins on a socket that stays readable: libuv closes its spare descriptor,
 accepts, closes the connection and opens it again; the other kind of port stops accepting for a moment.
