@@ -189,17 +189,22 @@ class StoreControl:
                     if edit is None:
                         continue
                     _count(result, operation.order, entry, edit)
-                    if edit.is_empty:
-                        continue
-                    if self._runner is None or self._runner.withdraw(entry.item.id, self._catcher(entry.item.id, operation)):
+                    if self._is_in_hand(entry.item.id, edit, operation):
                         batch.append((entry, edit))
-                    else:
+                    elif not edit.is_empty:
                         result.later += 1
                 await asyncio.sleep(0)
         except BaseException:
             self._put_back(batch)
             raise
         return batch
+
+    def _is_in_hand(self, id: bytes, edit: Edit, operation: Operation) -> bool:
+        """Take an entry into our hands, or wait until its delivery has ended."""
+        if edit.is_empty:
+            # Due already. In the line of a site that is left alone it is put to the front, which has the site tried.
+            return self._runner is not None and self._runner.is_active(id) and self._runner.withdraw(id)
+        return self._runner is None or self._runner.withdraw(id, self._catcher(id, operation))
 
     async def _change(self, batch: Batch, operation: Operation) -> int:
         """Commit what happens to entries in our hands, and let go of them; how many notices were written."""
@@ -211,8 +216,9 @@ class StoreControl:
                     if count % NOTICES_AT_ONCE == 0:
                         await asyncio.sleep(0)
             moved = [edit.moved for _, edit in batch if edit.moved is not None]
-            if batch:
-                await self._store.change([edit.change for _, edit in batch], [*rows, *moved])
+            changes = [edit.change for _, edit in batch if not edit.is_empty]
+            if changes:
+                await self._store.change(changes, [*rows, *moved])
         except BaseException:
             for row in rows:
                 self._store.blobs.discard(row.rendering.content)

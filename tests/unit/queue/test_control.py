@@ -12,7 +12,7 @@ from rusmes.errors import NotAllowed, NotFound, StoreError
 from rusmes.events.api import NullEvents
 from rusmes.model.ids import id_text
 from rusmes.model.plan import Refusal
-from rusmes.queue.api import QueueFilter, QueueOrder, QueueResult, SiteLimits
+from rusmes.queue.api import Busy, QueueFilter, QueueOrder, QueueResult, SiteLimits
 from rusmes.queue.control import StoreControl
 from rusmes.queue.selection import Selection
 from tests.unit.queue.scripted import Bench, bench, delayed, delivered
@@ -499,3 +499,29 @@ def test_events_tell_what_was_done_and_by_whom() -> None:
 
     run(test)
 
+
+
+def test_a_retry_has_a_site_tried_that_is_left_alone() -> None:
+    async def test(b: Bench, control: StoreControl) -> None:
+        tried: list[str] = []
+        down = [True]
+        b.deliveries.not_before = lambda _key: Busy(3600.0, "down") if down[0] else None  # type: ignore[method-assign]
+
+        def try_now(key: str) -> None:
+            tried.append(key)
+            down[0] = False
+
+        b.deliveries.try_now = try_now  # type: ignore[method-assign]
+        await b.engine.send("a@x.org")
+        await b.settle()
+        assert not b.deliveries.sent
+        assert await do(control, "retry", QueueFilter(domain="y.org")) == 0
+        await b.settle()
+        assert not tried
+        assert await do(control, "retry", ALL) == 1
+        await b.settle()
+        assert tried == ["x.org"]
+        assert [names for _, names in b.deliveries.sent] == [("a",)]
+        assert not b.entries
+
+    run(test)
