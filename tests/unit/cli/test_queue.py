@@ -213,3 +213,129 @@ def test_damage_is_found(rusmes: Any, installation: Path) -> None:
     result = rusmes("store", "verify")
     assert result.status == 1
     assert "WHAT IS WRONG" in result.output
+
+
+# Steering it, on a stopped server
+
+
+def test_a_dry_run_changes_nothing(rusmes: Any, installation: Path, ids: list[str]) -> None:
+    before = states(installation)
+    for operation in (("hold",), ("retry",), ("delete",), ("bounce",), ("expire",), ("reroute", "mx.example.net:2525")):
+        done = rusmes("queue", *operation, "--domain", "two.example", "--dry-run", "--json").document
+        assert (done["count"], done["recipients"], len(done["sample"]), done["dry_run"]) == (2, 2, 2, True)
+    output = rusmes("queue", "delete", "--domain", "two.example", "--dry-run").output
+    assert "2 entries (2 recipients, " in output
+    assert "would be deleted" in output
+    assert ids[1] in output
+    assert states(installation) == before
+    assert rusmes("queue", "audit", "--json").document["deeds"] == []
+
+
+def test_what_was_done_is_kept(rusmes: Any, ids: list[str]) -> None:
+    rusmes("queue", "hold", "--domain", "two.example", "--reason", "why\x1b[31m")
+    rusmes("queue", "suspend", "tenant", "acme", "--for", "2h")
+    rusmes("queue", "resume", "tenant", "acme")
+    rusmes("queue", "delete", ids[3], "--yes")
+    deeds = rusmes("queue", "audit", "--json").document["deeds"]
+    assert [(deed["operation"], deed["entries"]) for deed in deeds] == [
+        ("delete", 1),
+        ("resume", 0),
+        ("suspend", 0),
+        ("hold", 2),
+    ]
+    assert deeds[3]["what"]["filter"] == {"domain": "two.example"}
+    assert "server was stopped" in deeds[3]["by"]
+    assert len(rusmes("queue", "audit", "--limit", "1", "--json").document["deeds"]) == 1
+    output = rusmes("queue", "audit").output
+    assert "two.example" in output
+    assert "\x1b[31m" not in output
+
+
+def test_suspensions(rusmes: Any, ids: list[str]) -> None:
+    assert "Nothing is suspended." in rusmes("queue", "suspensions").output
+    output = rusmes("queue", "suspend", "domain", "Example.ORG", "--for", "2h", "--reason", "they asked").output
+    assert "The domain example.org is suspended for 2h." in output
+    assert "until it is resumed" in rusmes("queue", "suspend", "everything").output
+    found = rusmes("queue", "suspensions", "--json").document["suspensions"]
+    assert [(one["scope"], one["name"], one["until"] > time.time(), one["reason"]) for one in found] == [
+        ("everything", "", False, ""), ("domain", "example.org", True, "they asked"),
+    ]  # fmt: skip
+    output = rusmes("queue", "suspensions").output
+    assert "when resumed" in output
+    assert "they asked" in output
+    assert "Everything is resumed." in rusmes("queue", "resume", "everything").output
+    result = rusmes("queue", "resume", "everything")
+    assert (result.status, "is not suspended" in result.errors) == (2, True)
+
+
+def test_how_much_a_suspension_would_stop(rusmes: Any, ids: list[str]) -> None:
+    output = rusmes("queue", "suspend", "domain", "*.example", "--until", "2199-01-01T00:00", "--dry-run").output
+    assert "3 entries" in output
+    assert "would wait" in output
+    assert rusmes("queue", "suspensions", "--json").document["suspensions"] == []
+
+
+def test_a_way_is_changed(rusmes: Any, installation: Path, ids: list[str]) -> None:
+    assert rusmes("queue", "reroute", "mx.example.net:2525", ids[1], "--json").document["count"] == 1
+    assert "mx.example.net:2525" in rusmes("queue", "show", ids[1]).output
+    assert rusmes("queue", "reroute", "default", ids[1], "--json").document["count"] == 1
+    assert rusmes("queue", "show", ids[1], "--json").document["route"] == ""
+
+
+def test_a_summary(rusmes: Any, ids: list[str]) -> None:
+    data = rusmes("queue", "summary", "--json").document
+    found = [(row["name"], row["recipients"]) for row in data["rows"]]
+    assert found == [("one.example", 2), ("two.example", 2), ("three.example", 1)]
+    assert (data["total"]["recipients"], data["total"]["entries"]) == (5, 4)
+    lines = rusmes("queue", "qshape", "--by", "status", "--limit", "2").output.splitlines()
+    assert lines[0].split() == ["STATUS", "T", "5", "10", "20", "40", "80", "160", "320", "640", "1280", "1280+"]
+    assert lines[1].split()[:2] == ["TOTAL", "5"]
+    assert "1 more" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("list", "--reply", "("), "regular expression"),
+        (("list", "--client", "nowhere"), "no address"),
+        (("list", "--header", "x"), "header field"),
+        (("list", "--site", "x"), "running server"),
+        (("summary", "--by", "site"), "running server"),
+        (("list", "--larger-than", "big"), "--larger-than"),
+        (("bounce", "--all", "--yes"), "stopped server writes no notices"),
+        (("bounce", "--all"), "--yes"),
+        (("expire", "--all"), "--yes"),
+        (("reroute", "nowhere", "--all"), "no route"),
+        (("suspend", "domain"), "no name of a domain"),
+        (("suspend", "everything", "x"), "everything has no name"),
+        (("suspend", "weather"), "weather"),
+        (("suspend", "tenant", "t", "--for", "1h", "--until", "18:00"), "one of"),
+        (("suspend", "tenant", "t", "--for", "soon"), "--for"),
+        (("suspend", "tenant", "t", "--until", "later"), "is no time"),
+        (("suspend", "tenant", "t", "--until", "2001-01-01T00:00"), "has passed"),
+    ],
+)
+def test_what_is_refused(rusmes: Any, ids: list[str], installation: Path, arguments: tuple[str, ...], reason: str) -> None:
+    before = states(installation)
+    result = rusmes("queue", *arguments)
+    assert (result.status, result.output) == (2, "")
+    assert reason in result.errors
+    assert states(installation) == before
+    assert rusmes("queue", "suspensions", "--json").document["suspensions"] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "days"), [("0:00", 1), ("23:59", 1), ("2199-01-01T00:00", 100_000), ("2199-01-01T00:00+05:00", 100_000)]
+)
+def test_ends_of_suspensions(rusmes: Any, ids: list[str], text: str, days: int) -> None:
+    rusmes("queue", "suspend", "tenant", "t", "--until", text)
+    found = rusmes("queue", "suspensions", "--json").document["suspensions"]
+    assert [0 < one["until"] - time.time() <= days * 86400 for one in found] == ([True] if found else [])
+    assert found or text == "23:59", "that minute may have come"
+
+
+def test_a_long_list_is_one_document(rusmes: Any, ids: list[str]) -> None:
+    document = rusmes("queue", "list", "--limit", "0", "--json").document
+    assert ([entry["id"] for entry in document["entries"]], document["more"]) == (ids, False)
+    assert rusmes("queue", "list", "--sender", "nobody@*", "--json").document == {"entries": [], "more": False}
+    assert "No entry matches." in rusmes("queue", "list", "--sender", "nobody@*").output
