@@ -25,7 +25,7 @@ from rusmes.delivery.replies import classify
 from rusmes.delivery.routes import PUBLISHED, RoutePlan, RouteTable
 from rusmes.delivery.session import Gone, NoTls, Refused, Session, is_permanent
 from rusmes.delivery.steering import Leave, Steering
-from rusmes.delivery.tlspolicy import TlsPolicy, mode_of
+from rusmes.delivery.tlspolicy import CAUSES, TlsPolicy, mode_of
 from rusmes.delivery.tlsrpt import TlsCounts
 from rusmes.delivery.transaction import ReturnPath, Transaction, refused
 from rusmes.dns import Resolver
@@ -146,6 +146,15 @@ class RemoteDeliverer:
     def destination(self, item: Queued, recipient: Recipient) -> str:
         place = self._routes.destination(item, recipient)
         return self.steering.destination(item, place, self._routes)
+
+    def tls_of(self, item: Queued, recipient: Recipient) -> str:
+        """What decides about TLS for a recipient now, for the operator; "" when its servers are not known."""
+        plan = self._routes.known_plan(self.destination(item, recipient))
+        if plan is None:
+            return ""
+        mode = _lane(item, plan)[1]
+        policy = CAUSES.get(mode, mode)
+        return f"{policy}, REQUIRETLS" if _demands_tls(item) else policy
 
     def known_target(self, destination: str) -> Target | None:
         plan = self._routes.known_plan(destination)

@@ -495,3 +495,27 @@ def test_a_rule_stops_a_site_in_the_queue_until_it_is_resumed() -> None:
             await out.deliverer.stop()
 
     asyncio.run(main())
+
+
+def test_mail_that_was_begun_and_given_up_is_not_counted() -> None:
+    text = WARM.replace("start = 3", "start = 4").replace("{ two = 3, three = 1 }", '["two"]')
+
+    async def main() -> None:
+        async with Sink() as sink:
+            out = Out(sink.port, "[delivery]\nconnections_per_site = 2\n" + text)
+            async with running(out.config, deliverer=out.deliverer) as engine, asyncio.timeout(30):
+                await engine.send("first@example.org")
+                await sink.wait_for(1)
+                sink.delays["final"] = 1.3  # longer than a mail waits that was begun behind another one
+                for number in range(3):
+                    await engine.send(f"user{number}@example.org")
+                await sink.wait_for(4, 25)
+                while list(engine.queue_store.entries()):
+                    await asyncio.sleep(0.01)
+            warmups = out.deliverer.steering.exits.warmups
+            source = out.deliverer.steering.exits.source("two")
+            assert source is not None
+            assert warmups.used(source, "") == 4
+            await out.deliverer.stop()
+
+    asyncio.run(main())
