@@ -51,6 +51,8 @@ class Attempts:
             "reply": first.reply,
             "age": round(age, 3),
         }
+        if first.attempt is not None and first.attempt.tls_policy:
+            fields["tls"] = first.attempt.tls_policy
         log_message("queue", "delivered", fields)
 
     def record_continued(self, item: Queued, rows: Sequence[Queued]) -> None:
@@ -139,6 +141,7 @@ class Attempts:
             sender=str(item.sender or ""),
             host=report.host,
             reply=report.reply,
+            tls=report.attempt.tls_policy if report.attempt is not None else "",
             attempts=state.attempts,
             next_attempt=round(state.due - state.last_attempt) if state.status == "deferred" else 0,
         )

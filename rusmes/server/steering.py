@@ -60,6 +60,7 @@ class Steering:
             places = await engine.control.places(entry)
             for recipient, state, (site, source) in zip(document["recipients"], entry.states, places, strict=True):
                 recipient["site"], recipient["source"] = site, source
+                recipient["tls"] = house.deliverer.tls_of(entry.item, state.recipient) if entry.item.action == "relay" else ""
                 stopped = house.suspensions.until(
                     site=site,
                     domain=state.recipient.address.domain,

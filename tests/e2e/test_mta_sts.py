@@ -362,3 +362,32 @@ def test_the_report_goes_out_through_the_pipeline() -> None:
                 return message.data
 
     assert b"TLS-Report-Domain: x.org\r\n" in asyncio.run(main())
+
+
+def test_the_operator_sees_what_decides(authority: Authority) -> None:
+    async def main() -> None:
+        async with NameServer() as names, Sink(tls=authority.context) as sink:
+            names.records = {
+                ("x.org.", "MX"): [f"10 {HOST}."],
+                (f"{HOST}.", "A"): ["127.0.0.1"],
+                ("_mta-sts.x.org.", "TXT"): ['"v=STSv1; id=1;"'],
+            }
+
+            async def fetch(_: str) -> bytes:
+                return POLICY.encode()
+
+            clock = SystemClock()
+            resolver = Resolver(clock, [names.address])
+            out = RemoteDeliverer(mx_config(sink.port, names), resolver, Metrics(), clock, None, HOSTNAME)
+            out._routes._sts = StsPolicies(resolver, clock, None, fetch)
+            plain = item("a@x.org")
+            assert out.tls_of(plain, plain.recipients[0]) == ""
+            await out.find_target("mx:x.org")
+            assert out.tls_of(plain, plain.recipients[0]) == "mta-sts enforce"
+            demanding = item("a@x.org", requiretls=True)
+            assert out.tls_of(demanding, demanding.recipients[0]) == "mta-sts enforce, REQUIRETLS"
+            optional = item("a@x.org", data=b"TLS-Required: No\r\n\r\n")
+            assert out.tls_of(optional, optional.recipients[0]) == "opportunistic"
+            await out.stop()
+
+    asyncio.run(main())
