@@ -38,6 +38,9 @@ class Active:
     When an operator takes the entry into his hands, `round` grows: jobs of an earlier round are void. What is under way ends
     first; `then` are called after that.
 
+    Of an entry with one recipient that waits without its content the states are dropped too (`has_states`): they are read
+    again with it.
+
     `parking` is where its id waits once nothing is under way for it: a site has too much mail in memory, or is not to be sent
     to. `was_parked`: it comes from there. `is_urgent`: an operator wants it tried now.
     """
@@ -45,6 +48,7 @@ class Active:
     __slots__ = (
         "cost",
         "created",
+        "has_states",
         "id",
         "is_urgent",
         "item",
@@ -56,6 +60,7 @@ class Active:
         "running",
         "states",
         "then",
+        "was_noticed",
         "was_parked",
     )
 
@@ -73,6 +78,8 @@ class Active:
         self.then: list[Callable[[], None]] = []
         self.parking: tuple[Site, Flow] | None = None
         self.was_parked = False
+        self.has_states = False
+        self.was_noticed = False
         self.is_urgent = False
 
     def state(self, index: int, recipients: Sequence[Recipient]) -> RecipientState:
@@ -83,7 +90,14 @@ class Active:
     @property
     def is_noticed(self) -> bool:
         """Whether its sender has heard that it is late."""
-        return any(state.delay_noticed for state in self.states or ())
+        return self.was_noticed or any(state.delay_noticed for state in self.states or ())
+
+    def forget_states(self) -> None:
+        """Nobody needs them until the content is there again; only of an entry that has one recipient and waits."""
+        if self.states is not None:
+            self.was_noticed = self.is_noticed
+            self.has_states = True
+            self.states = None
 
     @property
     def next_due(self) -> float | None:

@@ -310,6 +310,8 @@ class Runner:
         is_soon = self._sites.submit(key, target.limits, job, tenant, campaign, site, source)
         if not is_soon or self._held_bytes > self._memory_bytes:
             self._forget_content(active)
+            if len(item.recipients) == 1 and active.jobs == 1:
+                active.forget_states()
 
     def _forget_content(self, active: Active) -> None:
         if active.item is not None:
@@ -322,6 +324,9 @@ class Runner:
             entry = await self.store.get(active.id)
             if entry is None:
                 return None
+            if active.has_states:
+                active.has_states = False
+                active.states = entry.states
             if active.item is None:
                 active.item = entry.item
                 active.cost = cost(entry.item)
@@ -637,7 +642,7 @@ class Runner:
         if self._wake_timer is not None:
             self._wake_timer.cancel()
             self._wake_timer = None
-        self._starved = not (self._has_room() and self._held_bytes < self._memory_bytes)
+        self._starved = not self._has_room()
         if self._sites.hungry and not self._starved:
             await asyncio.sleep(0)
             return
@@ -653,7 +658,7 @@ class Runner:
     async def _start_due(self) -> None:
         now = self.clock.now()
         for _ in range(RECOVERY_BATCH):
-            if not self._has_room() or self._held_bytes >= self._memory_bytes:
+            if not self._has_room():
                 return
             id = self._waiting.take_due(now)
             if id is None:

@@ -52,13 +52,17 @@ MAX_JOBS: Final = 100_000
 """Jobs in memory, about 400 bytes each without content; more mail stays in the store until there is room."""
 SITE_JOBS: Final = 8000
 FLOW_JOBS: Final = 200
-"""A site with so many ready jobs has no more of a flow that has so many. A tenth of both when half of the room is taken."""
+"""A site with so many ready jobs has no more of a flow that has so many; less, the more of the room is taken."""
+PRESSURE: Final = ((1, 1), (10, 10), (200, 50), (2000, 200))
+"""By quarters of the room that are taken: parts of the two that hold then. At last a site has four jobs, or one a flow."""
+CROWDED: Final = 4
 STOPPED_JOBS: Final = 4
 """Of a flow of a site that is stopped; one, when a quarter of the room is taken."""
 CHECK_SECONDS: Final = 15.0
 """How often it is asked whether a stopped site may go on: another worker may have reached it."""
 LONG_STOP_SECONDS: Final = 20.0
 """A site that stops for so long gives up its ready jobs."""
+UNKNOWN_PACE: Final = 0.02
 FULL_JOBS: Final = 4000
 FULL_SECONDS: Final = 5.0
 """What a site gets through in so long keeps its content in memory, up to so many jobs."""
@@ -191,7 +195,7 @@ class Sites:
         queue = site.queue
         flow = queue.flow(tenant, campaign)
         waiting = queue.count
-        is_crowded = waiting >= FLOW_JOBS or flow.parked or flow.blocked_until or site.stop is not None
+        is_crowded = waiting >= CROWDED or flow.parked or flow.blocked_until or site.stop is not None
         if is_crowded and self._must_park(site, flow, job):
             self._engine.park(job, site, flow)
             return False
@@ -204,20 +208,22 @@ class Sites:
             self._hire(site)
         elif site.growth is None:
             self._grow_later(site)
-        return site.stop is None and (
-            waiting <= FLOW_JOBS or (waiting <= FULL_JOBS and waiting * min(site.pace, 0.1) <= FULL_SECONDS * max(workers, 1))
-        )
+        if waiting <= CROWDED:
+            return site.stop is None
+        pace = site.pace if site.pace < 1e9 else UNKNOWN_PACE
+        return site.stop is None and waiting <= FULL_JOBS and waiting * pace <= FULL_SECONDS * max(workers, 1)
 
     def _must_park(self, site: Site, flow: Flow, job: Job) -> bool:
         if flow.parked and not job.active.was_parked:
             return True  # behind those
         if flow.blocked_until or site.stop is not None:
             return len(flow.ready) >= (STOPPED_JOBS if self.jobs < MAX_JOBS // 4 else 1)
-        return site.queue.count >= SITE_JOBS // self._part and len(flow.ready) >= FLOW_JOBS // self._part
+        site_part, flow_part = self._pressure
+        return site.queue.count >= max(SITE_JOBS // site_part, CROWDED) and len(flow.ready) >= max(FLOW_JOBS // flow_part, 1)
 
     @property
-    def _part(self) -> int:
-        return 1 if self.jobs < MAX_JOBS // 2 else 10
+    def _pressure(self) -> tuple[int, int]:
+        return PRESSURE[min(4 * self.jobs // MAX_JOBS, 3)]
 
     def parked(self, site: Site, flow: Flow, id: bytes) -> None:
         """An entry waits as an id now."""
@@ -237,7 +243,7 @@ class Sites:
         """How many of its parked entries are wanted in memory."""
         if site.stop is not None or flow.blocked_until:
             return not flow.ready and self.jobs < MAX_JOBS // 4  # the one that will try
-        most = FLOW_JOBS // self._part
+        most = max(FLOW_JOBS // self._pressure[1], 1)
         return most - len(flow.ready) if len(flow.ready) <= most // 2 else 0
 
     def next_hungry(self) -> tuple[Site, Flow, int] | None:
