@@ -109,6 +109,8 @@ def check_chroot(config: Config) -> None:
     root = os.path.realpath(config.storage.path)
     needed = {"runtime_dir": config.runtime_dir, "lmtp.path": config.lmtp.path, "logging.file.path": config.logging.file.path}
     needed |= {"events.path": config.events.path} | {f"events.file.{one.name}.path": one.path for one in config.events.file}
+    needed |= {f"dkim.key[{index}].path": one.path for index, one in enumerate(config.dkim.key)}
+    needed["dkim.directory"] = os.path.join(config.storage.path, config.dkim.directory)
     for key, path in needed.items():
         if path and os.path.commonpath([root, os.path.realpath(path)]) != root:
             hint = "move it inside, or chroot = false"
@@ -148,6 +150,11 @@ def change_root(config: Config) -> Config:
             config.events,
             path=moved(config.events.path),
             file=tuple(replace(one, path=moved(one.path)) for one in config.events.file),
+        ),
+        dkim=replace(
+            config.dkim,
+            directory=moved(os.path.join(root, config.dkim.directory)),
+            key=tuple(replace(one, path=moved(one.path)) for one in config.dkim.key),
         ),
     )
 
