@@ -184,7 +184,7 @@ class RemoteDeliverer:
                     plan = await self._look_up(destination)
                     if isinstance(plan, Refusal):
                         return _refused(plan, recipients, destination)
-                    if self.steering.exits.is_used:
+                    if plan.source or self.steering.exits.is_used:
                         left = await self.steering.leave(item, len(recipients), destination, plan, self._routes)
                         if isinstance(left, Refusal):
                             return _refused(left, recipients, plan.site)

@@ -519,3 +519,24 @@ def test_mail_that_was_begun_and_given_up_is_not_counted() -> None:
             await out.deliverer.stop()
 
     asyncio.run(main())
+
+
+def test_mail_that_waited_for_a_source_that_a_reload_took_away() -> None:
+    async def test(sink: Sink, out: Out) -> None:
+        mails = [item(), item(), item()]
+        destinations = [out.deliverer.destination(mail, mail.recipients[0]) for mail in mails]
+        assert destinations[0].endswith(" via two")
+
+        async def deliver(number: int) -> Report:
+            mail = mails[number]
+            (report,) = await out.deliverer.deliver(mail, mail.recipients, destinations[number])
+            return report
+
+        await deliver(0)
+        only_three = SOURCES.replace("{ two = 3, three = 1 }", '["three"]')
+        for text, expected in ((only_three, "127.0.0.3"), ("", "127.0.0.1")):
+            out.deliverer.apply(Out(sink.port, text).config)
+            assert (await deliver(1 if text else 2)).action == "delivered"
+            assert sink.peers[sink.messages[-1].connection].address == expected
+
+    against(test)
