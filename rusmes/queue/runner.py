@@ -30,15 +30,9 @@ from rusmes.errors import RusmesError, StoreError
 from rusmes.events.api import Events
 from rusmes.log import get_logger
 from rusmes.mailet.api import PipelineRunner
-from rusmes.metrics import (
-    QUEUE_DEPTH,
-    QUEUE_OLDEST,
-    QUEUE_SIZE,
-    Gauge,
-    Metrics,
-)
+from rusmes.metrics import Metrics
 from rusmes.model.ids import IdSource, id_text
-from rusmes.model.mail import NOTIFY_SUCCESS, Recipient
+from rusmes.model.mail import NOTIFY_SUCCESS
 from rusmes.model.plan import Queued, Refusal
 from rusmes.queue.api import (
     Busy,
@@ -59,7 +53,6 @@ from rusmes.queue.entry import (
     UNFINISHED,
     Active,
     Job,
-    appends_of,
     cost,
     lacks_warning,
     mail_of,
@@ -67,6 +60,8 @@ from rusmes.queue.entry import (
     rows_of,
 )
 from rusmes.queue.fairness import Flow, weights_of
+from rusmes.queue.gauges import Gauges
+from rusmes.queue.local import append
 from rusmes.queue.lookups import Lookups
 from rusmes.queue.outcomes import Outcomes
 from rusmes.queue.overview import overview
@@ -119,7 +114,6 @@ class Runner:
         self._deliverer = deliverer
         self._notices = notices
         self._ids = ids
-        self._metrics = metrics
         self.clock = SteadyClock(clock)
         self.schedule = Schedule.of(config)
         self._attempts = Attempts(self.schedule, metrics, events)
@@ -143,7 +137,7 @@ class Runner:
         self._wake = asyncio.Event()
         self._wake_timer: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._measured: dict[Gauge, int] = {}
+        self._gauges = Gauges(metrics)
         self.recovered = False
         """Whether every entry that was there at the start is known."""
 
@@ -421,27 +415,13 @@ class Runner:
         recipients = job.recipients_of(item)
         try:
             if item.action == "local":
-                return await self._append(item, job.indexes, recipients)
+                return await append(self._mail_store, item, job.indexes, recipients)
             return await self._deliverer.deliver(item, recipients, job.destination, worker)
         except Busy:
             raise
         except Exception as error:
             _log.exception("a delivery failed inside", queue_id=id_text(item.id))
             return [Report(r, "delayed", 0, "4.3.0", f"internal error: {type(error).__name__}") for r in recipients]
-
-    async def _append(self, item: Queued, indexes: Sequence[int], recipients: Sequence[Recipient]) -> Sequence[Report]:
-        try:
-            results = await self._mail_store.append(appends_of(item, indexes))
-        except RusmesError as error:
-            return [Report(recipient, "delayed", 0, "4.3.0", f"the mail store: {error.public}") for recipient in recipients]
-        reports = []
-        for recipient, result in zip(recipients, results, strict=True):
-            if isinstance(result, Refusal):
-                action = "failed" if result.is_permanent else "delayed"
-                reports.append(Report(recipient, action, 0, result.status, result.text))
-            else:
-                reports.append(Report(recipient, "delivered", 0, "2.1.5", "delivered to the mailbox"))
-        return reports
 
     async def _resume(self, job: Job, item: Queued) -> None:
         """Go on in the pipeline; the plan replaces the entry, in one transaction."""
@@ -734,18 +714,8 @@ class Runner:
             await asyncio.sleep(GAUGE_SECONDS)
 
     def measure(self) -> None:
-        """Bring the gauges up to date; a worker with adopted queues has several runners, so each adds its difference."""
-        values = {
-            QUEUE_SIZE: self.size,
-            QUEUE_DEPTH["queued"]: len(self._active),
-            QUEUE_DEPTH["deferred"]: len(self._waiting),
-            QUEUE_DEPTH["held"]: len(self._held),
-        }
-        for slot, value in values.items():
-            self._metrics.add(slot, value - self._measured.get(slot, 0))
-        self._measured = values
-        oldest = min((int.from_bytes(next(iter(ids))[:6], "big") for ids in (self._active, self._waiting) if ids), default=0)
-        self._metrics.set(QUEUE_OLDEST, max(self.clock.now() - oldest / 1000, 0.0) if oldest else 0.0)
+        """Bring the gauges up to date."""
+        self._gauges.measure(self._active, self._waiting, self._held, self.clock.now())
 
     # For `control`
 

@@ -7,7 +7,8 @@ RFCs: 5321 (§3.9 aliases, §4.4 trace, §4.5.1 postmaster, §6.1 notices), 3461
 (sub-addressing).
 
 Map: `ends` where mail goes: mailboxes, other servers, refusal, queue; `rewrite` recipients: aliases, postmaster, forwards,
-copies; `marks` headers, attributes, log, counters; `returning` return paths, forwarded senders, reports; `signing` DKIM, ARC.
+copies; `marks` headers, attributes, log, counters; `returning` return paths, forwarded senders, reports; `signing` DKIM, ARC; `tenants` for whom
+a mail is sent.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from rusmes.mailet.api import MailetClass
-from rusmes.mailet.mailets import ends, marks, returning, rewrite, signing
+from rusmes.mailet.mailets import ends, marks, returning, rewrite, signing, tenants
 
 BUILT_IN: Final[Mapping[str, MailetClass]] = {
     one.__name__: one
@@ -33,6 +34,7 @@ BUILT_IN: Final[Mapping[str, MailetClass]] = {
         marks.AddHeader,
         marks.RemoveHeader,
         marks.SetAttribute,
+        tenants.SetTenant,
         marks.LogMessage,
         marks.Metrics,
         rewrite.RecipientRewrite,

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from rusmes import log
+from rusmes.errors import ConfigError
 from rusmes.mailet.mailets import BUILT_IN
 from rusmes.mailet.rendering import checked_line, header_line
+from rusmes.queue.api import campaign_of, tenant_of
 
 END = ("All", "LocalDelivery")
 
@@ -25,7 +27,7 @@ def delivered(kit: Any, *steps: Any, body: bytes | None = None) -> bytes:
 
 def test_all_of_them_are_there() -> None:
     names = """LocalDelivery RemoteDelivery ToProcessor Reject Null Bounce DSNBounce Hold Defer AddHeader RemoveHeader
-        SetAttribute RecipientRewrite Forward Copy LogMessage Metrics PostmasterAlias
+        SetAttribute SetTenant RecipientRewrite Forward Copy LogMessage Metrics PostmasterAlias
         VERP SRS BounceProcessor"""
     assert set(names.split()) <= set(BUILT_IN)
 
@@ -165,3 +167,22 @@ def test_log_message(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "sam@elsewhere.org" in text
     assert "one" in text
     assert "hidden" not in text
+
+
+def test_a_tenant_is_named_by_the_configuration_or_by_the_header(kit: Any) -> None:
+    relay = ("All", "RemoteDelivery", {})
+    both = {"tenant": "nobody", "tenant_header": "X-Tenant", "campaign_header": "X-Campaign"}
+
+    def queued(parameters: dict[str, Any], body: bytes) -> tuple[str, str, bytes]:
+        mail = kit.mail("a@elsewhere.example", body=body)
+        (item,) = kit.run([("All", "SetTenant", parameters), relay], mail).queued
+        return tenant_of(item), campaign_of(item), b"".join(item.rendering.chunks())
+
+    body = b"X-Tenant: shop\r\n  one\r\nX-Campaign: spring\r\nSubject: x\r\n\r\n"
+    assert queued(both, body) == ("shop one", "spring", b"Subject: x\r\n\r\n")
+    assert queued({**both, "keep_headers": True}, body)[2] == body
+    assert queued(both, b"Subject: x\r\n\r\n")[:2] == ("nobody", "")
+    assert len(queued(both, b"X-Tenant: " + b"z" * 5000 + b"\r\n\r\n")[0]) == 200
+    assert queued(both, b"X-Tenant: a\x1bb\r\n\r\n")[0] == "nobody"
+    with pytest.raises(ConfigError):
+        queued({}, body)
