@@ -8,7 +8,7 @@ weights): the same source every time, on every worker, and when it does not work
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 
 from rusmes.delivery.egress.sources import Source
@@ -32,17 +32,20 @@ class Pool:
                 key=lambda source: self._rank(source, tenant),
                 default=None,
             )
-        best, total = -1, 0
-        gained = self._gained
-        for index, source in enumerate(self.sources):
-            if may_use(source):
-                weight = self.weights[index]
-                total += weight
-                gained[index] += weight
-                if best < 0 or gained[index] > gained[best]:
-                    best = index
-        if best < 0:
+        gained, weights = self._gained, self.weights
+        left: Sequence[int] = range(len(gained))
+        while left:
+            best = max(left, key=lambda index: gained[index] + weights[index])
+            if may_use(self.sources[best]):
+                break
+            gained[best] = 0  # what cannot be used gathers no right to a burst
+            left = [index for index in left if index != best]
+        else:
             return None
+        total = 0
+        for index in left:
+            gained[index] += weights[index]
+            total += weights[index]
         gained[best] -= total
         return self.sources[best]
 

@@ -49,9 +49,16 @@ def test_weighted_choice_is_smooth() -> None:
 
 def test_sources_that_cannot_be_used_are_left_out_and_come_back_in_turn() -> None:
     mixed = pool({"a": 1, "b": 1, "c": 1})
-    assert names([mixed.choose(lambda source: source.name != "b") for _ in range(6)]) == "acacac"
+    chosen = names([mixed.choose(lambda source: source.name != "b") for _ in range(60)])
+    assert Counter(chosen) == {"a": 30, "c": 30}
+    assert "aaa" not in chosen
+    assert "ccc" not in chosen
     assert Counter(names([mixed.choose(anything) for _ in range(30)])) == {"a": 10, "b": 10, "c": 10}
     assert mixed.choose(lambda _: False) is None
+    asked: list[str] = []
+    large = pool({f"s{number}": 1 for number in range(100)})
+    assert large.choose(lambda source: not asked.append(source.name)) is large.sources[0]
+    assert asked == ["s0"]  # whether it can be used is asked of the one whose turn it is
 
 
 def test_a_sticky_pool_gives_a_tenant_the_same_source_and_moves_only_those_of_one_that_fails() -> None:
