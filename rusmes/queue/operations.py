@@ -83,12 +83,12 @@ class Operation:
         if not open_ones:
             return None
         late = {index: structs.replace(states[index], due=self._now) for index in open_ones if states[index].due > self._now}
-        return Edit(open_ones, QueueChange(entry.item.id, late))
+        return Edit(open_ones, QueueChange(entry.item.id, late, is_known=True))
 
     def _hold(self, entry: QueueEntry, indexes: list[int], _is_whole: bool) -> Edit | None:
         before = entry.states
         states = {index: structs.replace(before[index], status="held") for index in indexes if before[index].status in OPEN}
-        return Edit(list(states), QueueChange(entry.item.id, states)) if states else None
+        return Edit(list(states), QueueChange(entry.item.id, states, is_known=True)) if states else None
 
     def _release(self, entry: QueueEntry, indexes: list[int], _is_whole: bool) -> Edit | None:
         item = entry.item
@@ -100,7 +100,7 @@ class Operation:
         if item.action == "hold":
             action = "resume" if item.state else "local" if item.mailbox else "relay"
             return Edit(indexes, QueueChange(item.id, states, replace_action=action))
-        return Edit(list(states), QueueChange(item.id, states)) if states else None
+        return Edit(list(states), QueueChange(item.id, states, is_known=True)) if states else None
 
     def _delete(self, entry: QueueEntry, indexes: list[int], is_whole: bool) -> Edit | None:
         return self._end(entry, indexes, is_whole, "failed", "deleted by the operator")
@@ -136,7 +136,7 @@ class Operation:
         if not others:
             return Edit(indexes, QueueChange(item.id, {}, remove=True))
         states = {index: structs.replace(entry.states[index], status=status, last_reply=text) for index in indexes}
-        return Edit(indexes, QueueChange(item.id, states))
+        return Edit(indexes, QueueChange(item.id, states, is_known=True))
 
     def _reroute(self, entry: QueueEntry, indexes: list[int], _is_whole: bool) -> Edit | None:
         item, route = entry.item, self.order.route
@@ -157,7 +157,7 @@ class Operation:
             index: structs.replace(entry.states[index], status="failed", last_reply="goes another way, in an entry of its own")
             for index in open_ones
         }
-        return Edit(open_ones, QueueChange(item.id, gone), moved=moved)
+        return Edit(open_ones, QueueChange(item.id, gone, is_known=True), moved=moved)
 
     def _due_now(self, state: RecipientState) -> RecipientState:
         return structs.replace(state, due=min(state.due, self._now))

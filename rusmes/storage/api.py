@@ -363,6 +363,9 @@ class QueueChange(Struct):
     """New `action` of the entry ("" = unchanged): hold, relay, local, resume."""
     route: str | None = None
     """New `route` of the entry; None = unchanged."""
+    is_known: bool = False
+    """The entry is there, with the recipients `states` speaks of, and nobody else removes it meanwhile: where only states
+    change, no look is needed."""
     content_id: bytes = b""
     """With `remove`: what the entry refers to, when nothing of it was changed since it was put: no look is needed."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from msgspec import structs
 
 from rusmes.errors import AlreadyExists, NotFound
 from rusmes.model.address import Address
@@ -168,3 +169,47 @@ async def test_a_put_that_is_told(queue: QueueStore) -> None:
     entry = await queue.get(large.id)
     assert entry is not None
     assert entry.item.rendering.content.read() == large_message()
+
+
+async def test_a_way_is_changed_and_a_known_entry_without_a_look(queue: QueueStore) -> None:
+    item = queued_of(queue.blobs, 1, recipients=2, route="old")
+    await queue.put([item])
+    held = RecipientState(item.recipients[1], "held", 3, 1.5)
+    await queue.change([QueueChange(item.id, {1: held}, is_known=True)])
+    for change, route in [
+        (QueueChange(item.id, {}), "old"), (QueueChange(item.id, {}, route="new"), "new"),
+        (QueueChange(item.id, {}, route="", is_known=True), ""), (QueueChange(item.id, {}, replace_action="hold"), ""),
+    ]:  # fmt: skip
+        await queue.change([change])
+        entry = await queue.get(item.id)
+        assert entry is not None
+        assert (entry.item.route, entry.states[1]) == (route, held)
+    await queue.change([QueueChange(item.id, {}, remove=True, is_known=True)])
+    assert await queue.get(item.id) is None
+    assert list(queue.verify()) == []
+
+
+async def test_one_body_in_several_entries(queue: QueueStore) -> None:
+    """As when some recipients go another way: the new entry comes with the change of the old one."""
+    item = queued_of(queue.blobs, 1, recipients=2)
+    await queue.put([item])
+    stored = await queue.get(item.id)
+    assert stored is not None
+    moved = structs.replace(stored.item, id=(2).to_bytes(16, "big"), recipients=stored.item.recipients[:1], route="other")
+    await queue.change([QueueChange(item.id, {0: RecipientState(item.recipients[0], "failed")})], [moved])
+    await queue.change([QueueChange(item.id, {}, remove=True)])
+    entry = await queue.get(moved.id)
+    assert entry is not None
+    assert b"".join(entry.item.rendering.chunks()) == message()
+    assert list(queue.verify()) == []
+
+
+async def test_pages(queue: QueueStore) -> None:
+    await queue.put([queued_of(queue.blobs, number) for number in range(1, 8)])
+    seen, after = [], b""
+    while page := queue.page(after, 3):
+        assert len(page) <= 3
+        seen += [int.from_bytes(entry.item.id, "big") for entry in page]
+        after = page[-1].item.id
+    assert seen == list(range(1, 8))
+    assert queue.page((7).to_bytes(16, "big"), 3) == []

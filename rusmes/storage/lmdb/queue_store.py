@@ -172,8 +172,10 @@ class LmdbQueueStore:
         await self._committer.submit(operation, prepared=preparations)
 
     def _existing(self, batch: Batch, change: QueueChange) -> EntryRecord | None:
-        """None = an entry that is removed unread."""
+        """None = an entry that is removed unread, or of which only states change."""
         if change.remove and change.content_id and self.blobs.is_referred_once(batch, change.content_id):
+            return None
+        if change.is_known and not (change.remove or change.replace_action or change.route is not None):
             return None
         row = batch.get(Q_ENTRIES, change.id)
         if row is None:
@@ -186,6 +188,10 @@ class LmdbQueueStore:
     def _change(
         self, batch: Batch, change: QueueChange, record: EntryRecord | None, states: Sequence[tuple[bytes, int, bytes]]
     ) -> None:
+        if record is None and not change.remove:
+            for key, _, row in states:
+                batch.put(Q_STATES, key, row)
+            return
         if record is None:
             # Should it have gone already: its body has no other reference, so nothing is lost by removing both again.
             batch.delete(Q_ENTRIES, change.id)
