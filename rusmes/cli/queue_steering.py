@@ -19,7 +19,7 @@ from rusmes.cli.context import Context, OperatorError, confirm, pass_context
 from rusmes.cli.queue import LONG_SECONDS, entry_named, queue
 from rusmes.cli.queue_filters import filter_of, filters
 from rusmes.cli.queue_lines import HEADING, compact_lines
-from rusmes.cli.stores import ledger_of, queue_stores_of
+from rusmes.cli.stores import events_of, ledger_of, queue_stores_of
 from rusmes.clock import SystemClock
 from rusmes.config.schema import Config
 from rusmes.config.units import Duration, duration_text, size_text
@@ -131,13 +131,14 @@ async def _carry_out_stopped(config: Config, order: QueueOrder) -> dict[str, Any
         _check_route(config, order.route)
     whole = QueueResult()
     try:
-        async with queue_stores_of(config, read_only=order.dry_run) as stores:
-            for store in stores:
-                part = await StoreControl(store, SystemClock()).carry_out(order)
-                whole.entries += part.entries
-                whole.recipients += part.recipients
-                whole.size_bytes += part.size_bytes
-                whole.sample += part.sample
+        with events_of(config) as events:
+            async with queue_stores_of(config, read_only=order.dry_run) as stores:
+                for store in stores:
+                    part = await StoreControl(store, SystemClock(), events=events).carry_out(order)
+                    whole.entries += part.entries
+                    whole.recipients += part.recipients
+                    whole.size_bytes += part.size_bytes
+                    whole.sample += part.sample
     except NotAllowed as error:
         raise OperatorError(error.public, error.detail) from None
     if not order.dry_run:
@@ -286,9 +287,10 @@ def suspend(context: Context, scope: str, name: str, duration: str, until_text: 
     if context.is_running:
         context.control.post("/queue/suspend", {"scope": scope, "name": named, "until": until, "reason": reason})
     else:
-        with ledger_of(context.config) as ledger:
+        with ledger_of(context.config) as ledger, events_of(context.config) as events:
             assert ledger is not None
             Suspensions(ledger, SystemClock()).suspend(scope, named, until or FOREVER, reason, by=_whoami())
+            events.changed("suspended", scope=scope, name=named, until=until, reason=reason, by=_whoami())
             what = {"scope": scope, "name": named, "until": until, "reason": reason}
             AuditTrail(ledger, SystemClock()).add("suspend", _whoami(), what)
     context.output.done(f"{_subject(scope, named)} is suspended {end}.", scope=scope, name=named, until=until)
@@ -304,9 +306,11 @@ def resume(context: Context, scope: str, name: str) -> None:
     if context.is_running:
         was_suspended = context.control.post("/queue/resume", {"scope": scope, "name": named})["was_suspended"]
     else:
-        with ledger_of(context.config) as ledger:
+        with ledger_of(context.config) as ledger, events_of(context.config) as events:
             assert ledger is not None
             was_suspended = Suspensions(ledger, SystemClock()).resume(scope, named)
+            if was_suspended:
+                events.changed("resumed", scope=scope, name=named, by=_whoami())
             AuditTrail(ledger, SystemClock()).add("resume", _whoami(), {"scope": scope, "name": named})
     if not was_suspended:
         raise OperatorError(f"{_subject(scope, named)} is not suspended", "`rusmes queue suspensions` shows what is")

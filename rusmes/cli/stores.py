@@ -11,10 +11,14 @@ import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
+from rusmes._core.counters import Metrics
 from rusmes.auth.file import FileBackend
 from rusmes.cli.context import give_to_server_user
+from rusmes.clock import SystemClock
 from rusmes.config.schema import Config
 from rusmes.errors import NotFound
+from rusmes.events.api import Events, NullEvents
+from rusmes.events.writer import EventLog, directory_of
 from rusmes.storage.ledger import FILE_NAME, LmdbLedger
 from rusmes.storage.lmdb.mail_store import LmdbMailStore
 from rusmes.storage.lmdb.queue_store import LmdbQueueStore
@@ -80,6 +84,22 @@ def ledger_of(config: Config, *, read_only: bool = False) -> Iterator[LmdbLedger
     finally:
         if not read_only:
             give_to_server_user(config, path, *glob.glob(os.path.join(glob.escape(path), f"{FILE_NAME}*")))
+
+
+@contextmanager
+def events_of(config: Config) -> Iterator[Events]:
+    """The event log, for what is done while the server is stopped."""
+    if not config.events.enabled:
+        yield NullEvents()
+        return
+    directory = directory_of(config.events, config.storage.path)
+    log = EventLog(config.events, directory, "cli", clock=SystemClock(), metrics=Metrics())
+    log.start()
+    try:
+        yield log
+    finally:
+        log.stop()
+        give_to_server_user(config, directory, *glob.glob(os.path.join(glob.escape(directory), "*.cli.*")))
 
 
 def queue_slots(config: Config) -> list[int]:

@@ -23,6 +23,7 @@ import msgspec
 from rusmes._core.events import EventBuffer, Template, find_message_id, shift_entries
 from rusmes.clock import Clock
 from rusmes.config.events import Events as Settings
+from rusmes.errors import RusmesError
 from rusmes.events.api import Fact
 from rusmes.events.segments import KEYS, LINES, Segment, segments_of, stamp_of
 from rusmes.log import MASK, SECRET_NAMES, get_logger
@@ -429,13 +430,13 @@ def _message_id(rendering: Rendering) -> str:
     if found:
         return found
     content = rendering.content
-    if content.data is not None:
-        # A header block that was rewritten is all in the prefix.
-        return find_message_id(content.data, rendering.skip) if rendering.skip < content.header_bytes else ""
+    if rendering.skip >= content.header_bytes:
+        return ""  # a header block that was rewritten is all in the prefix
     try:
-        return find_message_id(content.header_block(), rendering.skip)
-    except OSError:
-        return ""
+        data = content.data  # of a stored content: read now
+        return find_message_id(data if data is not None else content.header_block(), rendering.skip)
+    except (OSError, RusmesError):
+        return ""  # it was deleted meanwhile; the entry's id leads to the rest
 
 
 def _header_id(mail: Mail) -> str:

@@ -229,7 +229,13 @@ class StoreControl:
             whole = len(edit.indexes) == len(entry.states)
             recipients = () if whole else tuple(entry.states[index].recipient for index in edit.indexes)
             self._events.changed(
-                operation.event, entry.item, recipients, by=order.by, reason=operation.reason, route=order.route
+                operation.event,
+                entry.item,
+                recipients,
+                by=order.by,
+                reason=operation.reason,
+                route=order.route,
+                new_ids=id_text(edit.moved.id) if edit.moved is not None else "",
             )
             if self._runner is None:
                 continue

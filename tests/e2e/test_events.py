@@ -69,9 +69,13 @@ def test_why_mail_is_still_here_and_what_became_of_it(server: RunningServer) -> 
     answer = why(server, message_id)
     assert [event["kind"] for event in answer["events"]][:2] == ["received", "deferred"]
     assert answer["waiting"][0]["recipients"][0]["why"].startswith("held for an operator")
+    server.rusmes("queue", "release", "--recipient", "bob@*")  # without a server, and in the log all the same
+    kinds = kinds_of(server, message_id)
+    assert (kinds[:2], kinds[-1]) == (["received", "deferred"], "released")
     server.start()
     server.rusmes("queue", "delete", "--recipient", "bob@*", "--yes")
-    assert why(server, message_id)["waiting"] == []
+    server.wait_until(lambda: why(server, message_id)["waiting"] == [], "gone")
+    server.wait_until(lambda: "deleted" in kinds_of(server, message_id), "told")
 
 
 class Hook(http.server.BaseHTTPRequestHandler):

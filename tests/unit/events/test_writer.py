@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from rusmes import metrics as m
 from rusmes._core.counters import Metrics
 from rusmes.clock import FakeClock
 from rusmes.config.units import Duration, Size
+from rusmes.errors import NotFound
 from rusmes.events import writer
 from rusmes.events.segments import SegmentReader, decoded, lines_in, segments_of
+from rusmes.model.content import Content, Rendering
 from rusmes.model.ids import id_text
 from rusmes.queue.api import Report
 from tests.unit.events.made import item, log_at, mail, recipient, report
@@ -196,6 +199,48 @@ def test_what_no_contract_allows_is_lost_alone(tmp_path: Path) -> None:
     (event,) = events_in(str(tmp_path))
     assert (event["kind"], event["text"], event.get("host")) == ("failed", "no such domain", None)
     assert metrics.count(m.EVENTS["dropped"]) == 1
+
+
+class Gone(Content):
+    """A content that was removed from the store."""
+
+    @property
+    def data(self) -> bytes | None:  # type: ignore[override]
+        raise NotFound("the body is gone")
+
+    @data.setter
+    def data(self, _value: bytes | None) -> None:
+        return
+
+
+def test_an_entry_whose_content_is_gone_is_told_of_by_its_id(tmp_path: Path) -> None:
+    log = log_at(str(tmp_path))
+    entry = item()
+    entry.rendering = Rendering(Gone(b"x" * 16, 100, 50))
+    log.changed("deleted", entry, by="root")
+    log.stop()
+    (event,) = events_in(str(tmp_path))
+    assert (event["queue_id"], event["kind"], event.get("message_id")) == (id_text(entry.id), "deleted", None)
+
+
+def test_the_message_id_is_that_of_the_header_as_it_goes_out(tmp_path: Path) -> None:
+    log = log_at(str(tmp_path))
+    entry = item("<old@x>")
+    content = entry.rendering.content
+    for rendering in (
+        Rendering(content, b"Received: x\r\n"),
+        Rendering(content, b"Message-ID: <new@x>\r\n"),
+        Rendering(content, b"Subject: rewritten\r\n\r\n", content.header_bytes),
+    ):
+        one = structs.replace(entry, rendering=rendering)
+        log.attempted(one, report(entry.recipients[0]), "delivered", 1, 0.0, 1.0)
+    large = tmp_path / "blob"
+    large.write_bytes(b"A: b\r\nMessage-ID: <large@x>\r\n\r\n" + bytes(100_000))
+    stored = Content(b"y" * 16, 100_000, 34, path=str(large))
+    log.attempted(structs.replace(entry, rendering=Rendering(stored)), report(entry.recipients[0]), "failed", 1, 0.0, 1.0)
+    log.stop()
+    os.unlink(large)
+    assert [event.get("message_id") for event in events_in(str(tmp_path))] == ["<old@x>", "<new@x>", None, "<large@x>"]
 
 
 def test_without_a_thread_it_is_there_at_once(tmp_path: Path) -> None:
