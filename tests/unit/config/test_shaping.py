@@ -179,6 +179,8 @@ def test_match_means_hosts_and_domains() -> None:
 # Patterns
 
 HOSTILE = [
+    r"x+\w{2,5}b",
+    r"(\w){0,1000}xa",
     "(a+)+b",
     "(a|ab)*c",
     r"(\w+\s?)*x",
@@ -199,7 +201,7 @@ def test_patterns_that_could_take_for_ever_are_refused(pattern: str) -> None:
         compile_reply_pattern(pattern)
 
 
-@pytest.mark.parametrize("pattern", ["a.*b", "^4.*a.*b", r"x.{0,60}y.{0,40}z", "(?:foo|bar)?baz", r"4\.7\.\d+"])
+@pytest.mark.parametrize("pattern", ["a.*b", "^4.*a.*b", r"x.{0,30}y.{0,30}z", "(?:foo|bar)?baz", r"4\.7\.\d+"])
 def test_patterns_that_are_allowed_are_quick_on_any_text(pattern: str) -> None:
     compiled = compile_reply_pattern(pattern)
     started = time.perf_counter()
