@@ -117,6 +117,7 @@ class SiteMemory:
         "cohorts",
         "down",
         "failure",
+        "first",
         "is_dirty",
         "is_proven",
         "key",
@@ -165,6 +166,8 @@ class SiteMemory:
         """Connections of ours that have no greeting yet."""
         self.is_proven = False
         """It has greeted us, and nothing has failed since."""
+        self.first: asyncio.Future[None] | None = None
+        """The connection that finds out whether it does; others wait for it."""
         self.is_dirty = False
 
     @property

@@ -7,8 +7,8 @@ site's places that is safe. A worker that finds no place says so in the table; o
 place after some messages, and any that is idle at once.
 
 How many places a site has at the moment, and whether it is tried at all, is what it has taught us (`feedback`). Connections
-that have no greeting yet hold at most a part of all places: half of them to sites of which nothing is known, an eighth to sites
-that did not answer last time. So servers that swallow connections leave room for those that work.
+that have no greeting yet hold at most a part of all places: half of them to sites of which nothing is known, one each, and an
+eighth to sites that did not answer last time. So servers that swallow connections leave room for those that work.
 """
 
 from __future__ import annotations
@@ -55,8 +55,9 @@ YIELD_SECONDS: Final = 0.5
 
 PROBE_SECONDS: Final = 1.0
 """While one connection tries whether a site is back, the others ask again after this."""
-FEW_CONNECTIONS: Final = 16
-"""Of all connections so many may be opening, whatever part of them that is."""
+NEW_PART: Final = 2
+SUSPECT_PART: Final = 8
+"""Parts of all connections that may be opening to sites that have not greeted us, or did not answer last time."""
 
 Lane = tuple[str, str]
 """(site and source, TLS mode)."""
@@ -184,10 +185,15 @@ class Pool:
             if self._yielded.get(lane[0], 0.0) > self._clock.monotonic():
                 raise Busy(YIELD_SECONDS)
             self._yielded.pop(lane[0], None)
+        while not memory.is_proven and memory.first is not None:
+            await asyncio.shield(memory.first)  # one connection finds out whether it is worth others
         opening, held = self._take_places(memory, lane[0])
         memory.opening += 1
+        if opening:
+            memory.first = asyncio.get_running_loop().create_future()
         try:
             session = await self._open(plan, lane, memory)
+            self.feedback.greeted(memory)
         except BaseException:
             self._leave(lane[0], held)
             raise
@@ -195,8 +201,10 @@ class Pool:
             memory.opening -= 1
             if opening:
                 self._limits.release(opening)
+                first, memory.first = memory.first, None
+                if first is not None:
+                    first.set_result(None)
         session.held = held
-        self.feedback.greeted(memory)
         self._metrics.inc(DELIVERY_CONNECTIONS["opened"])
         self._metrics.add(DELIVERY_ACTIVE, 1)
         return session
@@ -218,8 +226,8 @@ class Pool:
         try:
             opening = b"" if memory.is_proven else b"out-suspect" if memory.down is not None else b"out-new"
             if opening:
-                part = self.max_connections // (8 if memory.down is not None else 2)
-                self._take_place(taken, opening, max(part, min(self.max_connections, FEW_CONNECTIONS)))
+                part = SUSPECT_PART if memory.down is not None else NEW_PART
+                self._take_place(taken, opening, max(self.max_connections // part, 1))
             if not limits.acquire(memory.place_key, room):
                 if memory.down is not None:
                     raise Busy(PROBE_SECONDS, memory.down.words.text)

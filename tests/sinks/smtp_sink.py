@@ -99,6 +99,9 @@ class Sink:
         """After a refused message the transaction is not over (against RFC 5321 §4.1.1.4)."""
         self.forgets_pipelined = False
         """What came in one piece with the end of a message is lost (against RFC 2920 §3.2)."""
+        self.most_connections = 0
+        """More than this get 421; 0 = any number."""
+        self.turned_away = 0
         self.open = 0
         self.most_open = 0
         self._server: asyncio.Server | None = None
@@ -145,7 +148,10 @@ class Sink:
         self.open += 1
         self.most_open = max(self.most_open, self.open)
         try:
-            await self._answer(writer, "connect", "220 sink.example ESMTP")
+            is_full = 0 < self.most_connections < self.open
+            self.turned_away += is_full
+            greeting = "421 4.7.0 too many connections" if is_full else "220 sink.example ESMTP"
+            await self._answer(writer, "connect", greeting)
             while (line := await self._line(peer, reader)) is not None:
                 peer.commands.append(line)
                 if not await self._command(peer, line, reader, writer):
