@@ -16,8 +16,8 @@ MAX_TEXT: Final = 1000
 """Characters of a reply that are looked at."""
 MAX_PATTERN: Final = 500
 MAX_STEPS: Final = 1_100_000
-"""Ways to try, at most: those of one open repetition anywhere in the text. Of 4,400 random patterns that passed, the slowest took
-16 ms of CPU on texts made for it; with four times as many ways it was a tenth of a second."""
+"""Ways to try, at most: those of one open repetition anywhere in the text. Of 4,400 random patterns that passed, the slowest
+took 16 ms of CPU on texts made for it; with four times as many ways it was a tenth of a second."""
 GROUP_COST: Final = 8
 """A repeated group goes through the whole machine of `re` each time."""
 
