@@ -15,7 +15,7 @@ five seconds, so nothing flickers.
 | delay   | the shortest wait for a commit within half a second                   | max_commit_delay |            |
 | loop    | the shortest delay of the event loop within half a second             | max_loop_delay   |            |
 | memory  | of the machine or its cgroup, what cannot be taken back               | max_memory       | half of the rest |
-| mail    | deliveries that wait while the loop is late: they come first          |                  | 1000       |
+| mail    | deliveries that wait while the loop is late and it is crowded         |                  | 1000       |
 
 The shortest of an interval says whether there is a standing queue, where an average would count bursts (RFC 8289 §3.2, CoDel).
 """
@@ -39,7 +39,8 @@ SAMPLE_SECONDS: Final = 0.1
 """How often `Admission.sample` is to be called."""
 LEAVE_SHARE: Final = 0.8
 LEAVE_SECONDS: Final = 5.0
-MIN_CAP: Final = 16
+MIN_CAP: Final = 200
+"""So many sessions alone make no loop late, and are enough to keep it busy: a machine that others keep busy refuses nobody."""
 CAP_FALL: Final = 0.9
 CAP_RISE: Final = 1.05
 STRANGERS_SHARE: Final = 0.5
@@ -148,7 +149,7 @@ class Standing:
 
 
 class Admission:
-    """The gates of one worker. `level` is the highest of them; who wants to know of its changes is in `listeners`.
+    """The gates of one worker. `level` is the highest of them; `listeners` hear when it gets crowded, and when no longer.
 
     Args:
         memory: the share of memory that is in use, 0 to 1.
@@ -172,7 +173,9 @@ class Admission:
         self.level = FINE
         self.reason = ""
         """The gate that decides."""
-        self.listeners: list[Callable[[int], None]] = []
+        self.is_crowded = False
+        """Whether half of the cap is reached: then those who wait or err make room."""
+        self.listeners: list[Callable[[bool], None]] = []
         self._clock = clock
         self._metrics = metrics
         self._memory = memory
@@ -220,9 +223,11 @@ class Admission:
             "loop": gates["loop"].look(self._lag.look(now), now),
             "memory": gates["memory"].level,
         }
-        # The loop does not keep up, and there is mail to send: what is here goes out before more comes in.
-        levels["mail"] = OVERLOADED if levels["loop"] and self._deliveries() >= WAITING_DELIVERIES else FINE
         self._move_cap(any(levels.values()))
+        is_crowded = self.sessions() >= STRANGERS_SHARE * self.cap
+        # The loop does not keep up, and there is mail to send: what is here goes out before more comes in.
+        is_behind = levels["loop"] and is_crowded and self._deliveries() >= WAITING_DELIVERIES
+        levels["mail"] = OVERLOADED if is_behind else FINE
         reason = max(levels, key=lambda name: levels[name])
         level = levels[reason]
         for name, value in levels.items():
@@ -231,8 +236,10 @@ class Admission:
             reason = reason if level else ""
             _log.warn("load is shed" if level > self.level else "less load is shed", level=level, was=self.level, gate=reason)
             self.level, self.reason = level, reason
+        if is_crowded != self.is_crowded:
+            self.is_crowded = is_crowded
             for listener in self.listeners:
-                listener(level)
+                listener(is_crowded)
         return level
 
     def _move_cap(self, is_shed: bool) -> None:

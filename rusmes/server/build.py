@@ -329,10 +329,10 @@ class House:
             if len(binding.sockets) > 1:
                 listener.uncover(binding.of_slot(slot))
 
-    def _stress(self, level: int) -> None:
+    def _stress(self, is_on: bool) -> None:
         for listener in self.listeners:
             if isinstance(listener.service, SmtpService):
-                listener.service.stress(level > 0)
+                listener.service.stress(is_on)
 
     async def watch_load(self) -> None:
         """Look at the load again and again, for ever."""
@@ -340,9 +340,9 @@ class House:
         while True:
             due = time() + SAMPLE_SECONDS
             await asyncio.sleep(SAMPLE_SECONDS)
-            level = admission.sample(time() - due)
+            admission.sample(time() - due)
             for listener in self.listeners:
-                await listener.choose(level > 0)
+                await listener.choose(admission.is_crowded)
 
     def _close_sockets(self) -> None:
         for binding in self._bindings:
