@@ -385,6 +385,7 @@ class House:
         self.mail_store.measure()
         self.engine.store.measure()
         self.mapped_pages.look()
+        self.deliverer.steering.exits.measure()
 
     # Reload
 
