@@ -16,7 +16,7 @@ from rusmes.delivery.egress.pools import Pool
 from rusmes.delivery.egress.sources import MAX_DOWN_SECONDS, Health, Source
 from rusmes.delivery.egress.warmup import WarmUps, limit_of
 from rusmes.delivery.shaping.overrides import Override, Overrides
-from rusmes.metrics import EGRESS_CHOICES
+from rusmes.metrics import EGRESS_CHOICES, EGRESS_DOWN
 from rusmes.model.plan import Refusal
 from rusmes.queue.api import Postponed
 from rusmes.queue.suspensions import Suspensions
@@ -339,6 +339,18 @@ def test_mail_waits_for_sources_that_are_down_for_a_moment_and_is_deferred_when_
     assert isinstance(refusal, Refusal)
     assert (refusal.code, refusal.status) == (451, "4.3.5")
     assert "no answer" in refusal.text
+
+
+def test_how_many_sources_are_down_is_measured() -> None:
+    bench = Bench()
+    source = bench.exits.source("a")
+    assert source is not None
+    bench.exits.health.failed(source, "bind", "not ours", bench.clock.monotonic())
+    bench.exits.measure()
+    assert bench.metrics.level(EGRESS_DOWN, 0) == 1.0
+    bench.clock.advance(6)
+    bench.exits.measure()
+    assert bench.metrics.level(EGRESS_DOWN, 0) == 0.0
 
 
 def test_a_reload_takes_over_sources_and_pools() -> None:
