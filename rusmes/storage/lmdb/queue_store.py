@@ -21,7 +21,7 @@ from rusmes.storage.api import Answer, CompactResult, Finding, QueueChange, Queu
 from rusmes.storage.commit import LIGHT_ITEMS, Committer
 from rusmes.storage.lmdb.blobs import LARGE_BYTES, LmdbBlobs, Tables, prepare_large
 from rusmes.storage.lmdb.compact import compact_environment
-from rusmes.storage.lmdb.edits import Rows, Snapshot, check_layout
+from rusmes.storage.lmdb.edits import Snapshot, check_layout
 from rusmes.storage.lmdb.environment import Environment
 from rusmes.storage.lmdb.layout import (
     Q_BLOB_REFS,
@@ -32,6 +32,7 @@ from rusmes.storage.lmdb.layout import (
 )
 from rusmes.storage.lmdb.mail_store import INLINE_LIMIT_BYTES, MAP_BYTES, ROW_BYTES
 from rusmes.storage.lmdb.queue_layout import (
+    INDEX_BYTES,
     EntryRecord,
     pack_entry,
     pack_state,
@@ -218,13 +219,13 @@ class LmdbQueueStore:
         with self._environment.reading() as txn:
             rows = Snapshot(self._environment, txn)
             row = rows.get(Q_ENTRIES, id)
-            return self._entry(rows, id, row) if row is not None else None
+            return self._entry(id, row, rows.scan(Q_STATES, id)) if row is not None else None
 
-    def _entry(self, rows: Rows, id: bytes, row: bytes) -> QueueEntry:
+    def _entry(self, id: bytes, row: bytes, state_rows: Sequence[tuple[bytes, bytes]]) -> QueueEntry:
         record = unpack_entry(id, row)
         item = queued_of(id, record, self.blobs)
         states = [RecipientState(recipient, record.first_status, due=record.due) for recipient in item.recipients]
-        for key, state in rows.scan(Q_STATES, id):
+        for key, state in state_rows:
             index = int.from_bytes(key[len(id) :], "big")
             if index < len(states):
                 states[index] = state_of(item.recipients[index], unpack_state(key, state))
@@ -243,7 +244,13 @@ class LmdbQueueStore:
         with self._environment.reading() as txn:
             rows = Snapshot(self._environment, txn)
             found = rows.scan(Q_ENTRIES, b"", start=after + b"\0", limit=limit)
-            return [self._entry(rows, id, row) for id, row in found]
+            if not found:
+                return []
+            # One way through the states for all of them: a cursor for each entry costs more than reading it.
+            states: dict[bytes, list[tuple[bytes, bytes]]] = {}
+            for key, state in rows.scan(Q_STATES, b"", start=found[0][0], stop=found[-1][0] + b"\xff" * (INDEX_BYTES + 1)):
+                states.setdefault(key[:-INDEX_BYTES], []).append((key, state))
+            return [self._entry(id, row, states.get(id, ())) for id, row in found]
 
     def verify(self) -> Iterator[Finding]:
         """Reads from one snapshot, so it may run in another process or thread beside the server."""
