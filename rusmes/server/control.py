@@ -127,6 +127,15 @@ class Control:
             with contextlib.suppress(ChannelClosed):
                 await channel.call("reopen_logs")
 
+    async def _event_consumers(self) -> list[dict[str, Any]]:
+        """How far webhooks and copies of the event log are; nothing when the courier is busy or away."""
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                found: list[dict[str, Any]] = await self._fleet.courier.ask("shippers")
+                return found
+        except (ChannelClosed, TimeoutError):
+            return []
+
     async def status(self) -> dict[str, Any]:
         facts = self._fleet.facts()
         workers = []
@@ -163,6 +172,7 @@ class Control:
             "listeners": [
                 {"protocol": b.protocol, "address": b.address, "tls": b.implicit_tls} for b in self._fleet.ground.bindings
             ],
+            "event_consumers": await self._event_consumers(),
             "workers": workers,
         }
 

@@ -195,6 +195,8 @@ def _hand_over(config: Config, person: Person | None, control_path: str) -> None
     if person is None:
         return
     give_tree(person, config.storage.path)
+    if config.events.enabled and config.events.path:
+        give_tree(person, config.events.path)
     give(person, config.runtime_dir, control_path, config.lmtp.path, os.path.join(config.runtime_dir, PID_NAME))
     if config.logging.output == "file":
         give(person, config.logging.file.path)

@@ -52,6 +52,8 @@ def prepare_directories(config: Config) -> Config:
             raise
         config = replace(config, runtime_dir=own_runtime_dir(config))
         _make(config.runtime_dir, "runtime_dir", 0o755)
+    if config.events.enabled and config.events.path:
+        _make(config.events.path, "events.path", 0o750)
     return config
 
 

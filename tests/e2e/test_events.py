@@ -131,6 +131,8 @@ def test_every_event_comes_to_the_webhook_whoever_is_killed(tmp_path: Path, hook
 
         wanted = {send(server, n, "alice@example.com") for n in range(20)}
         server.wait_until(lambda: received() == wanted, "shipped")
+        (consumer,) = json.loads(server.rusmes("--json", "status"))["event_consumers"]
+        assert (consumer["name"], consumer["failures"]) == ("hook", 0)
 
         Hook.is_down = True
         wanted |= {send(server, n, "alice@example.com") for n in range(20, 40)}
@@ -156,6 +158,19 @@ def test_every_event_comes_to_the_webhook_whoever_is_killed(tmp_path: Path, hook
         assert server.orphans() == []
     position = json.loads((tmp_path / "data" / "events" / "hook.position").read_text())
     assert position
+
+
+def test_a_place_of_its_own_and_an_end_with_the_supervisor(tmp_path: Path) -> None:
+    with RunningServer(tmp_path, sections={"events": 'path = "log/of/events"'}) as server:
+        server.add_user()
+        message_id = send(server, 1, "alice@example.com")
+        server.wait_until(lambda: kinds_of(server, message_id) == ["received"], "written")
+        server.wait_until(lambda: server.courier_pid() != 0, "a courier")
+        server.signal(signal.SIGKILL)
+        server.wait()
+        server.wait_until(lambda: server.orphans() == [], "ended")
+        assert kinds_of(server, message_id) == ["received"]
+        assert list((tmp_path / "log" / "of" / "events").glob("*.jsonl"))
 
 
 def test_events_can_be_left_out(tmp_path: Path) -> None:
