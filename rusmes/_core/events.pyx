@@ -630,12 +630,12 @@ cdef class EventBuffer:
             for k in range(4):
                 to[8 + k] = <unsigned char>(self.entries[i].offset >> (24 - 8 * k))
             to += ENTRY_OCTETS
-        self.size = self.entry_count = self.count = 0
-        if self.room > 1 << 20:
+        if self.room > 1 << 20 and self.size < self.room // 4:
             # A burst is over; what it took is given back.
             PyMem_Free(self.data)
             self.data = NULL
             self.room = 0
+        self.size = self.entry_count = self.count = 0
         return lines, entries, count
 
 
