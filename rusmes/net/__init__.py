@@ -5,6 +5,6 @@ What it is not: anything that knows a command, a reply or a policy.
 
 RFC 3207 §4, RFC 2595 §4 (the order of STARTTLS). The PROXY protocol, versions 1 and 2 (HAProxy).
 
-Map: `connection` one peer; `listener` accepting and limits; `proxyproto` the header before the first byte; `notices`
-between workers.
+Map: `connection` one peer; `outbox` answers written together; `listener` accepting and limits; `proxyproto` the header before
+the first byte; `notices` between workers.
 """

@@ -3,7 +3,7 @@
 A `Connection` turns callbacks of the event loop into a coroutine's straight line, with these promises:
 
 1. The only flush is when more input is needed: `write` collects, `receive` hands everything to the transport in one call, so
-   a batch of replies is one system call and one TLS record.
+   a batch of replies is one system call and one TLS record. Answers of `feed` may wait for those of others (`outbox`).
 2. The next read waits until the peer has read what we wrote, for at most `send_timeout`; so a peer that never reads costs at
    most `WRITE_HIGH_BYTES` plus what its own commands asked for.
 3. The inbox is bounded: above `INBOX_BYTES` the socket is not read any more.
@@ -25,6 +25,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from rusmes.errors import RusmesError
+from rusmes.net.outbox import Outbox
 from rusmes.tls.exporter import exported_binding
 
 INBOX_BYTES: Final = 256 * 1024
@@ -149,6 +150,7 @@ class Connection(asyncio.Protocol):
         "_on_made",
         "_out",
         "_out_bytes",
+        "_outbox",
         "_reading_paused",
         "_send_deadline",
         "_stopped",
@@ -177,8 +179,10 @@ class Connection(asyncio.Protocol):
         loop: asyncio.AbstractEventLoop | None = None,
         send_timeout: float = SEND_TIMEOUT_SECONDS,
         handshakes: asyncio.Semaphore | None = None,
+        outbox: Outbox | None = None,
     ) -> None:
         self._loop = loop or asyncio.get_running_loop()
+        self._outbox = outbox
         self._handshakes = handshakes
         self._cut_when: tuple[bytes, ...] = ()
         self._on_made = on_made
@@ -279,9 +283,20 @@ class Connection(asyncio.Protocol):
             return
         if answer and not self._lost:
             self.bytes_out += len(answer)
-            self._transport.write(answer)
+            if self._outbox is not None:
+                self._outbox.add(self, answer)
+            else:
+                self._transport.write(answer)
         if self._writing_paused or (self.draining and self.interruptible):
             waiter.set_result(None)
+
+    def send_answer(self, answer: bytes) -> None:
+        """For the outbox: write what `feed` answered in this turn."""
+        if self._lost or self._transport.is_closing():
+            return
+        self._transport.write(answer)
+        if self._writing_paused:
+            self._wake()
 
     def eof_received(self) -> bool:
         self._eof = True
@@ -490,11 +505,13 @@ class Connection(asyncio.Protocol):
             raise ConnectionLost(self._lost_reason or "connection closed")
 
     def _hand_over(self) -> None:
+        if self._outbox is not None:
+            self._outbox.hurry()  # what was answered before goes first
         out = self._out
         data = out[0] if len(out) == 1 else b"".join(out)
         out.clear()
         self._out_bytes = 0
-        if not self._lost:
+        if data and not self._lost:
             self.bytes_out += len(data)
             self._transport.write(data)
 
@@ -633,7 +650,7 @@ class Connection(asyncio.Protocol):
         if self._lost or self._transport is None:
             return
         self._deadline = 0.0
-        if self._out:
+        if self._out or self._outbox is not None:
             self._hand_over()
         if (self._inbox or self._reading_paused) and not self._eof:
             await self._linger()
@@ -695,6 +712,7 @@ async def adopt(
     context: ssl.SSLContext | None,
     *,
     handshakes: asyncio.Semaphore | None = None,
+    outbox: Outbox | None = None,
     timeout: float = HANDSHAKE_TIMEOUT_SECONDS,
 ) -> Connection:
     """A connection made of an accepted socket, after the TLS handshake when there is a context.
@@ -703,7 +721,7 @@ async def adopt(
         TlsFailed, OSError: the socket is closed then.
     """
     loop = asyncio.get_running_loop()
-    connection = Connection(loop=loop, handshakes=handshakes)
+    connection = Connection(loop=loop, handshakes=handshakes, outbox=outbox)
     if context is None:
         await loop.connect_accepted_socket(lambda: connection, sock)
         return connection

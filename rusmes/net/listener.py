@@ -28,6 +28,7 @@ from rusmes._core.counters import Metrics, SharedCounters
 from rusmes.log import LogSink, SessionLog, get_logger
 from rusmes.net.addresses import Networks, client_key, plain_text
 from rusmes.net.connection import Connection, ConnectionLost, TlsFailed, adopt
+from rusmes.net.outbox import Outbox
 from rusmes.net.proxyproto import V2_MAX_BYTES, V2_SIGNATURE, MalformedProxy, ProxyHeader, parse_header
 
 if TYPE_CHECKING:
@@ -196,6 +197,7 @@ class Listener:
         self._session_id = session_id
         self._tls = tls
         self._handshakes = handshakes
+        self._outbox: Outbox | None = None
         self._servers: dict[socket.socket, asyncio.Server] = {}
         self._accepting: list[socket.socket] = []
         self._tasks: dict[asyncio.Task[None], Connection | None] = {}
@@ -211,9 +213,10 @@ class Listener:
 
     async def _listen(self, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()
+        self._outbox = self._outbox or Outbox(loop)
 
         def factory() -> Connection:
-            return Connection(self._made, loop=loop, handshakes=self._handshakes)
+            return Connection(self._made, loop=loop, handshakes=self._handshakes, outbox=self._outbox)
 
         if sock.family == socket.AF_UNIX:
             # Its path belongs to the supervisor and to the other workers too, so it stays when we stop.
@@ -418,7 +421,7 @@ class Listener:
         try:
             context = self._tls() if self._tls is not None else None
             begin = time.monotonic()
-            connection = await adopt(sock, context, handshakes=self._handshakes)
+            connection = await adopt(sock, context, handshakes=self._handshakes, outbox=self._outbox)
         except TlsFailed as error:
             self._gate.leave(protocol, address)
             self._metrics.inc(m.TLS_FAILURES[protocol])

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from rusmes.net.connection import Connection
+from rusmes.net.outbox import Outbox
 
 Run = Callable[[Callable[[], Awaitable[None]]], None]
 
@@ -39,12 +40,14 @@ class Peer:
 
 
 @asynccontextmanager
-async def connected(*, send_timeout: float = 5.0) -> AsyncIterator[tuple[Connection, Peer]]:
+async def connected(
+    *, send_timeout: float = 5.0, outbox: Outbox | None = None
+) -> AsyncIterator[tuple[Connection, Peer]]:
     """A Connection and its peer over loopback TCP."""
     loop = asyncio.get_running_loop()
     made: asyncio.Future[Connection] = loop.create_future()
     server = await loop.create_server(
-        lambda: Connection(made.set_result, loop=loop, send_timeout=send_timeout), "127.0.0.1", 0
+        lambda: Connection(made.set_result, loop=loop, send_timeout=send_timeout, outbox=outbox), "127.0.0.1", 0
     )
     sock = socket.socket()
     sock.setblocking(False)
