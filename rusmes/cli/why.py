@@ -145,6 +145,8 @@ def reason_of(entry: dict[str, Any], recipient: dict[str, Any], site: dict[str, 
         return f"suspended {until}: {suspended['reason'] or 'no reason given'}"
     if entry["action"] == "resume":
         return "goes on in the pipeline " + (f"at {_clock(recipient['due'])}" if recipient["due"] > now else "now")
+    if recipient.get("egress"):
+        return f"waits for an egress source: {recipient['egress']}"
     if recipient["due"] > now:
         return f"the next attempt is due {when(recipient['due'], now)}, at {_clock(recipient['due'])}"
     return "is due now; " + (_site_reason(site, now) if site else "waits for its turn or is being delivered")

@@ -147,6 +147,11 @@ class RemoteDeliverer:
         place = self._routes.destination(item, recipient)
         return self.steering.destination(item, place, self._routes)
 
+    def egress_obstacle(self, item: Queued, recipient: Recipient) -> str:
+        """Why a mail can leave by no egress source now, for the operator; "" = it can."""
+        plan = self._routes.known_plan(self.destination(item, recipient))
+        return self.steering.why_not(item, plan) if plan is not None else ""
+
     def tls_of(self, item: Queued, recipient: Recipient) -> str:
         """What decides about TLS for a recipient now, for the operator; "" when its servers are not known."""
         plan = self._routes.known_plan(self.destination(item, recipient))

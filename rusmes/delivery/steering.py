@@ -108,6 +108,11 @@ class Steering:
             plan = found
         return plan, Leave(admitted, errand)
 
+    def why_not(self, item: Queued, plan: RoutePlan) -> str:
+        """Why a mail to one recipient may leave by no source now; "" = it may, or there are none."""
+        pool = self.exits.pool(tenant_of(item), plan.pool)
+        return self.exits.why_not(pool, Errand(plan.provider, plan.site)) if pool is not None else ""
+
     def leave_too(self, item: Queued, count: int, plan: RoutePlan) -> Leave | None:
         """The same for a mail that is begun behind another one, by the source of that one or not at all."""
         source = self.exits.source(plan.source)

@@ -60,7 +60,9 @@ class Steering:
             places = await engine.control.places(entry)
             for recipient, state, (site, source) in zip(document["recipients"], entry.states, places, strict=True):
                 recipient["site"], recipient["source"] = site, source
-                recipient["tls"] = house.deliverer.tls_of(entry.item, state.recipient) if entry.item.action == "relay" else ""
+                is_relayed = entry.item.action == "relay"
+                recipient["tls"] = house.deliverer.tls_of(entry.item, state.recipient) if is_relayed else ""
+                recipient["egress"] = house.deliverer.egress_obstacle(entry.item, state.recipient) if is_relayed else ""
                 stopped = house.suspensions.until(
                     site=site,
                     domain=state.recipient.address.domain,

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-import uvloop
 
 from rusmes._core.counters import Metrics, SharedCounters
 from rusmes.clock import SystemClock
@@ -24,6 +23,7 @@ from rusmes.model.plan import Queued
 from rusmes.queue.api import TENANT, Busy, Postponed, Report
 from rusmes.queue.suspensions import Suspensions
 from rusmes.storage.ledger import MemoryLedger
+from tests.loops import run_on_uvloop
 from tests.sinks.engine import HOSTNAME, address, running
 from tests.sinks.name_server import NameServer
 from tests.sinks.proxies import HeaderProxy, SocksProxy
@@ -33,7 +33,7 @@ from tests.sinks.smtp_sink import Sink
 @pytest.fixture(autouse=True, params=["uvloop", "asyncio"])
 def _loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "uvloop":
-        monkeypatch.setattr(asyncio, "run", uvloop.run)
+        monkeypatch.setattr(asyncio, "run", run_on_uvloop)
 
 
 BODY = b"Subject: test\r\n\r\nHello\r\n"
@@ -291,8 +291,10 @@ def test_alone_a_source_that_has_sent_its_part_lets_mail_wait() -> None:
     async def test(sink: Sink, out: Out) -> None:
         for _ in range(3):
             await out.send()
+        mail = item()
         with pytest.raises(Postponed, match="has sent its 3 messages of today"):
-            await out.send()
+            await out.send(mail)
+        assert "has sent its 3 messages" in out.deliverer.egress_obstacle(mail, mail.recipients[0])
         assert len(sink.messages) == 3
         assert out.metrics.count(EGRESS_CHOICES["postponed"]) == 1
 

@@ -155,6 +155,12 @@ class Exits:
             return Refusal(451, "4.3.5", f"no egress source works: {nearest.reason}")
         raise Postponed(max(nearest.seconds, 0.05), nearest.reason)
 
+    def why_not(self, pool: Pool, errand: Errand) -> str:
+        """Why a mail can leave by no source of a pool now; "" = it can."""
+        obstacles = [self._obstacle(source, errand) for source in pool.sources]
+        found = [one for one in obstacles if one is not None]
+        return min(found, key=lambda one: one.seconds).reason if len(found) == len(obstacles) else ""
+
     def may_follow(self, source: Source, errand: Errand) -> bool:
         """Whether a mail may leave by a source right now, with its part taken; like `admit`, for whoever has another way."""
         if self._obstacle(source, errand) is not None or not self.warmups.take(source, errand.provider, errand.count):

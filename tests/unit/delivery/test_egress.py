@@ -299,6 +299,8 @@ def test_overflow_of_a_warm_up_goes_to_others_of_the_pool_or_waits() -> None:
     assert {outcome: bench.metrics.count(slot) for outcome, slot in EGRESS_CHOICES.items()} == {
         "chosen": 3, "overflow": 2, "postponed": 1, "other": 0,
     }  # fmt: skip
+    assert "has sent its 2 messages" in bench.exits.why_not(bench.pool("", "only-new"), ERRAND)
+    assert bench.exits.why_not(bench.pool("shop"), ERRAND) == ""
     bench.clock.advance(DAY)
     assert bench.admit("new", of_site="only-new") == "new"
 
