@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvloop
 from msgspec import structs
 
 from rusmes import log
@@ -30,6 +29,7 @@ from rusmes.model.mail import NOTIFY_DELAY, NOTIFY_FAILURE, NOTIFY_SUCCESS, Orig
 from rusmes.model.plan import Queued
 from rusmes.queue.api import Busy, Report
 from rusmes.tls.context import make_self_signed
+from tests.loops import run_on_uvloop
 from tests.sinks.engine import HOSTNAME, address, config_for
 from tests.sinks.smtp_sink import DEFAULT_EXTENSIONS, Sink
 
@@ -38,7 +38,7 @@ from tests.sinks.smtp_sink import DEFAULT_EXTENSIONS, Sink
 def _loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every rule on both loops."""
     if request.param == "uvloop":
-        monkeypatch.setattr(asyncio, "run", uvloop.run)
+        monkeypatch.setattr(asyncio, "run", run_on_uvloop)
 
 
 BODY = b"Subject: test\r\n\r\nHello\r\n"

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
-import uvloop
 
 from rusmes._core.counters import Metrics
 from rusmes.clock import SystemClock
@@ -25,6 +24,7 @@ from rusmes.model.mail import Origin, Recipient
 from rusmes.model.plan import Queued
 from rusmes.queue.api import Begun, Following, QueueFilter, QueueOrder, Report
 from rusmes.queue.control import StoreControl
+from tests.loops import run_on_uvloop
 from tests.sinks.engine import HOSTNAME, address, config_for, running
 from tests.sinks.smtp_sink import DEFAULT_EXTENSIONS, Sink
 
@@ -32,7 +32,7 @@ from tests.sinks.smtp_sink import DEFAULT_EXTENSIONS, Sink
 @pytest.fixture(autouse=True, params=["uvloop", "asyncio"])
 def _loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "uvloop":
-        monkeypatch.setattr(asyncio, "run", uvloop.run)
+        monkeypatch.setattr(asyncio, "run", run_on_uvloop)
 
 
 _ids = IdSource()

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import uvloop
 from msgspec import structs
 
 from rusmes._core.counters import SharedCounters
@@ -20,6 +19,7 @@ from rusmes.config.schema import Config, Site
 from rusmes.config.units import Duration
 from rusmes.dns import Resolver
 from rusmes.metrics import DELIVERIES, DELIVERY_CONNECTIONS
+from tests.loops import run_on_uvloop
 from tests.sinks.engine import config_for, running
 from tests.sinks.name_server import NameServer
 from tests.sinks.smtp_sink import Sink
@@ -28,7 +28,7 @@ from tests.sinks.smtp_sink import Sink
 @pytest.fixture(autouse=True)
 def _on_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop of the server."""
-    monkeypatch.setattr(asyncio, "run", uvloop.run)
+    monkeypatch.setattr(asyncio, "run", run_on_uvloop)
 
 
 BODY = b"Subject: a\r\n\r\n.dot\r\nb\r\n"

@@ -8,13 +8,13 @@ from typing import Any
 
 import dkim
 import pytest
-import uvloop
 from msgspec.structs import replace
 
 from rusmes.config.schema import Processor, Step, Storage
 from rusmes.dkim.keys import new_key, pem_of, public_record
 from rusmes.mailet.notary import Notary
 from rusmes.model.content import Content
+from tests.loops import run_on_uvloop
 from tests.sinks.engine import config_for, running
 from tests.sinks.smtp_sink import DEFAULT_EXTENSIONS, Sink
 
@@ -28,7 +28,7 @@ PROCESSORS = (
 
 @pytest.fixture(autouse=True)
 def _on_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asyncio, "run", uvloop.run)
+    monkeypatch.setattr(asyncio, "run", run_on_uvloop)
 
 
 @pytest.fixture

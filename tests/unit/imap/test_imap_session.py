@@ -313,7 +313,7 @@ def test_a_server_s_words_are_nobody_s_command() -> None:
 def test_a_message_is_offered_and_streams() -> None:
     made = session()
     (offer,) = events(made, b"a APPEND inbox (\\Seen) {5}\r\n")
-    assert offer == LiteralOffer(b"a", "INBOX", 5, 0, False, True)
+    assert offer == LiteralOffer(b"a", "INBOX", 5, 0, False, True, ("\\Seen",))
     with pytest.raises(RuntimeError):
         made.next_event()
     sink = Sink()

@@ -6,17 +6,17 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-import uvloop
 
 from rusmes.net.outbound import DIRECT, Way, WayFailed, connect_by
 from rusmes.net.proxyproto import header_v2, parse_header
+from tests.loops import run_on_uvloop
 from tests.sinks.proxies import HeaderProxy, SocksProxy
 
 
 @pytest.fixture(autouse=True, params=["uvloop", "asyncio"])
 def _loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "uvloop":
-        monkeypatch.setattr(asyncio, "run", uvloop.run)
+        monkeypatch.setattr(asyncio, "run", run_on_uvloop)
 
 
 class Greeter:
