@@ -22,6 +22,9 @@ from rusmes.cli.stores import ledger_of, queue_stores_of
 from rusmes.clock import SystemClock
 from rusmes.config.units import duration_text, size_text
 from rusmes.errors import NotFound
+from rusmes.events.api import ATTEMPTS
+from rusmes.events.history import find_history
+from rusmes.events.writer import directory_of
 from rusmes.queue.api import QueueFilter
 from rusmes.queue.audit import AuditTrail
 from rusmes.queue.control import StoreControl
@@ -30,6 +33,8 @@ from rusmes.queue.summary import KEYS, Summary
 from rusmes.queue.suspensions import Suspensions
 from rusmes.storage.api import QueueEntry
 
+LAST_FACTS = ("site", "host", "address", "port", "source", "source_address", "tls", "tls_policy", "reused", "phases", "class")
+"""Of an attempt in the event log."""
 PAGE = 500
 """Entries of each queue in memory at once."""
 LONG_SECONDS = 3600.0
@@ -170,6 +175,7 @@ async def _stored_entry(context: Context, which: QueueFilter) -> dict[str, Any]:
 def show(context: Context, id: str) -> None:
     """One entry with everything known of it, and its header."""
     row = entry_named(context, id)
+    _add_last_attempts(context, row)
 
     def for_people() -> None:
         now = time.time()
@@ -193,6 +199,29 @@ def show(context: Context, id: str) -> None:
     context.output.show(row, for_people)
 
 
+def _add_last_attempts(context: Context, row: dict[str, Any]) -> None:
+    """How the last attempt of each recipient went, as far as the event log knows: the queue keeps the outcome only."""
+    config = context.config
+    try:
+        history = find_history(directory_of(config.events, config.storage.path), row["id"])
+    except OSError:
+        return  # there is no event log, or it is not ours to read
+    last = {str(event.get("recipient", "")): event for event in history.events if event.get("kind") in ATTEMPTS}
+    for recipient in row["recipients"]:
+        event = last.get(recipient["address"])
+        if event is not None:
+            recipient["last"] = {name: event[name] for name in LAST_FACTS if name in event}
+
+
+def _tls_text(recipient: dict[str, Any]) -> str:
+    """TLS of the last attempt, and what decided about it."""
+    last = recipient.get("last")
+    if not last or not last.get("address"):
+        return ""
+    policy = last.get("tls_policy", "")
+    return f"{last.get('tls') or 'in the clear'}{f' ({policy})' if policy else ''}"
+
+
 def _recipient_facts(recipient: dict[str, Any], now: float) -> list[tuple[str, str]]:
     waits = recipient["status"] in ("queued", "deferred")
     last = recipient["last_attempt"]
@@ -205,7 +234,8 @@ def _recipient_facts(recipient: dict[str, Any], now: float) -> list[tuple[str, s
         ("Source", recipient.get("source", "")),
         ("Last host", recipient["last_host"]),
         ("Last reply", recipient["last_reply"]),
-        ("TLS", recipient.get("tls", "")),
+        ("Class", recipient.get("last", {}).get("class", "")),
+        ("TLS", _tls_text(recipient)),
     ]
     stopped = recipient.get("suspended")
     if stopped is not None:

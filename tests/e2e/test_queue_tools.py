@@ -17,6 +17,7 @@ import pytest
 
 from tests.e2e.running import RunningServer
 from tests.ports import free_ports
+from tests.sinks.thread import SinkThread
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 
@@ -254,3 +255,42 @@ def test_mailq_and_postqueue(server: RunningServer) -> None:
     for arguments in (["-f"], ["-i", rows[0]["queue_id"]], ["-s", "one.invalid"]):
         assert tool(server, "postqueue", "-c", config, *arguments).returncode == 0
     assert [deed["operation"] for deed in rusmes(server, "queue", "audit")["deeds"][:3]] == ["retry"] * 3
+
+
+def test_what_is_suspended_waits_and_goes_on_at_once(tmp_path: Path) -> None:
+    with SinkThread() as sink:
+        sink.sink.replies["rcpt:slow@x.invalid"] = "451 4.7.1 not now"
+        sections = {
+            "relay": f'host = "127.0.0.1"\nport = {sink.port}\nuse_tls = false',
+            "queue": 'retry_schedule = ["1h"]',
+        }
+        with RunningServer(tmp_path, sections=sections) as server:
+            server.rusmes("queue", "suspend", "domain", "x.invalid", "--reason", "they asked")
+            for name in ("one@x.invalid", "two@x.invalid", "other@y.invalid"):
+                server.send(name)
+            server.wait_until(lambda: sink.count == 1, "the other one sent")
+            waiting = entries(server)
+            assert [one["recipients"][0]["attempts"] for one in waiting] == [0, 0]
+            server.signal(15)
+            assert server.wait() == 0
+            server.start()
+            assert len(entries(server)) == 2
+            assert sink.count == 1
+            server.rusmes("queue", "resume", "domain", "x.invalid")
+            server.wait_until(lambda: sink.count == 3, "sent after the resumption")
+            server.rusmes("queue", "suspend", "everything", "--for", "2s")
+            server.send("three@x.invalid")
+            server.wait_until(lambda: sink.count == 4, "sent when the time was over", 30)
+            server.send("slow@x.invalid")
+            server.wait_until(lambda: any(one["recipients"][0]["attempts"] for one in entries(server)), "deferred")
+            (entry,) = entries(server)
+            server.wait_until(lambda: "last" in rusmes(server, "queue", "show", entry["id"])["recipients"][0], "recorded")
+            shown = rusmes(server, "queue", "show", entry["id"])["recipients"][0]
+            assert shown["site"] == f"127.0.0.1:{sink.port}"
+            assert shown["last"]["class"]
+            output = server.rusmes("queue", "show", entry["id"])
+            assert "451 4.7.1 not now" in output
+            assert "in the clear" in output
+            sink.sink.replies.clear()
+            assert rusmes(server, "queue", "retry", entry["id"])["count"] == 1
+            server.wait_until(lambda: sink.count == 5, "tried again")
