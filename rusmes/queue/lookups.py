@@ -29,7 +29,7 @@ class Lookups:
     def __init__(
         self,
         deliverer: Deliverer,
-        assign: Callable[[Active, Found], None],
+        assign: Callable[[Active, Queued, Found], None],
         refuse: Callable[[Active, Queued, dict[int, Refusal]], Awaitable[None]],
         freed: Callable[[], None],
     ) -> None:
@@ -73,7 +73,7 @@ class Lookups:
                 refused = {index: target for _, members, target in found if isinstance(target, Refusal) for index in members}
                 active.jobs += bool(refused) - (not asking)
                 active.running -= not asking
-                self._assign(active, [(name, members, t) for name, members, t in found if isinstance(t, Target)])
+                self._assign(active, item, [(name, members, t) for name, members, t in found if isinstance(t, Target)])
                 if refused:
                     await self._refuse(active, item, refused)
         finally:

@@ -251,17 +251,15 @@ class Runner:
             by_destination.setdefault(self._deliverer.destination(item, item.recipients[index]), []).append(index)
         known = [(name, members, self._deliverer.known_target(name)) for name, members in by_destination.items()]
         if all(target is not None for _, _, target in known):
-            self._assign(active, [(name, members, target) for name, members, target in known if target is not None])
+            self._assign(active, item, [(name, members, target) for name, members, target in known if target is not None])
             return
         self._lookups.start(active, item, by_destination)
 
-    def _assign(self, active: Active, found: Sequence[tuple[str, list[int], Target]]) -> None:
+    def _assign(self, active: Active, item: Queued, found: Sequence[tuple[str, list[int], Target]]) -> None:
         """One job for each site and transaction."""
         if active.then:
             self.rest(active)
             return
-        item = active.item
-        assert item is not None
         by_site: dict[tuple[str, str], tuple[Target, str, list[int]]] = {}
         for name, members, target in found:
             place = target.site, target.source
@@ -303,9 +301,17 @@ class Runner:
         tenant, campaign = (tenant_of(item), campaign_of(item)) if item.action == "relay" else ("", "")
         is_soon = self._sites.submit(key, target.limits, job, tenant, campaign, site, source)
         if not is_soon or self._held_bytes > self._memory_bytes:
-            self._forget_content(active)
-            if len(item.recipients) == 1 and active.jobs == 1:
-                active.forget_states()
+            self.forget_content(job)
+
+    def forget_content(self, job: Job) -> None:
+        """A job is not carried out soon: what it needs is read again then."""
+        active = job.active
+        item = active.item
+        if item is None:
+            return
+        self._forget_content(active)
+        if len(item.recipients) == 1 and active.jobs == 1 and not active.running:
+            active.forget_states()
 
     def _forget_content(self, active: Active) -> None:
         if active.item is not None:

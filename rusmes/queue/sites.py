@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Final, Protocol
 
 from rusmes.log import get_logger
@@ -62,7 +63,9 @@ CHECK_SECONDS: Final = 15.0
 """How often it is asked whether a stopped site may go on: another worker may have reached it."""
 LONG_STOP_SECONDS: Final = 20.0
 """A site that stops for so long gives up its ready jobs."""
-UNKNOWN_PACE: Final = 0.02
+UNKNOWN_PACE: Final = 0.5
+MANY_PAUSED: Final = 100
+"""When so many sites wait, those whose turn is not now have no contents in memory."""
 FULL_JOBS: Final = 4000
 FULL_SECONDS: Final = 5.0
 """What a site gets through in so long keeps its content in memory, up to so many jobs."""
@@ -112,6 +115,9 @@ class Engine(Protocol):
 
     def park(self, job: Job, site: Site, flow: Flow) -> None:
         """There is no room for a job: its entry is to wait as an id in the flow."""
+
+    def forget_content(self, job: Job) -> None:
+        """A job is not carried out soon."""
 
     def objection(self, site: Site) -> Busy | None:
         """Why nothing of a site is to be started; sets `is_suspended`."""
@@ -380,6 +386,10 @@ class Sites:
             self._paused -= 1
         site.pause = asyncio.get_running_loop().call_later(seconds, self._resume, site)
         self._paused += 1
+        if self._paused > MANY_PAUSED:
+            for flow in site.queue.flows():
+                for job in islice(flow.ready, MANY_PAUSED):
+                    self._engine.forget_content(job)
 
     def _resume(self, site: Site) -> None:
         if site.pause is not None:
