@@ -18,6 +18,7 @@ cdef class EventBuffer:
     cdef Py_ssize_t entry_room
     cdef readonly Py_ssize_t count
     cdef readonly Py_ssize_t capacity
+    cdef bint is_busy     # a line is being made; the text of an address is Python, and threads may change there
     # The second that was rendered last
     cdef int64_t second
     cdef char second_text[20]

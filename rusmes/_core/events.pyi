@@ -35,7 +35,8 @@ class EventBuffer:
         """Octets that wait."""
 
     def add(self, kind: bytes, moment: float, template: Template, values: tuple[object, ...]) -> bool:
-        """Collect one line; False: there is no room, and nothing was done. `moment` is in seconds since the epoch.
+        """Collect one line; False: there is no room, or another thread is at it, and nothing was done. `moment` is in seconds
+        since the epoch.
 
         Values that are empty ("", 0, None, ()) are left out with their names. Text is cut after 1000 characters, lists after
         100 values.
@@ -46,7 +47,8 @@ class EventBuffer:
         """
 
     def take(self) -> tuple[bytes, bytes, int]:
-        """What waits, and nothing waits any more: lines, the entries of their index, number of lines.
+        """What waits, and nothing waits any more: lines, the entries of their index, number of lines. Nothing while another
+        thread makes a line.
 
         An entry has 12 octets, big-endian: the key (8) and the offset of the line in these lines (4).
         """

@@ -549,10 +549,11 @@ cdef class EventBuffer:
         cdef object value
         cdef object item
         cdef int listed
-        if start >= self.capacity:
+        if start >= self.capacity or self.is_busy:
             return False
         if PyTuple_GET_SIZE(values) != template.count:
             raise ValueError("a value for each field, please")
+        self.is_busy = True
         try:
             self.reserve(SMALL_OCTETS + n)
             memcpy(self.data + self.size, b'{"time":', 8)
@@ -614,10 +615,14 @@ cdef class EventBuffer:
             self.size = start
             self.entry_count = first_entry
             raise
+        finally:
+            self.is_busy = False
         self.count += 1
         return True
 
     def take(self):
+        if self.is_busy:
+            return b"", b"", 0
         cdef bytes lines = PyBytes_FromStringAndSize(self.data, self.size)
         cdef bytes entries = PyBytes_FromStringAndSize(NULL, self.entry_count * ENTRY_OCTETS)
         cdef unsigned char* to = <unsigned char*>PyBytes_AS_STRING(entries)

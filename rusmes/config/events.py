@@ -25,6 +25,7 @@ COLUMNS: Final = (
 """Of a CSV file, named as accounting files of other relays name them; those of the first two rows are the usual ones."""
 
 MIN_BUFFER_BYTES: Final = 64 * 1024
+MAX_BUFFER_BYTES: Final = 1 << 30
 MAX_SEGMENT_BYTES: Final = 2 << 30
 """Offsets in an index have 32 bits."""
 
@@ -113,8 +114,8 @@ class Events(Struct, frozen=True, kw_only=True):
 def check_events(events: Events, problems: Collector) -> None:
     """What must hold between the keys of [events]."""
     here: KeyPath = ("events",)
-    if events.buffer < MIN_BUFFER_BYTES:
-        problems.add((*here, "buffer"), "must be 64KB or more")
+    if not MIN_BUFFER_BYTES <= events.buffer <= MAX_BUFFER_BYTES:
+        problems.add((*here, "buffer"), "must be between 64KB and 1GB")
     if not MIN_BUFFER_BYTES <= events.segment_size <= MAX_SEGMENT_BYTES:
         problems.add((*here, "segment_size"), "must be between 64KB and 2GB")
     if events.segment_age <= 0:

@@ -345,6 +345,9 @@ class EventLog:
             if not self._rest and not self._rest_count:
                 lines, self._rest_entries, self._rest_count = self._buffer.take()
                 self._rest = memoryview(lines)
+                if not lines and self._buffer.pending:
+                    time.sleep(0.0005)  # a line is being made
+                    continue
             try:
                 self._write_rest()
             except OSError as error:

@@ -104,6 +104,27 @@ def test_values_of_another_type_leave_nothing_behind() -> None:
     assert buffer.take() == (b"", b"", 0)
 
 
+def test_another_thread_finds_no_half_line() -> None:
+    buffer = EventBuffer(65536)
+    template = Template(("text", "s", ""), ("sender", "a", ""))
+    seen: list[Any] = []
+
+    class Slow:
+        local, domain = "a b", "example.org"
+
+        def __str__(self) -> str:
+            seen.append(buffer.take())
+            seen.append(buffer.add(b"failed", NOW, template, ("other", None)))
+            return "x@example.org"
+
+    assert buffer.add(b"failed", NOW, template, ("first", None))
+    assert buffer.add(b"failed", NOW, template, ("second", Slow()))
+    assert seen == [(b"", b"", 0), False]
+    lines, _, count = buffer.take()
+    assert [json.loads(line)["text"] for line in lines.splitlines()] == ["first", "second"]
+    assert count == 2
+
+
 def test_a_full_buffer_takes_no_more() -> None:
     template = Template(("text", "s", ""))
     buffer = EventBuffer(1024)

@@ -31,6 +31,7 @@ def test_paths_and_secrets() -> None:
     [
         ('[events]\nkinds = ["delivred"]\n', "events.kinds[0]"),
         ('[events]\nbuffer = "1KB"\n', "events.buffer"),
+        ('[events]\nbuffer = "2GB"\n', "events.buffer"),
         ('[events]\nsegment_size = "8GB"\n', "events.segment_size"),
         ('[events]\nsegment_age = "0s"\n', "events.segment_age"),
         ('[[events.webhook]]\nname = "hook"\nurl = "ftp://x/"\n', "events.webhook[0].url"),
