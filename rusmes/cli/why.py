@@ -155,6 +155,8 @@ def reason_of(entry: dict[str, Any], recipient: dict[str, Any], site: dict[str, 
 def _site_reason(site: dict[str, Any], now: float) -> str:
     if site["stopped_until"] > now:
         return f"nothing is sent to its site until {_clock(site['stopped_until'])}: {site['stop_reason']}"
+    if site["paused"]:
+        return f"its site waits for its rate or for connections that others hold, and {site['waiting']} wait with it"
     if site["waiting"] and site["active"] >= site["window"]:
         return f"its site's {site['window']} connections are all in use, and {site['waiting']} wait for one"
     return f"its site has {site['active']} connections at work, and {site['waiting']} wait"

@@ -38,6 +38,7 @@ def _row(site: Site, deliverer: Deliverer, now: float) -> dict[str, Any]:
         "window": site.window,
         "limit": site.limits.connections,
         "tenants": len({flow.tenant for flow in site.queue.flows() if flow.ready or flow.parked}),
+        "paused": site.pause is not None,
         "suspended": site.is_suspended,
         "suspended_flows": len(blocked),
         "stopped_until": now + min(stop.retry_after, 1e9) if stop is not None else 0.0,

@@ -108,7 +108,7 @@ def merged_sites(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         one = merged[key]
         for name in ("waiting", "active"):
             one[name] += row[name]
-        for name in ("window", "limit", "tenants", "suspended_flows", "learned_window", "suspended"):
+        for name in ("window", "limit", "tenants", "suspended_flows", "learned_window", "suspended", "paused"):
             one[name] = max(one[name], row[name])
         if row["stopped_until"] > one["stopped_until"]:
             one["stopped_until"], one["stop_reason"] = row["stopped_until"], row["stop_reason"]

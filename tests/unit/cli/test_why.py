@@ -30,7 +30,8 @@ def recipient(**more: Any) -> dict[str, Any]:
 
 
 def site(**more: Any) -> dict[str, Any]:
-    return {"waiting": 0, "active": 1, "window": 3, "stopped_until": 0.0, "stop_reason": "", **more}
+    values = {"waiting": 0, "active": 1, "window": 3, "paused": False, "stopped_until": 0.0, "stop_reason": ""}
+    return values | more
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,7 @@ def site(**more: Any) -> dict[str, Any]:
         (entry(), recipient(), None, "waits for its turn or is being delivered"),
         (entry(), recipient(), site(stopped_until=NOW + 9, stop_reason="421 slow down"), "421 slow down"),
         (entry(), recipient(), site(waiting=7, active=3), "its site's 3 connections are all in use, and 7 wait for one"),
+        (entry(), recipient(), site(waiting=7, paused=True), "its site waits for its rate"),
         (entry(), recipient(), site(waiting=7), "its site has 1 connections at work, and 7 wait"),
     ],
 )

@@ -74,7 +74,7 @@ def test_a_site_with_mail_is_shown_with_what_stops_it() -> None:
 
 def row(site: str, **more: Any) -> dict[str, Any]:
     values = {
-        "source": "", "waiting": 1, "active": 1, "window": 2, "limit": 3, "tenants": 1, "suspended": False,
+        "source": "", "waiting": 1, "active": 1, "window": 2, "limit": 3, "tenants": 1, "suspended": False, "paused": False,
         "suspended_flows": 0, "learned_window": 0.0, "stopped_until": 0.0, "stop_reason": "",
     }  # fmt: skip
     return {"site": site, **values, **more}
