@@ -16,6 +16,7 @@ import pytest
 
 from tests.e2e.running import RunningServer
 from tests.ports import free_ports
+from tests.sinks.thread import SinkThread
 
 
 @pytest.fixture
@@ -200,3 +201,24 @@ def test_top_shows_what_waits_and_why(server: RunningServer) -> None:
     assert "SITE" in text
     status, body = server.page("/top")
     assert status == 403, body
+
+
+def test_a_relayed_message_is_told_of_with_all_facts(tmp_path: Path) -> None:
+    with SinkThread() as sink:
+        route = f'[[delivery.route]]\nname = "sink"\nhost = "127.0.0.1"\nport = {sink.port}\ndomains = ["*"]\nuse_tls = false'
+        sections = {"delivery": route, "events": f'[[events.file]]\nname = "a"\nformat = "csv"\npath = "{tmp_path}/acct.csv"'}
+        with RunningServer(tmp_path, sections=sections) as server:
+            message_id = send(server, 1, "bob@example.net", "carol@example.org")
+            server.wait_until(lambda: kinds_of(server, message_id).count("delivered") == 2, "delivered")
+            received, *delivered = why(server, message_id)["events"]
+            assert received["recipients"] == ["bob@example.net", "carol@example.org"]
+            for event in delivered:
+                assert event["queue_id"] in received["queue_ids"]
+                assert event["session_id"] == received["session_id"]
+                assert (event["code"], event["attempt"], event["address"], event["port"]) == (250, 1, "127.0.0.1", sink.port)
+                assert event["class"] == "accepted"
+                assert event["site"]
+                assert event["size"] == received["size"]
+                assert set(event["phases"]) >= {"envelope", "reply"}, event
+            path = tmp_path / "acct.csv"
+            server.wait_until(lambda: path.exists() and path.read_text().count("\n") == 5, "copied")
