@@ -4,12 +4,11 @@ In this order, so that a refusal costs a few microseconds and no TLS: is the add
 address, of the protocol, of all), has the process descriptors left. Then the PROXY header where one is expected, implicit
 TLS, and the service's coroutine. The limits are shared by all workers (`SharedCounters`), and exact.
 
-Plaintext ports without proxies use the loop's server, which accepts fastest. A port with implicit TLS, one with proxies before
-it, and every port while load is shed (`choose`) accept by themselves: uvloop reads from an accepted socket before any task of
-ours runs (so pausing comes too late), and what is read cannot be given to TLS.
+TCP ports accept by themselves, a bounded number in a turn of the loop. The loop's own server accepts until nobody waits: in a
+flood that never comes, and nothing else has a turn. It also reads from an accepted socket before any task of ours runs, and
+what it has read cannot be given to TLS.
 
-When descriptors run out all the same, nothing spins on a socket that stays readable: libuv closes its spare descriptor,
-accepts, closes the connection and opens it again; the other kind of port stops accepting for a moment.
+When descriptors run out all the same, nothing spins on a socket that stays readable: the port stops accepting for a moment.
 """
 
 from __future__ import annotations
@@ -201,7 +200,6 @@ class Listener:
         self._servers: dict[socket.socket, asyncio.Server] = {}
         self._accepting: list[socket.socket] = []
         self._tasks: dict[asyncio.Task[None], Connection | None] = {}
-        self._chooses = False
         self._seen: dict[Connection, tuple[int, float]] = {}
         self._refusals_left = REFUSALS_LOGGED_PER_SECOND
         self._refusals_silent = 0
@@ -213,27 +211,16 @@ class Listener:
 
     async def _listen(self, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        self._outbox = self._outbox or Outbox(loop)
-
-        def factory() -> Connection:
-            return Connection(self._made, loop=loop, handshakes=self._handshakes, outbox=self._outbox)
-
         if sock.family == socket.AF_UNIX:
             # Its path belongs to the supervisor and to the other workers too, so it stays when we stop.
-            self._servers[sock] = await loop.create_unix_server(factory, sock=sock.dup(), backlog=BACKLOG)
-        elif self._tls is not None or self._gate.proxies or self._chooses:
-            sock.setblocking(False)
-            sock.listen(BACKLOG)
-            self._accepting.append(sock)
-            loop.add_reader(sock.fileno(), self._accept, sock)
-        else:
-            self._servers[sock] = await loop.create_server(factory, sock=sock.dup(), backlog=BACKLOG)
-
-    async def choose(self, is_on: bool) -> None:
-        """While load is shed: look at who comes before anything is made for him. A refusal costs a fifth then."""
-        if self.service.protocol in MAIL_PROTOCOLS and is_on != self._chooses:
-            self._chooses = is_on
-            await self.restart()
+            self._servers[sock] = await loop.create_unix_server(
+                lambda: Connection(self._made, loop=loop, handshakes=self._handshakes), sock=sock.dup(), backlog=BACKLOG
+            )
+            return
+        sock.setblocking(False)
+        sock.listen(BACKLOG)
+        self._accepting.append(sock)
+        loop.add_reader(sock.fileno(), self._accept, sock)
 
     def _stop(self, sock: socket.socket) -> None:
         server = self._servers.pop(sock, None)
@@ -258,12 +245,6 @@ class Listener:
     def stop_accepting(self) -> None:
         for sock in self.sockets:
             self._stop(sock)
-
-    async def restart(self) -> None:
-        """Accept anew, after the way to accept has changed; who waits at the port goes on waiting."""
-        self.stop_accepting()
-        await asyncio.sleep(0)
-        await self.start()
 
     def close_sockets(self) -> None:
         """Let go of the sockets; what waits in them goes to another worker or is refused."""
@@ -335,7 +316,7 @@ class Listener:
     # One connection
 
     def _made(self, connection: Connection) -> None:
-        """From the loop's server: a plaintext connection."""
+        """From the loop's server: a connection over a Unix socket."""
         address = connection.peer_address
         if ":" in address:
             connection.peer_address = address = plain_text(address)

@@ -1,10 +1,10 @@
 """Whether new mail may come in: what is measured, when it is too much, and when it is well again.
 
-While load is shed (STRESSED), there is a cap on connections that may bring mail: it sinks by a tenth at each look as long as
-a measure is above its mark, and rises slowly while none is. So what is served stays about what the machine can do, and the rest
-is refused at once. Strangers are refused from half of the cap on; a client is known when it is of our networks, or brought mail
-within the last hour. OVERLOADED means that new transactions are refused too. Deliveries, reading, health and administration
-are never refused for load. What was admitted at MAIL is carried through.
+While load is shed (STRESSED), there is a cap on connections that may bring mail: it sinks by a tenth at each look as long as a
+measure is above its mark, and rises slowly while none is, until nobody was refused for five seconds. So what is served stays
+about what the machine can do, and the rest is refused at once. Strangers are refused from half of the cap on; a client is known
+when it is of our networks, or brought mail within the last hour. OVERLOADED means that new transactions are refused too.
+Deliveries, reading, health and administration are never refused for load. What was admitted at MAIL is carried through.
 
 Each gate has two marks. One that is reached counts at once; a level ends when its measure was below four fifths of its mark for
 five seconds, so nothing flickers.
@@ -41,8 +41,10 @@ LEAVE_SHARE: Final = 0.8
 LEAVE_SECONDS: Final = 5.0
 MIN_CAP: Final = 200
 """So many sessions alone make no loop late, and are enough to keep it busy: a machine that others keep busy refuses nobody."""
+CAP_START: Final = 0.5
+"""Of the sessions there are when it begins."""
 CAP_FALL: Final = 0.9
-CAP_RISE: Final = 1.05
+CAP_RISE: Final = 1.01
 STRANGERS_SHARE: Final = 0.5
 """Of the cap, for clients that are not known."""
 WAITING_DELIVERIES: Final = 1000
@@ -182,6 +184,7 @@ class Admission:
         self._deliveries = deliveries
         self.sessions: Callable[[], int] = lambda: 0
         self.cap = float("inf")
+        self._reached_at = float("-inf")
         self._delay = Standing()
         self._lag = Standing()
         self._known: set[str] = set()
@@ -223,7 +226,7 @@ class Admission:
             "loop": gates["loop"].look(self._lag.look(now), now),
             "memory": gates["memory"].level,
         }
-        self._move_cap(any(levels.values()))
+        self._move_cap(any(levels.values()), now)
         is_crowded = self.sessions() >= STRANGERS_SHARE * self.cap
         # The loop does not keep up, and there is mail to send: what is here goes out before more comes in.
         is_behind = levels["loop"] and is_crowded and self._deliveries() >= WAITING_DELIVERIES
@@ -242,15 +245,17 @@ class Admission:
                 listener(is_crowded)
         return level
 
-    def _move_cap(self, is_shed: bool) -> None:
-        if not is_shed:
-            self.cap = float("inf")
-            return
+    def _move_cap(self, is_shed: bool, now: float) -> None:
         sessions = self.sessions()
+        is_reached = sessions >= CAP_FALL * self.cap
         if any(gate.is_above for gate in self._gates.values()):
-            self.cap = max(MIN_CAP, CAP_FALL * min(self.cap, sessions))
-        elif sessions >= CAP_FALL * self.cap:
+            self.cap = max(MIN_CAP, CAP_FALL * self.cap if self.cap < sessions / CAP_START else CAP_START * sessions)
+            self._reached_at = now
+        elif is_reached:
             self.cap = 1 + CAP_RISE * self.cap
+            self._reached_at = now
+        elif not is_shed and now - self._reached_at >= LEAVE_SECONDS:
+            self.cap = float("inf")  # nobody was refused lately
 
     # Who may come in
 
@@ -260,10 +265,6 @@ class Admission:
 
     def turns_away(self, protocol: str, address: str) -> bool:
         """Whether a new connection that could bring mail is refused for load."""
-        if self.commits.is_on:
-            return True
-        if self.level == FINE:
-            return False
         sessions = self.sessions()
         if sessions >= self.cap or self.refuses_mail:
             return True
@@ -274,7 +275,7 @@ class Admission:
     @property
     def is_full(self) -> bool:
         """Whether every new connection that could bring mail is refused."""
-        return self.commits.is_on or (self.level > FINE and (self.refuses_mail or self.sessions() >= self.cap))
+        return self.refuses_mail or self.sessions() >= self.cap
 
     @property
     def refuses_mail(self) -> bool:

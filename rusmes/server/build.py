@@ -341,8 +341,6 @@ class House:
             due = time() + SAMPLE_SECONDS
             await asyncio.sleep(SAMPLE_SECONDS)
             admission.sample(time() - due)
-            for listener in self.listeners:
-                await listener.choose(admission.is_crowded)
 
     def _close_sockets(self) -> None:
         for binding in self._bindings:
@@ -407,7 +405,6 @@ class House:
             self.notary.settings = signing
             raise
         del trial
-        proxies_before = bool(self.gate.proxies)
         self.config = config
         self.contexts.update(contexts)
         self.sink.set_levels(config.logging.level, config.logging.levels)
@@ -433,8 +430,6 @@ class House:
         for listener in self.listeners:
             listener.service.apply(config)
             listener.reap_after = longest_silence(config, listener.service.protocol) + REAP_MARGIN_SECONDS
-            if bool(self.gate.proxies) != proxies_before:
-                await listener.restart()
 
 
 def toolbox_of(

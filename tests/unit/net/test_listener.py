@@ -216,28 +216,6 @@ def test_o2_an_overloaded_server_refuses_new_clients_before_any_work(run: Run) -
     run(body)
 
 
-def test_while_load_is_shed_nothing_is_made_for_who_is_refused(run: Run) -> None:
-    async def body() -> None:
-        full = False
-        async with open_house(overloaded=lambda: full) as house:
-            kept, writer = await house.connect()
-            assert await kept.readline() == b"220 hello\r\n"
-            await house.listener.choose(True)
-            full = True
-            for _ in range(20):
-                assert (await house.greeting()).startswith(b"421 4.3.2 overload")
-            assert house.metrics.count(m.CONNECTIONS_REFUSED["overload"]) == 20
-            full = False
-            assert await house.greeting() == b"220 hello\r\n", "those who enter are served as always"
-            writer.write(b"still here\r\n")
-            assert await kept.readline() == b"still here\r\n"
-            await house.listener.choose(False)
-            assert await house.greeting() == b"220 hello\r\n"
-            writer.close()
-
-    run(body)
-
-
 def test_places_are_counted_over_workers(run: Run) -> None:
     """A second worker's connections are in the same table."""
     limits = SharedCounters(2, 1024)

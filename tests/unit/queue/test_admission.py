@@ -96,6 +96,9 @@ def test_levels_end_one_after_the_other(house: House) -> None:
     house.used = 0.0
     assert house.run(6.5) == STRESSED
     assert house.run(6.5) == FINE
+    assert house.admission.turns_away("smtp", "10.0.0.1"), "the cap rises slowly"
+    house.run(30.0)
+    assert house.admission.cap == float("inf")
     assert house.heard == [True, False]
 
 
