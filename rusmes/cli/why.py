@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -186,8 +187,8 @@ def _tell(context: Context, history: History, waiting: list[dict[str, Any]]) -> 
 
 def lines_of(event: Event) -> Iterator[str]:
     """An event for people: a line, and what a server said below it."""
-    kind, moment = str(event["kind"]), str(event.get("time", ""))
-    parts = [moment[:19].replace("T", " "), f"{kind:<9}"]
+    kind = str(event["kind"])
+    parts = [_local(str(event.get("time", ""))), f"{kind:<9}"]
     if kind in _RECEPTIONS:
         parts += list(_reception(event))
     elif "attempt" in event:
@@ -231,7 +232,7 @@ def _attempt(event: Event) -> Iterator[str]:
     if event.get("tls_policy"):
         yield f"({event['tls_policy']})"
     if event.get("next_attempt"):
-        yield f"next {event['next_attempt'][:19].replace('T', ' ')}"
+        yield f"next {_local(event['next_attempt'])}"
 
 
 def _change(event: Event) -> Iterator[str]:
@@ -240,6 +241,14 @@ def _change(event: Event) -> Iterator[str]:
         yield ", ".join(listed[:3]) + (f" and {event.get('recipient_count', 0) - 3} more" if len(listed) > 3 else "")
     known = ("time", "kind", "queue_id", "session_id", "message_id", "recipients", "recipient_count", "code", "status", "text")
     yield " ".join(f"{key}={value}" for key, value in event.items() if key not in known)
+
+
+def _local(text: str) -> str:
+    """A time of the log (UTC) as the clocks of this machine show it."""
+    try:
+        return _clock(datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp())
+    except ValueError:
+        return text
 
 
 def _short(seconds: float) -> str:

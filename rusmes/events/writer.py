@@ -10,6 +10,7 @@ The supervisor has no thread, because it forks: its few lines are written at onc
 
 from __future__ import annotations
 
+import calendar
 import errno
 import fcntl
 import os
@@ -114,7 +115,7 @@ class SegmentWriter:
 
 
 def _moment_of(stamp: str) -> float:
-    return time.mktime(time.strptime(stamp[:15], "%Y%m%dT%H%M%S")) - time.timezone + int(stamp[15:]) / 1000
+    return calendar.timegm(time.strptime(stamp[:15], "%Y%m%dT%H%M%S")) + int(stamp[15:]) / 1000
 
 
 class EventLog:

@@ -35,6 +35,7 @@ def watch_handlers(house: Callable[[], House]) -> Mapping[str, Handler]:
         tallies = []
         windows = {memory.key: memory.window for memory in own.deliverer.feedback.memories()} if limit else {}
         for engine in own.engines:
+            engine.runner.measure()
             rows += engine.runner.overview(limit, set(sites))
             tallies.append(engine.runner.tally.look(engine.runner.clock.now()))
         for row in rows:
