@@ -4,9 +4,9 @@ A TXT record at _mta-sts.DOMAIN says that there is a policy, and by its id when 
 https://mta-sts.DOMAIN/.well-known/mta-sts.txt, whose certificate must be good. A policy that is known holds for its max_age,
 whatever the DNS says meanwhile (§3.1), so it is kept in the ledger, which all workers share and a restart keeps.
 
-Nobody waits for a slow policy host (N7): where a policy is known it is used while a new one is fetched, and the first mail to a
-domain waits a few seconds; then it goes without, until the policy is there. A host that failed is not asked again for five
-minutes. At most 64 KiB are read, in at most a minute, and no redirect is followed.
+Nobody waits for a slow policy host (N7): where a policy is known it is used while DNS and host are asked for a new one, and the
+first mail to a domain waits a few seconds; then it goes without, until the policy is there. A host that failed is not asked
+again for five minutes. At most 64 KiB are read, in at most a minute, and no redirect is followed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import aiohttp
 import msgspec
@@ -31,6 +31,8 @@ from rusmes.errors import PeerError
 from rusmes.log import get_logger
 from rusmes.storage.api import Ledger
 
+P = TypeVar("P", "StsPolicy", "StsPolicy | None")
+
 TABLE: Final = "mta-sts"
 MAX_POLICY_BYTES: Final = 64 * 1024
 """RFC 8461 §3.3 allows a limit; this is its example."""
@@ -38,6 +40,8 @@ FETCH_SECONDS: Final = 60.0
 """RFC 8461 §3.3: a minute is its example."""
 FIRST_WAIT_SECONDS: Final = 5.0
 """How long the first mail to a domain waits for its policy."""
+MAX_WAITING: Final = 16
+"""Domains that are waited for at once. Look-ups of destinations have 64 places: slow policy hosts must not fill them."""
 RETRY_SECONDS: Final = 300.0
 """RFC 8461 §3.3: a host that failed is left alone so long, at least."""
 REFRESH_SECONDS: Final = 86_400.0
@@ -164,6 +168,8 @@ class StsPolicies:
         """What we answered, until when (monotonic) it is used without asking."""
         self._kept: dict[str, StsPolicy] = {}
         """Without a ledger."""
+        self._asking: dict[str, asyncio.Task[StsPolicy | None]] = {}
+        self._waiting = 0
         self._fetching: dict[str, asyncio.Task[StsPolicy | None]] = {}
         self._failures: dict[str, float] = {}
         """When (monotonic) a policy host may be asked again."""
@@ -171,40 +177,50 @@ class StsPolicies:
 
     async def policy(self, domain: str) -> StsPolicy | None:
         """What holds for mail to a domain now; None: nothing is published, or nothing is known yet."""
-        now = self._clock.monotonic()
         known = self._known.get(domain)
-        if known is not None and known[0] > now:
+        if known is not None and known[0] > self._clock.monotonic():
             return known[1]
-        policy = await self._find(domain)
-        self._known.pop(domain, None)
-        while len(self._known) >= MAX_REMEMBERED:
-            del self._known[next(iter(self._known))]
-        # While the first fetch goes on, what it gives is wanted as soon as it is there.
-        self._known[domain] = (now + (1.0 if domain in self._fetching else LOOK_SECONDS), policy)
-        return policy
-
-    async def _find(self, domain: str) -> StsPolicy | None:
         kept = self._load(domain)
+        asking = self._asking.get(domain)
+        if asking is None:
+            asking = self._asking[domain] = asyncio.get_running_loop().create_task(self._find(domain, kept))
+            asking.add_done_callback(lambda _: self._asking.pop(domain, None))
+        if kept is not None:
+            return self._remember(domain, kept)
+        if self._waiting >= MAX_WAITING:
+            return None
+        self._waiting += 1
+        try:
+            done, _ = await asyncio.wait([asking], timeout=FIRST_WAIT_SECONDS)
+        finally:
+            self._waiting -= 1
+        return asking.result() if done else None
+
+    async def _find(self, domain: str, kept: StsPolicy | None) -> StsPolicy | None:
+        """Ask the DNS, and fetch what is new or old."""
         try:
             id = read_record(await self._resolver.txt(f"_mta-sts.{domain}"))
         except NoSuchDomain:
             id = ""
         except DnsError:
-            return kept
-        if kept is not None:
-            now = self._clock.now()
+            return self._remember(domain, kept)
+        now = self._clock.now()
+        if kept is not None and kept.expires > now:
             if now - kept.used > REFRESH_SECONDS / 2:
-                kept = self._store(msgspec.structs.replace(kept, used=now))
-            if id and (id != kept.id or now - kept.fetched > REFRESH_SECONDS):
-                self._begin(domain, id)
-            return kept
-        if not id:
-            return None
-        task = self._begin(domain, id)
-        if task is None:
-            return None
-        done, _ = await asyncio.wait([task], timeout=FIRST_WAIT_SECONDS)
-        return task.result() if done else None
+                kept = self._remember(domain, self._store(msgspec.structs.replace(kept, used=now)))
+            is_new = id != "" and (id != kept.id or now - kept.fetched > REFRESH_SECONDS)
+            fetching = self._begin(domain, id) if is_new else None
+            return (await fetching if fetching is not None else None) or kept
+        fetching = self._begin(domain, id) if id else None
+        return self._remember(domain, await fetching if fetching is not None else None)
+
+    def _remember(self, domain: str, policy: P) -> P:
+        """Our answer for some time."""
+        self._known.pop(domain, None)
+        while len(self._known) >= MAX_REMEMBERED:
+            del self._known[next(iter(self._known))]
+        self._known[domain] = (self._clock.monotonic() + LOOK_SECONDS, policy)
+        return policy
 
     def _begin(self, domain: str, id: str) -> asyncio.Task[StsPolicy | None] | None:
         """Fetch a policy, once at a time; None while its host is left alone."""
@@ -231,8 +247,7 @@ class StsPolicies:
                 self._failed(domain, kind, reason)
             return None
         self._failures.pop(domain, None)
-        self._known.pop(domain, None)
-        return self._store(policy)
+        return self._remember(domain, self._store(policy))
 
     async def refresh(self) -> int:
         """Fetch what is in use and due again; how many were begun. For one worker, now and then."""
@@ -250,7 +265,7 @@ class StsPolicies:
         return begun
 
     async def stop(self) -> None:
-        tasks = list(self._fetching.values())
+        tasks = [*self._asking.values(), *self._fetching.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

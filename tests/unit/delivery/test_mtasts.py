@@ -241,6 +241,56 @@ def test_a_slow_host_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(main())
 
 
+def test_many_slow_hosts_hold_up_nobody() -> None:
+    """N7: beyond a number of them, nobody waits at all."""
+
+    async def main() -> None:
+        world = World()
+        for number in range(200):
+            domain = f"d{number}.org"
+            world.records[f"_mta-sts.{domain}"] = "v=STSv1; id=1;"
+            world.gates[domain] = asyncio.Event()
+        waiting = [asyncio.ensure_future(world.policies.policy(f"d{number}.org")) for number in range(200)]
+        await world.settle()
+        assert sum(not one.done() for one in waiting) == mtasts.MAX_WAITING
+        assert len(world.fetched) == mtasts.MAX_FETCHES
+        for gate in world.gates.values():
+            gate.set()
+        for domain in world.gates:
+            world.texts[domain] = POLICY
+        async with asyncio.timeout(10):
+            while len(world.fetched) < 200:
+                await asyncio.sleep(0)
+        assert all(one.done() for one in waiting)
+        assert await world.policies.policy("d199.org") is not None
+        await world.policies.stop()
+
+    asyncio.run(main())
+
+
+def test_a_dark_name_server_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mtasts, "FIRST_WAIT_SECONDS", 0.05)
+
+    async def main() -> None:
+        world = World()
+        gate = asyncio.Event()
+        ask = world._ask
+
+        async def slowly(name: str, kind: str) -> Records:
+            await gate.wait()
+            return await ask(name, kind)
+
+        world._ask = slowly  # type: ignore[method-assign]
+        world.policies = world.start()
+        assert await world.policies.policy("x.org") is None
+        gate.set()
+        await world.settle()
+        assert await world.policies.policy("x.org") is not None
+        await world.policies.stop()
+
+    asyncio.run(main())
+
+
 def test_a_host_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mtasts, "FETCH_SECONDS", 0.05)
 
