@@ -117,16 +117,18 @@ def test_the_queue_of_a_running_and_of_a_stopped_server(server: RunningServer) -
         entries = rusmes(server, "queue", "list")["entries"]
         return {r["address"].rpartition("@")[2]: r["status"] for entry in entries for r in entry["recipients"]}
 
-    server.wait_until(lambda: list(statuses().values()) == ["deferred"] * 3, "deferred")
+    # The smart host is left alone after the first refusal; the others wait for their turn.
+    server.wait_until(lambda: "deferred" in statuses().values() and len(statuses()) == 3, "queued, and one deferred")
     assert rusmes(server, "queue", "hold", "--domain", "one.invalid")["count"] == 1
     server.wait_until(lambda: statuses()["one.invalid"] == "held", "held")
-    assert rusmes(server, "queue", "retry", "--domain", "two.invalid")["count"] == 1
 
-    def attempts() -> int:
-        (entry,) = rusmes(server, "queue", "list", "--domain", "two.invalid")["entries"]
+    def attempts(name: str) -> int:
+        (entry,) = rusmes(server, "queue", "list", "--domain", name)["entries"]
         return int(entry["recipients"][0]["attempts"])
 
-    server.wait_until(lambda: attempts() == 2, "tried again")
+    before = attempts("two.invalid")
+    assert rusmes(server, "queue", "retry", "--domain", "two.invalid")["count"] == 1
+    server.wait_until(lambda: attempts("two.invalid") > before, "tried again")
     assert rusmes(server, "queue", "delete", "--domain", "three.invalid", "--yes")["count"] == 1
     assert rusmes(server, "status")["queue_entries"] == 2
     stop(server)
@@ -137,7 +139,9 @@ def test_the_queue_of_a_running_and_of_a_stopped_server(server: RunningServer) -
     assert rusmes(server, "queue", "delete", "--domain", "two.invalid", "--yes")["count"] == 1
     assert statuses() == {"one.invalid": "queued"}
     server.start()
-    server.wait_until(lambda: statuses() == {"one.invalid": "deferred"}, "tried after the start")
+    before = attempts("one.invalid")
+    rusmes(server, "queue", "retry", "--domain", "one.invalid")
+    server.wait_until(lambda: attempts("one.invalid") > before, "tried after the start")
 
 
 def test_the_store_is_verified_beside_the_server_and_compacted_without_it(server: RunningServer) -> None:
