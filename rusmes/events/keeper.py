@@ -103,6 +103,24 @@ def seal(segment: Segment, *, compress: bool, pause: Callable[[], object] = lamb
         _remove(segment.path(suffix))
 
 
+def restore(segment: Segment) -> None:
+    """Unpack a file whose index is gone, as far as it can be. Raises OSError."""
+    with open(segment.path(SEALED), "rb") as source, open(segment.path(LINES) + ".part", "wb") as target:
+        os.fchmod(target.fileno(), 0o640)
+        data = source.read(READ_BYTES)
+        try:
+            while data:
+                member = zlib.decompressobj(31)
+                while data and not member.eof:
+                    target.write(member.decompress(data))
+                    data = member.unused_data if member.eof else source.read(READ_BYTES)
+                data = data or source.read(READ_BYTES)
+        except zlib.error as error:
+            _log.warn("a file of events is damaged", file=segment.name, reason=str(error))
+    os.utime(segment.path(LINES) + ".part", (segment.changed, segment.changed))
+    os.rename(segment.path(LINES) + ".part", segment.path(LINES))
+
+
 def _completed(entries: bytes, reader: SegmentReader) -> bytes:
     """With the entries of lines that were written when their writer died."""
     last = int.from_bytes(entries[-4:], "big") if entries else -1
@@ -158,18 +176,30 @@ class Keeper:
         self._on_removed = on_removed
 
     def tend(self, now: float, pause: Callable[[], object] = lambda: None) -> None:
-        """Seal what is complete, oldest first; then remove. Raises OSError."""
+        """Seal what is complete, oldest first; then remove. Raises OSError: of the first file with which it did not work, when
+        all others are done."""
+        failure: OSError | None = None
         for segment in segments_of(self._directory):
-            if not segment.is_indexed and is_complete(segment, now):
-                if segment.has_lines and not os.path.getsize(segment.path(LINES)):
-                    self._discard(segment)  # its writer died before it wrote anything
-                else:
-                    seal(segment, compress=self._settings.compress, pause=pause)
-            elif segment.is_indexed and (segment.has_keys or (segment.is_packed and segment.has_lines)):
-                for suffix in (LINES, KEYS) if segment.is_packed else (KEYS,):  # it died between the index and this
-                    _remove(segment.path(suffix))
+            try:
+                self._care_for(segment, now, pause)
+            except OSError as error:
+                failure = failure or error
         self.retain(now)
         self._sweep(now)
+        if failure is not None:
+            raise failure
+
+    def _care_for(self, segment: Segment, now: float, pause: Callable[[], object]) -> None:
+        if not segment.is_indexed and is_complete(segment, now):
+            if not segment.has_lines:
+                restore(segment)
+            if os.path.getsize(segment.path(LINES)):
+                seal(segment, compress=self._settings.compress, pause=pause)
+            else:
+                self._discard(segment)  # its writer died before it wrote anything
+        elif segment.is_indexed and (segment.has_keys or (segment.is_packed and segment.has_lines)):
+            for suffix in (LINES, KEYS) if segment.is_packed else (KEYS,):  # it died between the index and this
+                _remove(segment.path(suffix))
 
     def retain(self, now: float) -> int:
         """Remove the oldest files that are too old or too much, but never one that is being written; how many."""

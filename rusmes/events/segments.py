@@ -126,7 +126,7 @@ def decoded(line: bytes) -> Event | None:
     """The event of a line; None when it is none (a power loss can leave anything)."""
     try:
         event = _decode(line)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     return event if isinstance(event, dict) and "kind" in event else None
 

@@ -34,6 +34,7 @@ TEND_SECONDS: Final = 5.0
 MEASURE_SECONDS: Final = 5.0
 STOP_SECONDS: Final = 3.0
 """How long the supervisor waits for its end; what is under way then is offered again after the next start."""
+COMPLAINT_SECONDS: Final = 300.0
 MIN_LIFE_SECONDS: Final = 10.0
 MAX_BACKOFF_SECONDS: Final = 30.0
 NICENESS: Final = 5
@@ -103,11 +104,14 @@ class Courier:
 
     async def _tend(self) -> None:
         keeper = Keeper(self._directory, self._config.events, on_removed=self._removed)
+        next_complaint = 0.0
         while True:
             try:
                 await asyncio.to_thread(keeper.tend, time.time(), self._pause)
             except OSError as error:
-                _log.error("the event log cannot be kept", reason=str(error))
+                if time.monotonic() >= next_complaint:
+                    next_complaint = time.monotonic() + COMPLAINT_SECONDS
+                    _log.error("the event log cannot be kept", reason=str(error))
             except _Stopped:
                 return
             self._sink.flush()

@@ -244,3 +244,32 @@ def test_keys_are_found_wherever_they_are_in_an_index(tmp_path: Path) -> None:
     keys = [queue_key(entry.id) for _, entry in made]
     assert all(len(index.offsets(key)) == 3 for key in keys)
     index.close()
+
+
+def test_an_index_that_is_gone_is_made_again(tmp_path: Path) -> None:
+    made = write_some(str(tmp_path), 400)
+    seal_all(str(tmp_path))
+    (segment,) = segments_of(str(tmp_path))
+    os.unlink(segment.path(".idx"))
+    id = id_text(made[123][1].id)
+    assert kinds(str(tmp_path), id) == []
+    seal_all(str(tmp_path))
+    assert kinds(str(tmp_path), id) == ["received", "deferred", "delivered"]
+    assert {name.partition(".0")[2] for name in os.listdir(tmp_path)} == {".idx", ".jsonl.gz"}
+
+
+def test_one_file_that_cannot_be_sealed_holds_up_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_some(str(tmp_path), 10)
+    made = write_some(str(tmp_path), 10, name="1")
+    real = keeper.seal
+
+    def failing(segment: Any, **options: Any) -> None:
+        if segment.writer == "0":
+            raise OSError("a bad sector")
+        real(segment, **options)
+
+    monkeypatch.setattr(keeper, "seal", failing)
+    with pytest.raises(OSError, match="a bad sector"):
+        seal_all(str(tmp_path))
+    assert [segment.writer for segment in segments_of(str(tmp_path)) if segment.is_indexed] == ["1"]
+    assert kinds(str(tmp_path), id_text(made[0][1].id)) == ["received", "deferred", "delivered"]
