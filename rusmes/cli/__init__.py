@@ -10,7 +10,9 @@ running server.
 
 Map: `entry` the root command and the last line of defence; `context` what commands share; `output` tables and JSON; `control`
 the control socket; `stores` opening a stopped server's stores; `accounts` user and mailbox; `domains` domain and alias; `edit`
-changes to the configuration file that keep its comments; `queue`; `store`; `status`; `check` check-config; `setup` init;
+changes to the configuration file that keep its comments; `queue` looking at it, `queue_steering` changing it, `queue_filters`
+selectors, `queue_lines` how it looks; `sendmail` (with `message_text` and `sysexits`) and `postqueue` for programs that know
+Postfix; `importing` and `postfix_maps` its maps; `store`; `status`; `check` check-config; `setup` init;
 `installation` what init makes; `keys` and `dkim` signing keys; `dns_records` what to publish; `quickstart` the server of
 `make run`.
 """

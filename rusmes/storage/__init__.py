@@ -11,5 +11,6 @@ the rows).
 Map: `api` is the contract; `memory`, `memory_queue` and `memory_blobs` the specification in code. `commit` is the commit
 thread, which gives operations a transaction (`_core.batch`); `spool` takes bodies as they arrive, `writeback` and `space` look
 after the disk, `description` computes what is kept of a message, `changes` tells listeners, `names` and `flags` say what
-mailboxes and keywords may be called. `lmdb` is the backend.
+mailboxes and keywords may be called. `ledger` keeps small records of all processes, `maildrop` what local programs left. `lmdb`
+is the backend.
 """

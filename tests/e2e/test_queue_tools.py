@@ -145,6 +145,8 @@ def test_the_api_with_a_token(server: RunningServer) -> None:
     ]:
         assert api(server, "POST", path, body)[0] == 400
     assert api(server, "POST", "/queue/reroute", {"all": True, "route": "nowhere"})[0] == 400
+    found = json.loads(api(server, "POST", "/queue/list", {"filter": {"reply": "^(?!no such thing)"}})[1])
+    assert len(found["entries"]) == 3, "a pattern is bounded in time inside a worker too"
     assert len(entries(server)) == 3
     assert json.loads(api(server, "POST", "/queue/delete", {"filter": {"domain": "one.invalid"}})[1])["count"] == 1
     assert json.loads(api(server, "GET", "/queue/audit")[1])["deeds"][0]["by"] == "token from 127.0.0.1"
