@@ -702,6 +702,7 @@ class Runner:
                 else:
                     if any(state.attempts for state in entry.states):
                         due = self.schedule.plausible_due(due, now)
+                    # What was read may be old by now, so nothing is begun with it.
                     self._wait(id, self._look_at(entry, due))
             if count % RECOVERY_BATCH == 0:
                 await asyncio.sleep(0)

@@ -13,7 +13,7 @@ def id_of(number: int) -> bytes:
 
 def test_taken_in_the_order_of_time_whatever_was_changed_meanwhile() -> None:
     shuffle = random.Random(7)
-    waiting, due = Waiting(), {}
+    waiting, due = Waiting(), dict[int, float]()
     for _ in range(20_000):
         number, action = shuffle.randrange(500), shuffle.random()
         if action < 0.3:
