@@ -157,7 +157,8 @@ class StoreControl:
                     if (edit := _edit_of(entry, operation, selection)) is not None:
                         _count(result, order, entry, edit)
             return result
-        cursor = _Cursor(self._store, order.which)
+        # What comes meanwhile is not meant, least of all the notices that a bounce writes.
+        cursor = _Cursor(self._store, order.which, until=self._ids.next_id())
         while not cursor.is_at_end:
             async with self._hands:
                 batch = await self._gather(cursor, operation, selection, result)
@@ -293,13 +294,14 @@ class StoreControl:
 class _Cursor:
     """Reads the queue in pages, or the entries that are named."""
 
-    def __init__(self, store: QueueStore, which: QueueFilter, after: bytes = b"") -> None:
-        """Raises NotAllowed."""
+    def __init__(self, store: QueueStore, which: QueueFilter, after: bytes = b"", until: bytes = b"") -> None:
+        """Those behind the id `after`, up to `until` (b"" = to the end). Raises NotAllowed."""
         if len(which.ids) > MAX_IDS:
             raise NotAllowed(f"{len(which.ids)} ids are too many at once", f"at most {MAX_IDS}")
         self._store = store
         self._ids = sorted(id for id in map(_id, which.ids) if id > after) if which.ids else None
         self._after = self._before = after
+        self._until = until
         self.is_at_end = False
 
     async def next(self) -> Sequence[QueueEntry]:
@@ -316,6 +318,9 @@ class _Cursor:
         if self._ids is None:
             page = self._store.page(self._after, PAGE)
             self.is_at_end = len(page) < PAGE
+            if self._until and page and page[-1].item.id > self._until:
+                page = [entry for entry in page if entry.item.id <= self._until]
+                self.is_at_end = True
             if page:
                 self._after = page[-1].item.id
             return page

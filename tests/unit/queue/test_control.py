@@ -525,3 +525,17 @@ def test_a_retry_has_a_site_tried_that_is_left_alone() -> None:
         assert not b.entries
 
     run(test)
+
+
+@pytest.mark.parametrize("operation", ["bounce", "expire"])
+def test_the_notices_of_an_operation_are_not_what_it_is_about(operation: str) -> None:
+    async def test(b: Bench, control: StoreControl) -> None:
+        await deferred(b, 250)  # more than a transaction of notices
+        b.deliveries.answer = delayed
+        done = await order(control, operation, ALL)
+        assert (done.entries, done.notices) == (250, 250)
+        await b.settle()
+        assert sorted(str(entry.item.recipients[0].address) for entry in b.entries) == sorted(f"s{i}@y.org" for i in range(250))
+        assert all(entry.item.sender is None for entry in b.entries)
+
+    run(test)
