@@ -211,10 +211,13 @@ class Listener:
 
     async def _listen(self, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()
+        self._outbox = self._outbox or Outbox(loop)
         if sock.family == socket.AF_UNIX:
             # Its path belongs to the supervisor and to the other workers too, so it stays when we stop.
             self._servers[sock] = await loop.create_unix_server(
-                lambda: Connection(self._made, loop=loop, handshakes=self._handshakes), sock=sock.dup(), backlog=BACKLOG
+                lambda: Connection(self._made, loop=loop, handshakes=self._handshakes, outbox=self._outbox),
+                sock=sock.dup(),
+                backlog=BACKLOG,
             )
             return
         sock.setblocking(False)

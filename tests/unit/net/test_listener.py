@@ -13,6 +13,7 @@ import sys
 import textwrap
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -545,3 +546,29 @@ def test_o20_no_descriptors_left_and_no_spinning() -> None:
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20, check=False)
     assert result.stdout == "done\n", result.stderr
+
+
+@pytest.mark.parametrize("is_unix", [False, True])
+def test_connections_of_a_listener_share_an_outbox(run: Run, is_unix: bool, tmp_path: Path) -> None:
+    """Their answers of one turn are written together."""
+
+    async def body() -> None:
+        async with open_house() as house:
+            listener = house.listener
+            if is_unix:
+                listener.stop_accepting()
+                sock = socket.socket(socket.AF_UNIX)
+                sock.bind(str(tmp_path / "socket"))
+                await listener.cover(sock)
+            for _ in range(2):
+                if is_unix:
+                    reader, writer = await asyncio.open_unix_connection(str(tmp_path / "socket"))
+                    house.writers.append(writer)
+                    assert await reader.readline() == b"220 hello\r\n"
+                else:
+                    assert await house.greeting() == b"220 hello\r\n"
+            outboxes = [connection._outbox for connection in listener._connections()]
+            assert len(outboxes) == 2
+            assert outboxes[0] is outboxes[1] is not None
+
+    run(body)
