@@ -391,3 +391,37 @@ def test_the_operator_sees_what_decides(authority: Authority) -> None:
             await out.stop()
 
     asyncio.run(main())
+
+
+def test_a_server_that_chokes_on_a_session_is_tried_without_it(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no reason to speak in the clear (T13)."""
+    from rusmes.net.connection import Connection, TlsFailed
+
+    calls = 0
+    start = Connection.start_tls
+
+    async def start_tls(self: Connection, *arguments: Any, **named: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise TlsFailed("TLS handshake failed", "DECRYPT_ERROR")
+        await start(self, *arguments, **named)
+
+    monkeypatch.setattr(Connection, "start_tls", start_tls)
+    sink = Sink(tls=authority.context)
+
+    async def main() -> None:
+        async with NameServer() as names, sink:
+            names.records = {("x.org.", "MX"): [f"10 {HOST}."], (f"{HOST}.", "A"): ["127.0.0.1"]}
+            clock = SystemClock()
+            config = mx_config(sink.port, names, messages_per_connection=1)
+            out = RemoteDeliverer(config, Resolver(clock, [names.address]), Metrics(), clock, None, HOSTNAME)
+            for _ in range(2):
+                queued = item("a@x.org")
+                (report,) = await out.deliver(queued, queued.recipients, "mx:x.org")
+                assert report.action == "delivered"
+            await out.stop()
+
+    asyncio.run(main())
+    assert calls == 3
+    assert [message.tls for message in sink.messages] == [True, True]
