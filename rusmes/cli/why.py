@@ -216,6 +216,8 @@ def _reception(event: Event) -> Iterator[str]:
     yield f"size {event.get('size', 0)}"
     if event.get("queue_ids"):
         yield f"queue {' '.join(event['queue_ids'])}"
+    if event.get("stored"):
+        yield f"stored in {event['stored']} mailbox{'es' if event['stored'] > 1 else ''}"
     if event.get("reason"):
         yield f": {event['reason']}"
 

@@ -32,9 +32,16 @@ class Events(Protocol):
     """Where events go."""
 
     def received(
-        self, kind: str, mail: Mail, recipients: Sequence[Recipient], rows: Sequence[Queued], reason: str = ""
+        self,
+        kind: str,
+        mail: Mail,
+        recipients: Sequence[Recipient],
+        rows: Sequence[Queued],
+        reason: str = "",
+        stored: int = 0,
     ) -> None:
-        """A mail's reception has ended. `recipients` are those of its envelope, `rows` what is in the queue for it."""
+        """A mail's reception has ended. `recipients` are those of its envelope, `rows` what is in the queue for it, `stored`
+        how many mailboxes had it put into them at once."""
 
     def attempted(
         self, item: Queued, report: Report, status: str, attempts: int, due: float, now: float
@@ -54,7 +61,13 @@ class NullEvents:
     """Hears nothing."""
 
     def received(
-        self, kind: str, mail: Mail, recipients: Sequence[Recipient], rows: Sequence[Queued], reason: str = ""
+        self,
+        kind: str,
+        mail: Mail,
+        recipients: Sequence[Recipient],
+        rows: Sequence[Queued],
+        reason: str = "",
+        stored: int = 0,
     ) -> None:
         return
 

@@ -59,7 +59,8 @@ _RECEPTION: Final = Template(
     ("id", "q", "q"), ("queue_ids", "Q", "q"), ("session_id", "s", ""), ("message_id", "s", "m"), ("sender", "a", ""),
     ("recipients", "A", "r"), ("recipient_count", "i", ""), ("size", "i", ""), ("listener", "s", ""), ("protocol", "s", ""),
     ("client", "s", ""), ("client_name", "s", ""), ("helo", "s", ""), ("tls", "s", ""), ("user", "s", ""),
-    ("tenant", "s", ""), ("campaign", "s", ""), ("envid", "s", ""), ("queued", "i", ""), ("reason", "s", ""),
+    ("tenant", "s", ""), ("campaign", "s", ""), ("envid", "s", ""), ("queued", "i", ""), ("stored", "i", ""),
+    ("reason", "s", ""),
 )  # fmt: skip
 _CHANGE: Final = Template(
     ("queue_id", "q", "q"), ("session_id", "s", ""), ("message_id", "s", "m"), ("recipients", "A", "r"),
@@ -197,7 +198,13 @@ class EventLog:
     # What there is to say
 
     def received(
-        self, kind: str, mail: Mail, recipients: Sequence[Recipient], rows: Sequence[Queued], reason: str = ""
+        self,
+        kind: str,
+        mail: Mail,
+        recipients: Sequence[Recipient],
+        rows: Sequence[Queued],
+        reason: str = "",
+        stored: int = 0,
     ) -> None:
         try:
             origin = mail.origin
@@ -222,6 +229,7 @@ class EventLog:
                 campaign_of(first) if first is not None else "",
                 mail.envid,
                 len(rows),
+                stored,
                 reason,
             )
             self._add(kind, self._clock.now(), _RECEPTION, values)

@@ -343,7 +343,9 @@ class QueueIntake:
             fields["reason"] = plan.dropped[0][1]
         log_message("queue", event, fields)
         reason = fields.get("reply") or fields.get("reason") or ""
-        self._events.received(_RECEPTIONS[event], mail, envelope, rows, str(reason))
+        # What is in the queue for mailboxes is attempted, and told of, like the rest of it.
+        stored = max(len(plan.appends) - len(refused), 0) if event == "message accepted" and not rows else 0
+        self._events.received(_RECEPTIONS[event], mail, envelope, rows, str(reason), stored)
         for row in rows:
             if row.action == "hold":
                 self._events.changed("held", row, reason=row.reason, by="pipeline")

@@ -46,6 +46,12 @@ class SuppressionFeed:
         self._events.changed(kind, item, recipients, **facts)
 
     def received(
-        self, kind: str, mail: Mail, recipients: Sequence[Recipient], rows: Sequence[Queued], reason: str = ""
+        self,
+        kind: str,
+        mail: Mail,
+        recipients: Sequence[Recipient],
+        rows: Sequence[Queued],
+        reason: str = "",
+        stored: int = 0,
     ) -> None:
-        self._events.received(kind, mail, recipients, rows, reason)
+        self._events.received(kind, mail, recipients, rows, reason, stored)

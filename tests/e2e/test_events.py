@@ -170,7 +170,8 @@ def test_a_place_of_its_own_and_an_end_with_the_supervisor(tmp_path: Path) -> No
         server.signal(signal.SIGKILL)
         server.wait()
         server.wait_until(lambda: server.orphans() == [], "ended")
-        assert kinds_of(server, message_id) == ["received"]
+        (event,) = why(server, message_id)["events"]
+        assert (event["kind"], event["stored"], event.get("queued", 0)) == ("received", 1, 0)
         assert list((tmp_path / "log" / "of" / "events").glob("*.jsonl"))
 
 
