@@ -13,7 +13,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from rusmes.dkim.keys import RSA_BITS, load_key, new_key, pem_of
+from rusmes.dkim.keys import RSA_BITS, KeyUnusable, load_key, new_key, pem_of
 from rusmes.errors import RusmesError
 
 KINDS: Final = ("rsa", "ed25519")
@@ -101,5 +101,8 @@ def keys_in(directory: str, domain: str = "") -> list[DkimKey]:
 def read_dkim_key(path: Path, domain: str, suffix: str = IN_USE) -> DkimKey:
     """Raises KeyUnusable, OSError."""
     selector = path.name.removeprefix(f"{domain}.").removesuffix(suffix)
-    key = load_key(path.read_bytes(), domain, selector)
+    try:
+        key = load_key(path.read_bytes(), domain, selector)
+    except KeyUnusable as error:
+        raise KeyUnusable(f"{path}: {error.public}", error.detail) from None
     return DkimKey(selector, str(path), key.record, domain, key.algorithm, key.bits, STATES[suffix])

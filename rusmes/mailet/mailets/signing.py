@@ -182,7 +182,7 @@ class ARCSeal:
             keys = await notary.keys(places)
             # Many who verify know RSA only.
             key = next((key for key in keys if key.algorithm == RSA), keys[0])
-            validation, results = await self._examine(mail, header, chain, notary)
+            validation, results = await self._examine(mail, chain, notary)
             if validation == "temperror":
                 self._inc(ARC_SEALS["skipped"])
                 return CONTINUE
@@ -204,15 +204,21 @@ class ARCSeal:
         self._inc(ARC_SEALS[validation])
         return CONTINUE
 
-    async def _examine(self, mail: Mail, header: bytes, chain: arc.Chain, notary: Notary) -> tuple[str, str]:
-        """The state of the chain, and the results that are sealed."""
+    async def _examine(self, mail: Mail, sent: arc.Chain, notary: Notary) -> tuple[str, str]:
+        """The state of the chain, and the results that are sealed: of the message as it came, whatever steps have done to it.
+
+        A chain of which a step has taken out a part is broken.
+        """
         own = self._own_results(mail)
+        content = mail.content
+        header = content.header_block()
+        chain = arc.read_chain(header)
         found = signatures_of(header) if own is None else None
         signatures = found.signatures if found is not None else ()
         wanted = dict.fromkeys([*chain.record_names, *(signature.record_name for signature in signatures)])
         records = await self._records(list(wanted))
         keys = {signature.body_key for signature in signatures} | ({chain.body_key} if chain.sets else set())
-        bodies = await notary.submit(lambda: hash_bodies(body_of(mail, notary.settings.long_lines), keys)) if keys else {}
+        bodies = await notary.submit(lambda: hash_bodies(content.chunks(content.header_bytes), keys)) if keys else {}
         now = self._clock.now()
 
         def check() -> tuple[str, list[Verdict]]:
@@ -221,6 +227,8 @@ class ARCSeal:
             return chain.verify(records, header, body, now=now)[0], verdicts
 
         validation, verdicts = await notary.submit(check)
+        if sent != chain:
+            validation = "fail" if sent.highest else "none"
         if own is None:
             malformed = found.malformed if found is not None else ()
             own = results_text(self._hostname, validation, mail.origin.client_address, [*malformed, *verdicts])

@@ -413,6 +413,33 @@ def test_what_the_signatures_are_worth_is_sealed(office: Office) -> None:
     assert arc_verdict(message, office.zone) == b"pass"
 
 
+def test_what_is_examined_is_the_message_as_it_came(office: Office) -> None:
+    """A step that marks the subject breaks the author's signature for others; here it was good, and the seal says so."""
+    office.key("here.org", "s", RSA_KEY)
+    office.zone["k._domainkey.there.org"] = public_record(OTHER_RSA_KEY).encode()
+    body = BODY.replace(b"hello", b"w" * 1200)
+    line = dkim.sign(body, b"k", b"there.org", pem_of(OTHER_RSA_KEY), include_headers=[b"from", b"subject"])
+    steps = [("All", "AddHeader", {"name": "Subject", "value": "[list] one", "replace": True}), *SEAL]
+    (message,) = office.sent(forwarded(office, line + body), steps)
+    assert b"dkim=pass header.d=there.org" in message
+    wire = BodyEncoder(dots=False).whole(message)
+    assert not dkim.verify(wire, dnsfunc=office.zone)
+    assert arc_verdict(wire, office.zone) == b"pass"
+    (message,) = office.sent(forwarded(office, message), SEAL)
+    assert b"cv=pass" in message
+
+
+def test_a_chain_of_which_a_step_has_taken_a_part(office: Office) -> None:
+    office.key("here.org", "s", RSA_KEY)
+    (message,) = office.sent(forwarded(office), SEAL)
+    (some,) = office.sent(forwarded(office, message), [("All", "RemoveHeader", {"names": "ARC-Seal"}), *SEAL])
+    assert b"cv=fail" in some
+    names = {"names": "ARC-Seal, ARC-Message-Signature, ARC-Authentication-Results"}
+    (none,) = office.sent(forwarded(office, message), [("All", "RemoveHeader", names), *SEAL])
+    assert arc_verdict(none, office.zone) == b"pass"
+    assert none.count(b"ARC-Seal: i=1;") == 1
+
+
 def test_results_of_a_step_before_are_sealed_as_they_are(office: Office) -> None:
     office.key("here.org", "s", RSA_KEY)
     mail = forwarded(office)
