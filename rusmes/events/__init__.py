@@ -5,4 +5,12 @@ not the server's log (`rusmes.log`, which tells an operator how the server is), 
 is lost loses no mail.
 
     api       the contract the other engines see: what there is to say, and a log that hears nothing
+    segments  files: names, indexes, reading by offset
+    writer    lines made on the way of a mail, written by a thread
+    keeper    complete files packed and indexed, old ones removed
+    history   everything about a message or a recipient
+    tail      reading on, for consumers
+    shipping  a task for each consumer; `consumer` is what one has to do
+    webhook   a consumer: POST, signed
+    copies    a consumer: a file of JSON or CSV
 """
