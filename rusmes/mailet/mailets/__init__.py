@@ -7,8 +7,8 @@ RFCs: 5321 (§3.9 aliases, §4.4 trace, §4.5.1 postmaster, §6.1 notices), 3461
 (sub-addressing).
 
 Map: `ends` where mail goes: mailboxes, other servers, refusal, queue; `rewrite` recipients: aliases, postmaster, forwards,
-copies; `marks` headers, attributes, log, counters; `returning` return paths, forwarded senders, reports; `signing` DKIM, ARC; `tenants` for whom
-a mail is sent.
+copies; `marks` headers, attributes, log, counters; `returning` return paths, forwarded senders, reports; `signing` DKIM, ARC;
+`tenants` for whom a mail is sent.
 """
 
 from __future__ import annotations
