@@ -147,7 +147,7 @@ def cost(item: Queued) -> int:
     """Bytes that an item holds in memory, roughly."""
     rendering = item.rendering
     content = rendering.content
-    return 1000 + 200 * len(item.recipients) + len(rendering.prefix) + (0 if content.path else content.size)
+    return 1600 + 300 * len(item.recipients) + len(rendering.prefix) + (0 if content.path else content.size)
 
 
 def next_due(entry: QueueEntry) -> float | None:

@@ -23,6 +23,7 @@ MAX_SPARES: Final = 5
 """A mail that was offered so often without a word about it counts as attempted: perhaps it is its fault."""
 OVERDUE_SECONDS: Final = 60.0
 """How often mail in memory is looked through."""
+LOOK_AT_ONCE: Final = 500
 
 _log = get_logger("queue")
 
@@ -67,6 +68,15 @@ class Patience:
         warning = schedule.warning_at(active.created)
         return max(expires if active.is_noticed else min(warning, expires), now + OVERDUE_SECONDS)
 
+    def is_told_by_id(self, active: Active) -> bool:
+        """Whether the id of an entry says when its patience ends: nothing was told yet, and it is as old as its id."""
+        return not active.is_noticed and abs(_time_of(active.id) - active.created) < OVERDUE_SECONDS
+
+    def is_late(self, id: bytes) -> bool:
+        """Whether the patience of such an entry is over."""
+        schedule, created = self._engine.schedule, _time_of(id)
+        return self._engine.clock.now() >= min(schedule.warning_at(created), schedule.expires_at(created))
+
     async def spare(self, job: Job, busy: Busy) -> None:
         """A job was not carried out. If its patience is over it ends here."""
         if not busy.reason:
@@ -82,12 +92,19 @@ class Patience:
         self.tasks.add(task)
         task.add_done_callback(lambda task: self._told(task, job.active))
 
-    def tell_overdue(self) -> None:
-        """Look through what is in memory."""
-        for site, job in self._sites.overdue(lambda job: self.is_over(job.active)):
-            again = Job(job.active, job.indexes, job.destination)
-            job.withdraw()
-            self.tell_later(again, site.stop)
+    async def tell_overdue(self) -> None:
+        """Look through what is in memory, with a turn for everybody else after some hundred jobs."""
+        looked = 0
+        for site, jobs in self._sites.waiting_jobs():
+            for job in jobs:
+                if not job.is_void and self.is_over(job.active):
+                    again = Job(job.active, job.indexes, job.destination)
+                    job.withdraw()
+                    self.tell_later(again, site.stop)
+            looked += len(jobs)
+            if looked > LOOK_AT_ONCE:
+                looked = 0
+                await asyncio.sleep(0)
 
     async def _tell(self, job: Job, busy: Busy | None) -> None:
         active, engine = job.active, self._engine
@@ -113,3 +130,8 @@ class Patience:
         self._engine.rest(active)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a mail that waits cannot be told of", queue_id=id_text(active.id), error=repr(error))
+
+
+def _time_of(id: bytes) -> float:
+    """When an id was given: its first six bytes are milliseconds since the epoch."""
+    return int.from_bytes(id[:6], "big") / 1000

@@ -3,8 +3,8 @@ five places of an entry and the moves between them are one invariant.)
 
 An entry is in one of five places, and only there:
   waiting   in `_waiting`: something is to be done at a known time. 240 bytes, whatever the mail's size. A *parked* entry has
-            a place in the queue of a site besides, which takes it from there when its turn comes; its time is that at which
-            its sender has to hear of it.
+            a place in the queue of a site besides, which takes it from there when its turn comes; 150 bytes, for mostly it has
+            no time: when its sender has to hear of it is known from its id.
   held      in `_held`: waits for an operator.
   active    in `_active`: jobs for its recipients wait for their sites, or are under way, or their outcomes wait for the commit.
   taken     in `_taken`: an operator changes it (`withdraw` to `put_back`).
@@ -84,6 +84,8 @@ GAUGE_SECONDS: Final = 10.0
 MAX_SLEEP_SECONDS: Final = 3600.0
 SOON_SECONDS: Final = 0.5
 """Recipients due this close together are tried together."""
+MAX_OVERDUE: Final = 20_000
+"""Parked entries that are told of at a time."""
 REFILL: Final = 50
 """Parked entries of a flow that are read before another flow has its turn."""
 
@@ -388,9 +390,10 @@ class Runner:
         self.rest(active)
 
     def _wait_parked(self, active: Active, site: Site, flow: Flow) -> None:
-        # What an operator holds back waits for him.
+        # What an operator holds back waits for him; of the others those at the front are looked at from time to time.
         is_suspended = site.is_suspended or bool(flow.blocked_until)
-        self._wait(active.id, FOREVER if is_suspended else self._patience.ends_at(active))
+        has_time = not is_suspended and not self._patience.is_told_by_id(active)
+        self._wait(active.id, self._patience.ends_at(active) if has_time else FOREVER)
         self._sites.parked(site, flow, active.id)
 
     async def _feed(self) -> None:
@@ -406,6 +409,16 @@ class Runner:
                     room -= 1
                     await self._begin_stored(id, was_parked=True)
             self._sites.fed(site, flow)
+
+    async def _begin_overdue(self) -> None:
+        """Parked entries whose senders have to hear of them; the oldest are in front."""
+        left = MAX_OVERDUE
+        for flow in self._sites.parked_flows():
+            while left and flow.parked and self._patience.is_late(flow.parked[0]):
+                id = flow.parked.popleft()
+                if self._waiting.discard(id):
+                    left -= 1
+                    await self._begin_stored(id)
 
     def objection(self, site: Site) -> Busy | None:
         """Why nothing of a site is to be started."""
@@ -717,7 +730,8 @@ class Runner:
             self.measure()
             if loop.time() - looked >= OVERDUE_SECONDS:
                 looked = loop.time()
-                self._patience.tell_overdue()
+                await self._patience.tell_overdue()
+                await self._begin_overdue()
             await asyncio.sleep(GAUGE_SECONDS)
 
     def measure(self) -> None:

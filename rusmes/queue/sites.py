@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Final, Protocol
 
@@ -214,10 +214,12 @@ class Sites:
             self._hire(site)
         elif site.growth is None:
             self._grow_later(site)
+        if site.stop is not None or (site.pause is not None and self._paused > MANY_PAUSED):
+            return False
         if waiting <= CROWDED:
-            return site.stop is None
+            return True
         pace = site.pace if site.pace < 1e9 else UNKNOWN_PACE
-        return site.stop is None and waiting <= FULL_JOBS and waiting * pace <= FULL_SECONDS * max(workers, 1)
+        return waiting <= FULL_JOBS and waiting * pace <= FULL_SECONDS * max(workers, 1)
 
     def _must_park(self, site: Site, flow: Flow, job: Job) -> bool:
         if flow.parked and not job.active.was_parked:
@@ -490,14 +492,21 @@ class Sites:
             site.stop = None
             self._resume(site)
 
-    def overdue(self, must_tell: Callable[[Job], bool]) -> list[tuple[Site, Job]]:
-        """Jobs that have waited in memory for so long that their senders have to hear of it; they are taken out."""
-        found = []
-        for site in self._sites.values():
-            for flow in site.queue.flows():
-                if not flow.blocked_until and not site.is_suspended:
-                    found += [(site, job) for job in flow.ready if not job.is_void and must_tell(job)]
-        return found
+    def parked_flows(self) -> list[Flow]:
+        """Flows with parked entries that nobody holds back."""
+        return [
+            flow
+            for site in self._sites.values()
+            if not site.is_suspended
+            for flow in site.queue.flows()
+            if flow.parked and not flow.blocked_until
+        ]
+
+    def waiting_jobs(self) -> Iterator[tuple[Site, list[Job]]]:
+        """What is in memory and waits for its turn, site by site, without what an operator holds back."""
+        for site in list(self._sites.values()):
+            if not site.is_suspended:
+                yield site, [job for flow in site.queue.flows() if not flow.blocked_until for job in flow.ready]
 
     async def stop(self, grace_seconds: float) -> None:
         """Start nothing new; wait for what is under way, then cut it off."""

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from rusmes.clock import FakeClock
 from rusmes.model.mail import Recipient
 from rusmes.model.plan import Queued
+from rusmes.queue import patience
 from rusmes.queue import runner as runner_room
 from rusmes.queue import sites as sites_room
 from rusmes.queue.api import FOREVER, Busy, Postponed, Report, SiteLimits
@@ -88,14 +90,21 @@ def test_a_site_that_dies_gives_up_its_jobs_in_their_order() -> None:
     asyncio.run(main())
 
 
-def test_the_sender_of_mail_at_a_dead_site_hears_in_time_that_it_is_late_and_that_it_is_over() -> None:
+@pytest.mark.parametrize("by_id", [True, False])
+def test_the_sender_of_mail_at_a_dead_site_hears_in_time_that_it_is_late_and_that_it_is_over(
+    by_id: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if by_id:  # ids have the time of the real clock, the mail that of the simulated one
+        monkeypatch.setattr(patience, "_time_of", lambda _id: FakeClock().now())
+
     async def main() -> None:
         async with bench(simulated()) as b:
             b.deliveries.dead["dead.example"] = (FOREVER, "connect to mx.dead.example: no answer")
             await accept(b, 12, "dead.example")
             await b.settle()
             await b.advance(2.01 * HOUR)  # delay_warning = "2h"
-            b.runner._patience.tell_overdue()
+            await b.runner._patience.tell_overdue()
+            await b.runner._begin_overdue()
             await b.settle()
             mine = [entry for entry in b.entries if entry.item.recipients[0].address.domain == "dead.example"]
             assert len(mine) == 12
@@ -103,7 +112,8 @@ def test_the_sender_of_mail_at_a_dead_site_hears_in_time_that_it_is_late_and_tha
             assert "no answer" in mine[0].states[0].last_reply
             for _ in range(30):
                 await b.advance(HOUR)  # max_age = "1d"
-                b.runner._patience.tell_overdue()
+                await b.runner._patience.tell_overdue()
+                await b.runner._begin_overdue()
                 await b.settle()
             assert [e for e in b.entries if e.item.recipients[0].address.domain == "dead.example"] == []
             assert all(reason.attempts <= 3 for entry in b.entries for reason in entry.states)
