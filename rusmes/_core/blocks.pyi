@@ -95,3 +95,8 @@ class Flagging:
     ) -> None: ...
     def change(self, batch: Batch, table: int, uids: Iterable[int]) -> None:
         """Change these messages, and the counts of the mailbox; the caller writes the mailbox and the log."""
+
+    def apply(self, rows: MailboxRows) -> bool:
+        """Do the same to the columns of the mailbox, once it is committed, if they lack nothing else: then nobody has to read
+        the rows again. Not for keywords, nor with emails in other places.
+        """

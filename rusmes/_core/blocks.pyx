@@ -9,7 +9,7 @@ from libc.string cimport memcmp, memcpy
 
 from rusmes._core.batch cimport Batch
 from rusmes._core.rows cimport MailboxRow, MessageRow, check_row, seal_row
-from rusmes._core.view cimport MailboxRows, Uids
+from rusmes._core.view cimport EXPUNGED, MailboxRows, Uids
 
 from rusmes.errors import StoreCorrupt
 
@@ -452,6 +452,7 @@ cdef inline bint has_words(const unsigned char* p, bytes words) noexcept:
 @cython.final
 cdef class Flagging:
     cdef MailboxRow mailbox
+    cdef uint64_t before                   # modseqs of the mailbox
     cdef uint64_t modseq
     cdef str operation
     cdef unsigned char kept                # bits before that stay
@@ -477,6 +478,7 @@ cdef class Flagging:
         tuple keywords not None, int64_t unchanged_since, object change_words,
     ):
         self.mailbox = mailbox
+        self.before = mailbox.highest_modseq
         self.modseq = modseq
         self.operation = operation
         self.kept = ~<unsigned char>FLAGS if operation == "set" else 0xFF if operation == "add" else ~bits
@@ -517,6 +519,24 @@ cdef class Flagging:
                 new = self.changed_row(key, row, places)
                 if new is not None:
                     batch.put(table, key, new)
+
+    def apply(self, MailboxRows rows not None) -> bool:
+        cdef const unsigned char* p = self.ranges
+        cdef const unsigned char* end = p + self.ranges_size
+        cdef Py_ssize_t row = -1
+        cdef uint64_t uid
+        if not self.keeps_words or self.shared or self.changed == 0 or rows.modseq != self.before:
+            return False
+        while p < end:
+            for uid in range(load32(p + 9), <uint64_t>load32(p + 13) + 1):
+                row += 1
+                if row >= rows.size or rows.uids[row] != uid:
+                    row = rows.find(<uint32_t>uid)
+                if row >= 0 and not rows.bits[row] & EXPUNGED and rows.modseqs[row] < self.modseq:
+                    rows.stamp(row, self.modseq, (rows.bits[row] & self.kept) | self.added)
+            p += LONG_MARK_OCTETS
+        rows.modseq = self.modseq
+        return True
 
     cdef bytes changed_row(self, bytes key, bytes row, uint32_t places):
         """None when nothing in it is different."""

@@ -80,6 +80,7 @@ cdef class MailboxRows:
     cdef int update_at(
         self, Py_ssize_t row, uint64_t modseq, unsigned char bits, const char* words, Py_ssize_t words_size
     ) except -1
+    cdef void stamp(self, Py_ssize_t row, uint64_t modseq, unsigned char bits) noexcept nogil
     cdef int place_of(self, bytes joined) except -1
     cdef int set_words(self, Py_ssize_t row, bytes joined) except -1
     cdef bytes words_at(self, Py_ssize_t row)

@@ -389,14 +389,17 @@ cdef class MailboxRows:
     ) except -1:
         if self.bits[row] & EXPUNGED or modseq <= self.modseqs[row]:
             return 0
-        self.modseqs[row] = modseq
-        self.bits[row] = (self.bits[row] & ~<unsigned char>SYSTEM_BITS) | (bits & SYSTEM_BITS)
         if words_size or self.words[row]:
             self.set_words(row, PyBytes_FromStringAndSize(words, words_size))
+        self.stamp(row, modseq, bits)
+        return 1
+
+    cdef void stamp(self, Py_ssize_t row, uint64_t modseq, unsigned char bits) noexcept nogil:
+        self.modseqs[row] = modseq
+        self.bits[row] = (self.bits[row] & ~<unsigned char>SYSTEM_BITS) | (bits & SYSTEM_BITS)
         self.ring[self.updates % RING] = self.uids[row]
         self.updates += 1
         self.version += 1
-        return 1
 
     def add(
         self, uint32_t uid, uint64_t modseq, bytes email_id not None, double internal_date, uint64_t size, unsigned char bits,

@@ -338,6 +338,7 @@ class Hub:
             rows.lock = asyncio.Lock()
         async with rows.lock:
             try:
+                rows.modseq = max(rows.modseq, rows.rows.modseq)  # a change of flags has brought them further
                 if not rows.modseq:
                     mailbox: Mailbox | None = await self._store.load_messages(rows.mailbox_id, rows.rows)
                 else:

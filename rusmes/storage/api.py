@@ -286,8 +286,11 @@ class MailStore(Protocol):
             StoreCorrupt
         """
 
-    async def change_flags(self, mailbox_id: int, change: FlagChange) -> list[int]:
-        """The UIDs of the messages that are so now, in order: those that are there and were not refused (`unchanged_since`)."""
+    async def change_flags(self, mailbox_id: int, change: FlagChange, *, rows: MailboxRows | None = None) -> list[int]:
+        """The UIDs of the messages that are so now, in order: those that are there and were not refused (`unchanged_since`).
+
+        `rows` of the mailbox, and their `modseq`, may be brought up to date as well if they were; else `refresh_messages` does.
+        """
 
     async def expunge(self, mailbox_id: int, uids: Sequence[int], *, only_deleted: bool = False) -> list[int]:
         """Remove messages; the UIDs that went. Blobs without references are removed in the same transaction."""

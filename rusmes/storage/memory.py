@@ -539,13 +539,13 @@ class MemoryMailStore(MemorySharing):
     async def thread(self, account_id: int, thread_id: bytes) -> list[bytes]:
         return sorted(self._account_by_id(account_id).threads.get(thread_id, ()))
 
-    async def change_flags(self, mailbox_id: int, change: FlagChange) -> list[int]:
+    async def change_flags(self, mailbox_id: int, change: FlagChange, *, rows: MailboxRows | None = None) -> list[int]:
         mailbox = self._mailbox_by_id(mailbox_id)
         bits, keywords = split_flags(change.flags)
         limit = change.unchanged_since
-        rows = [mailbox.rows[uid] for uid in sorted(set(change.uids)) if uid in mailbox.rows]
-        rows = [row for row in rows if limit is None or row.modseq <= limit]
-        changed = [row for row in rows if (row.bits, row.keywords) != _changed_flags(change.operation, row, bits, keywords)]
+        there = [mailbox.rows[uid] for uid in sorted(set(change.uids)) if uid in mailbox.rows]
+        there = [row for row in there if limit is None or row.modseq <= limit]
+        changed = [row for row in there if (row.bits, row.keywords) != _changed_flags(change.operation, row, bits, keywords)]
         if changed:
             modseq = self._next_modseq(mailbox.account)
             unseen_in: set[int] = set()
@@ -554,7 +554,7 @@ class MemoryMailStore(MemorySharing):
             for id in unseen_in:
                 self._log(mailbox.account, modseq, "mailbox", mailbox_key(id), "updated")
             self._tell(mailbox.account)
-        return [row.uid for row in rows]
+        return [row.uid for row in there]
 
     def _set_flags(self, mailbox: MailboxRecord, row: Row, bits: int, keywords: tuple[str, ...], modseq: int) -> set[int]:
         """Keywords belong to the email: its messages in other mailboxes get them too. `\\Deleted` is the message's own.

@@ -84,6 +84,39 @@ async def test_a_refresh_brings_what_came_changed_and_went(store: MailStore) -> 
     assert again == mailbox
 
 
+@pytest.mark.parametrize("lacks", ["nothing", "a message", "an expunge", "flags"])
+async def test_rows_go_along_with_a_change_of_flags_when_they_lack_nothing_else(store: MailStore, lacks: str) -> None:
+    await fill(store, 100, flags=("\\Seen", "$Work"))
+    inbox = await box(store)
+    roster = await load(store, inbox.id)
+    before = (await box(store)).highest_modseq
+    roster.array.modseq = before
+    if lacks == "a message":
+        await fill(store, 1)
+    elif lacks == "an expunge":
+        await store.expunge(inbox.id, [50])
+    elif lacks == "flags":
+        await store.change_flags(inbox.id, FlagChange((7,), "add", ("\\Answered", "more")))
+    requests = (
+        FlagChange(tuple(range(1, 101)), "add", ("\\Flagged",)),
+        FlagChange((3, 4, 90), "remove", ("\\Seen",)),
+        FlagChange((3,), "add", ("\\Flagged",)),  # changes nothing
+        FlagChange((5,), "add", ("word",)),
+        FlagChange((6, 7), "set", ("\\Deleted",)),
+        FlagChange((8,), "remove", ("\\Seen", "\\Flagged")),
+    )
+    cursor = Cursor(roster.array)
+    changed: set[int] = set()
+    for request in requests:
+        await store.change_flags(inbox.id, request, rows=roster.array)
+        await store.refresh_messages(inbox.id, roster.array, roster.array.modseq)
+        roster.array.modseq = (await box(store)).highest_modseq
+        changed |= set(cursor.pending().list())
+        cursor.advance(True)
+        assert roster.rows == (await load(store, inbox.id)).rows
+    assert changed >= set(range(1, 101)) - ({50} if lacks == "an expunge" else set())
+
+
 async def test_a_refresh_sees_moves_and_other_mailboxes_do_not_disturb(store: MailStore) -> None:
     [first, *_] = await fill(store, 3)
     await store.create_mailbox(first.account_id, "b")

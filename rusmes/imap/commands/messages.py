@@ -75,7 +75,8 @@ async def store(context: Context, command: Store) -> Outcome:
             for start in range(0, len(subset), STORED_AT_ONCE):
                 some = subset.slice(start, min(start + STORED_AT_ONCE, len(subset)))
                 request = FlagChange(some, operation, flags, command.unchanged_since)
-                done += await with_progress(context, command, context.store.change_flags(here.mailbox_id, request))
+                work = context.store.change_flags(here.mailbox_id, request, rows=view.rows)
+                done += await with_progress(context, command, work)
     finally:
         undone = uids.without(Uids(sorted(done))) if len(done) != len(uids) else Uids()
         view.forget_expected(undone)

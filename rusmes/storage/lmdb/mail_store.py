@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from rusmes._core.batch import Batch
-from rusmes._core.blocks import block_key, messages_in
+from rusmes._core.blocks import Flagging, block_key, messages_in
 from rusmes._core.rows import EmailFacts
 from rusmes._core.textscan import EmailReader
 from rusmes.clock import Clock, SystemClock
@@ -475,7 +475,13 @@ class LmdbMailStore:
             email = find_email(rows, account_id, thread_id)  # one that is alone in its thread has no row there
             return [thread_id] if email is not None and email.thread_id == thread_id else []
 
-    async def change_flags(self, mailbox_id: int, change: FlagChange) -> list[int]:
+    async def change_flags(self, mailbox_id: int, change: FlagChange, *, rows: MailboxRows | None = None) -> list[int]:
+        flagging = await self._change_flags(mailbox_id, change)
+        if rows is not None:
+            flagging.apply(rows)
+        return flagging.passed.list()
+
+    async def _change_flags(self, mailbox_id: int, change: FlagChange) -> Flagging:
         if len(change.uids) <= LIGHT_FLAGS:
             try:
                 return await self._submit(

@@ -109,7 +109,7 @@ class TooManyShared(Exception):
     """More emails than the caller allows are in other mailboxes too: each of them costs many looks."""
 
 
-def change_flags(batch: Batch, mailbox_id: int, request: FlagChange, *, max_shared: int = MAX_UID) -> list[int]:
+def change_flags(batch: Batch, mailbox_id: int, request: FlagChange, *, max_shared: int = MAX_UID) -> Flagging:
     """Raises TooManyShared."""
     mailbox = read_mailbox(batch, mailbox_id)
     account = read_account(batch, mailbox.account_id)
@@ -135,7 +135,7 @@ def change_flags(batch: Batch, mailbox_id: int, request: FlagChange, *, max_shar
             if box_id in unseen_in:
                 edit.log(MAILBOX | UPDATED, number_key(box_id))
         edit.finish()
-    return flagging.passed.list()
+    return flagging
 
 
 def _set_flags(
