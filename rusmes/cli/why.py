@@ -11,10 +11,10 @@ from urllib.parse import urlencode
 import click
 
 from rusmes.cli.context import Context, JsonCommand, pass_context
-from rusmes.cli.control import ServerRefused
+from rusmes.cli.control import ServerFailed, ServerRefused
 from rusmes.cli.queue_lines import when
 from rusmes.config.schema import Config
-from rusmes.errors import NotFound
+from rusmes.errors import NotFound, StoreError
 from rusmes.events.history import MAX_EVENTS, History, find_history
 from rusmes.events.segments import Event
 from rusmes.events.writer import directory_of
@@ -43,7 +43,13 @@ def why(context: Context, text: str, limit: int) -> int:
     started = time.perf_counter()
     history = find_history(directory_of(config.events, config.storage.path), text, limit=limit)
     ids = history.ids[-MAX_STATES:] if history.ids else _as_id(text)
-    waiting = _states(context, ids)
+    unknown = ""
+    try:
+        waiting = _states(context, ids)
+    except (ServerFailed, StoreError) as error:
+        if not history.events:
+            raise
+        waiting, unknown = [], str(error)
     if "@" in text and not text.startswith("<") and any(text.lower() == _address(one).lower() for one in _all(waiting)):
         for entry in waiting:
             entry["recipients"] = [one for one in entry["recipients"] if _address(one).lower() == text.lower()]
@@ -56,9 +62,10 @@ def why(context: Context, text: str, limit: int) -> int:
         "events": history.events,
         "is_cut": history.is_cut,
         "waiting": waiting,
+        "unknown": unknown,
         "seconds": round(time.perf_counter() - started, 4),
     }
-    context.output.show(data, lambda: _tell(context, history, waiting))
+    context.output.show(data, lambda: _tell(context, history, waiting, unknown))
     return 0
 
 
@@ -170,7 +177,7 @@ def _clock(moment: float) -> str:
 # For people
 
 
-def _tell(context: Context, history: History, waiting: list[dict[str, Any]]) -> None:
+def _tell(context: Context, history: History, waiting: list[dict[str, Any]], unknown: str) -> None:
     output = context.output
     if history.is_cut:
         output.say(f"... only the newest {len(history.events)} events; --limit shows more.", "dim")
@@ -181,7 +188,9 @@ def _tell(context: Context, history: History, waiting: list[dict[str, Any]]) -> 
         for recipient in entry["recipients"]:
             if recipient["why"]:
                 output.say(f"now: {entry['id']} to {recipient['address']}: {recipient['why']}", "bold")
-    if not any(recipient["why"] for recipient in _all(waiting)):
+    if unknown:
+        output.say(f"now: the queue does not tell: {unknown}", "bold red")
+    elif not any(recipient["why"] for recipient in _all(waiting)):
         output.say("now: nothing of it is in the queue", "bold")
 
 

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from rusmes.cli.context import Context
+from rusmes.cli.control import ControlSocket, ServerFailed
 from rusmes.cli.entry import root
 from rusmes.cli.output import Output
 from rusmes.cli.top import picture, rates_of, state_of
@@ -79,6 +80,27 @@ def test_the_history_for_people_and_nobody(tmp_path: Path, monkeypatch: pytest.M
     assert lines[-1] == "now: nothing of it is in the queue"
     missing = CliRunner().invoke(root, ["-c", str(config), "why", "<2@x>"], standalone_mode=False)
     assert isinstance(missing.exception, NotFound)
+
+
+def test_a_server_that_does_not_answer_hides_no_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "rusmes.toml"
+    config.write_text('domain = "example.com"\nruntime_dir = "run"\n[storage]\npath = "data"\n')
+    log = log_at(str(tmp_path / "data" / "events"))
+    queued = item("<1@x>", "a@b.c")
+    log.attempted(queued, report(queued.recipients[0]), "delivered", 1, 0.0, NOW)
+    log.stop()
+
+    def silent(*_: object) -> None:
+        raise ServerFailed("the server did not answer within 30 s")
+
+    monkeypatch.setattr(Context, "is_running", True)
+    monkeypatch.setattr(ControlSocket, "get", silent)
+    done = CliRunner().invoke(root, ["-c", str(config), "why", "<1@x>"], standalone_mode=False)
+    assert done.exception is None
+    assert "a@b.c (attempt 1" in done.output
+    assert "now: the queue does not tell: the server did not answer" in done.output
+    nothing = CliRunner().invoke(root, ["-c", str(config), "why", "7zzzzzzzzzzzzzzzzzzzzzzzzz"], standalone_mode=False)
+    assert isinstance(nothing.exception, ServerFailed)
 
 
 def test_an_event_of_a_later_version_is_shown() -> None:
