@@ -207,8 +207,10 @@ def test_after_a_restart_it_goes_on_where_it_was(tmp_path: Path) -> None:
                 write(directory, 10 * n, 10, name=str(n % 2), segment_size=Size("64KB"))
                 if n == 3:
                     Keeper(directory, Settings()).tend(time.time() + 60)
-                async with shipping_to(settings, directory):
+                async with shipping_to(settings, directory) as shipper:
                     await until(lambda n=n: len(server.taken) >= 10 * (n + 1))
+                    # Until it has heard that, and written down how far it is, it would send them again.
+                    await until(lambda shipper=shipper: shipper.measure().lag_bytes == 0)
             assert sorted(server.taken) == list(range(60))
 
     run(main)
