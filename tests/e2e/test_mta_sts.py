@@ -30,7 +30,7 @@ from tests.e2e.test_delivery_rules import item
 from tests.e2e.test_relay import mx_config
 from tests.sinks.engine import HOSTNAME, config_for, running
 from tests.sinks.name_server import NameServer
-from tests.sinks.smtp_sink import Sink
+from tests.sinks.smtp_sink import DEFAULT_EXTENSIONS, Sink
 
 HOST = "mx.x.org"
 POLICY = f"version: STSv1\nmode: enforce\nmx: {HOST}\nmax_age: 604800\n"
@@ -253,6 +253,29 @@ def test_dane_is_used_by_default_where_the_resolver_validates(authority: Authori
     wrong = Authority(tmp_path).record(3, 1, 1)
     (report,) = send(Sink(tls=authority.context), None, tlsa=[f"3 1 1 {wrong.data.hex()}"])
     assert report.action == "delayed"
+
+
+@pytest.mark.rfc("8689", "4.2.1")
+@pytest.mark.parametrize(
+    ("policy", "trusted", "cause"),
+    [
+        (POLICY, True, "mta-sts enforce"),
+        (POLICY, False, ""),
+        (POLICY.replace("enforce", "testing"), True, "verify"),
+        (POLICY.replace("enforce", "testing"), False, ""),
+        (None, True, "verify"),
+        (None, False, ""),
+    ],
+)
+def test_requiretls(authority: Authority, policy: str | None, trusted: bool, cause: str) -> None:
+    """A policy that is only tested is not enough for it."""
+    sink = Sink(tls=authority.context, extensions=(*DEFAULT_EXTENSIONS, "REQUIRETLS"))
+    (report,) = send(sink, policy, trust=authority if trusted else None, mails=[{"requiretls": True}])
+    assert (report.action == "delivered") is bool(cause)
+    assert len(sink.messages) == bool(cause)
+    if cause:
+        assert policy_of(report) == cause
+        assert "REQUIRETLS" in sink.messages[0].mail
 
 
 @pytest.mark.rfc("8689", "4.2.2")
