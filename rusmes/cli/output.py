@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+_STEERING: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class Output:
@@ -80,7 +83,5 @@ class Output:
 
 
 def printable(text: str) -> str:
-    """Text from elsewhere without what could steer a terminal."""
-    return "".join(
-        char if (char >= " " and not "\x7f" <= char <= "\x9f") or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text
-    )
+    """Text from elsewhere without what could steer a terminal, or be shown in another order than it has (TR36 §2.2.1)."""
+    return _STEERING.sub("\N{REPLACEMENT CHARACTER}", text)

@@ -194,7 +194,7 @@ def show(context: Context, id: str) -> None:
         for recipient in row["recipients"]:
             context.output.say("")
             context.output.facts(_recipient_facts(recipient, now))
-        context.output.say(f"\n{row['header'].rstrip()}")
+        context.output.say("\n" + row["header"].rstrip().replace("\r\n", "\n"))
 
     context.output.show(row, for_people)
 

@@ -268,6 +268,8 @@ def test_text_from_elsewhere_cannot_steer_the_terminal() -> None:
         printable("a\x1b[31mb\x07\x9b\n")
         == "a\N{REPLACEMENT CHARACTER}[31mb\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}\n"
     )
+    assert printable("\N{RIGHT-TO-LEFT OVERRIDE}\udcff\r") == "\N{REPLACEMENT CHARACTER}" * 3
+    assert printable("d=x;\n\tb=y") == "d=x;\n\tb=y"
 
 
 def test_a_command_that_is_none_names_the_nearest(rusmes: Any) -> None:

@@ -131,6 +131,7 @@ def test_an_entry_is_shown_with_its_header(rusmes: Any, ids: list[str]) -> None:
     output = rusmes("queue", "show", ids[1].upper()).output
     for text in (ids[1], "alice@example.com", "192.0.2.1", "dave@two.example", "451 4.7.1", "Subject: hello"):
         assert text in output
+    assert "\N{REPLACEMENT CHARACTER}\n" not in output
 
 
 def test_entries_are_held_released_and_deleted(rusmes: Any, installation: Path, ids: list[str]) -> None:
