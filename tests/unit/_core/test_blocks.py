@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rusmes._core import blocks, rows
@@ -112,6 +112,7 @@ def test_lengths_that_make_no_sense_are_damage_whatever_the_checksum_says() -> N
         blocks.block_of_key(b"short")
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # what it draws is a lot for a machine that is busy
 @given(
     st.dictionaries(UIDS, MESSAGES, min_size=1), st.lists(UIDS), st.sampled_from(["set", "add", "remove"]), st.integers(0, 31),
     KEYWORDS, st.integers(0, 1 << 63) | st.none(),
