@@ -16,7 +16,7 @@ from msgspec import Struct
 from rusmes._core.dkim import field_names, relaxed_field, select_fields
 from rusmes._core.headers import offsets
 from rusmes.dkim.keys import ED25519, RSA, SigningKey, record_name
-from rusmes.dkim.signature import FieldChoice, Form, signed_data, with_signature
+from rusmes.dkim.signature import FieldChoice, Form, folded_names, signed_data, with_signature
 from rusmes.dkim.tags import Malformed, octets, parse_tags, without_blanks
 from rusmes.dkim.verification import (
     BodyHash,
@@ -194,8 +194,8 @@ def chosen_fields(header: bytes, choice: FieldChoice) -> tuple[bytes, bytes]:
     what it likes. No Authentication-Results and nothing of ARC (§4.1.2).
     """
     names = field_names(header)
-    wanted = [name for name in (*choice.wanted, b"dkim-signature") for _ in range(min(names.count(name), 100))]
-    return b":\r\n\t ".join(wanted), select_fields(header, wanted, relaxed=True)
+    wanted = [name for name in (*choice.wanted, b"dkim-signature") for _ in range(min(names.count(name), 100))] or [b"from"]
+    return folded_names(wanted), select_fields(header, wanted, relaxed=True)
 
 
 def seal(

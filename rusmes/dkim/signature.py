@@ -73,14 +73,15 @@ class FieldChoice:
                 if name in self._oversigned or (count and name in ONCE):
                     count += 1
                 chosen += [name] * count
-            choice = Choice(tuple(chosen), _folded(chosen))
+            choice = Choice(tuple(chosen), folded_names(chosen))
             if len(self._made) >= _MAX_CHOICES:
                 self._made.clear()
             self._made[names] = choice
         return choice
 
 
-def _folded(names: Sequence[bytes]) -> bytes:
+def folded_names(names: Sequence[bytes]) -> bytes:
+    """h= as it is written."""
     lines: list[bytes] = []
     line = b""
     for name in names:
