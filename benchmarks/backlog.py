@@ -137,6 +137,8 @@ class Worker:
         self.runner = Runner(self.store, mail_store, nothing, self.sites, Silent(), clock, self.ids, metrics, config)
         self.options = options
         self.slowest_probe = 0.0
+        self.started = time.time()
+        """What was due then has been looked at when nothing that waits is due before it."""
 
     async def probe(self) -> float:
         """Seconds from a mail's arrival to its delivery."""
@@ -182,7 +184,7 @@ class Worker:
             self.slowest_probe = max(self.slowest_probe, probe)
             await asyncio.sleep(0.2)
             first = self.runner._waiting.first
-            is_known = self.runner.recovered and (first is None or first > time.time() + 1)
+            is_known = self.runner.recovered and (first is None or first > self.started + 1)
             quiet = quiet + 1 if is_known or not self.runner._has_room() else 0
 
 
