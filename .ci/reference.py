@@ -40,7 +40,8 @@ NAMES = {
 def documentation() -> dict[str, dict[str, str]]:
     """The string below each field, and each class's own under "", by class name."""
     found: dict[str, dict[str, str]] = {}
-    modules = [ast.parse((ROOT / f"rusmes/config/{name}.py").read_text()) for name in ("events", "outbound", "overload", "returns", "signing", "schema")]
+    names = ("events", "outbound", "overload", "returns", "signing", "schema")
+    modules = [ast.parse((ROOT / f"rusmes/config/{name}.py").read_text()) for name in names]
     for node in (node for module in modules for node in module.body):
         if not isinstance(node, ast.ClassDef):
             continue

@@ -374,7 +374,9 @@ OVERLOAD_LEVEL = gauge_family(
 
 # Returns
 
-SUPPRESSED = counter_family("rusmes_suppressed_total", "Addresses suppressed, by why.", "cause", ("bounce", "report", "complaint"))
+SUPPRESSED = counter_family(
+    "rusmes_suppressed_total", "Addresses suppressed, by why.", "cause", ("bounce", "report", "complaint")
+)
 
 # Signatures (mailet)
 
@@ -382,7 +384,10 @@ DKIM_SIGNATURES = counter_family(
     "rusmes_dkim_signatures_total", "Signatures made, by algorithm; failed: messages.", "kind", ("rsa", "ed25519", "failed")
 )
 ARC_SEALS = counter_family(
-    "rusmes_arc_seals_total", "Seals made, by what they say of the chain before.", "validation", ("none", "pass", "fail", "skipped")
+    "rusmes_arc_seals_total",
+    "Seals made, by what they say of the chain before.",
+    "validation",
+    ("none", "pass", "fail", "skipped"),
 )
 
 # Process (server)

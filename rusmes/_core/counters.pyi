@@ -90,7 +90,7 @@ class SharedCounters:
         """
 
     def take_paced(self, key: bytes, interval_seconds: float, burst: float, now: float, n: int = 1) -> float:
-        """Take `n` events under `key` at a pace of one each `interval_seconds`, up to `burst` of them at once; 0.0 = taken, else
+        """Take `n` events under `key` at a pace of one each `interval_seconds`, up to `burst` of them at once; 0.0 = taken, or
         after how many seconds it will be so. A negative `n` gives back what was taken and not used.
 
         The generic cell rate algorithm (ITU-T I.371): the key's number is the theoretical arrival time of the next event. No

@@ -14,6 +14,7 @@ from rusmes.log import get_logger
 from rusmes.mailet import api
 from rusmes.mailet.api import CONTINUE, Decision, Drop, Split, Toolbox
 from rusmes.mailet.matchers.envelope import NoParameters as NoParameters
+from rusmes.metrics import SUPPRESSED
 from rusmes.model.address import Address
 from rusmes.model.content import Content
 from rusmes.model.mail import Mail, Recipient
@@ -87,6 +88,7 @@ class BounceProcessor:
         self._suppressions = toolbox.suppressions
         self._classifier = toolbox.classifier or Classifier.load()
         self._record = toolbox.record
+        self._inc = toolbox.inc
         self._keeps = toolbox.keep_reports
 
     def service(self, mail: Mail) -> Decision | Awaitable[Decision]:
@@ -138,6 +140,7 @@ class BounceProcessor:
             if about is None or suppressions is None or not suppressions.is_enabled:
                 continue
             if suppressions.bounced(tenant, about, category, reply):
+                self._inc(SUPPRESSED["report"])
                 self._tell("suppressed", report.returned, str(about), tenant, reason=category, by="report")
 
     def _complained(self, complaint: Complaint, address: Address) -> None:
@@ -148,6 +151,7 @@ class BounceProcessor:
             return
         if self._suppressions is not None and self._suppressions.is_enabled:
             self._suppressions.complained(tenant, recipient, f"{complaint.feedback_type}: {complaint.user_agent}")
+            self._inc(SUPPRESSED["complaint"])
             self._tell("suppressed", complaint.returned, about, tenant, reason="Complaint", by="report")
 
     def _sent_to(self, address: Address, sender: str) -> tuple[Address | None, str]:
