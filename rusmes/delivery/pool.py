@@ -34,7 +34,7 @@ from rusmes.delivery.tlsrpt import TlsCounts
 from rusmes.metrics import DELIVERY_ACTIVE, DELIVERY_CONNECTIONS, DELIVERY_TLS, Metrics
 from rusmes.model.plan import Refusal
 from rusmes.net.outbound import WayFailed
-from rusmes.queue.api import Busy
+from rusmes.queue.api import Busy, Paced
 from rusmes.smtp.exchange import harmless
 
 DEAD_SECONDS: Final = 5.0
@@ -242,7 +242,7 @@ class Pool:
                     held.append(taken[-1])
             wait = self.feedback.take(memory.start_rates) if memory.start_rates else 0.0
             if wait:
-                raise Busy(wait)
+                raise Paced(wait)
         except Busy:
             for key in taken:
                 limits.release(key)

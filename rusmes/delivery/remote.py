@@ -33,7 +33,7 @@ from rusmes.metrics import DELIVERY_CONNECTIONS, DELIVERY_REFUSALS, DELIVERY_SEC
 from rusmes.model.mail import Recipient
 from rusmes.model.plan import Queued, Refusal
 from rusmes.net.outbound import WayFailed
-from rusmes.queue.api import VERP, Attempt, Busy, Report, SiteWorker, Suspender, Target
+from rusmes.queue.api import VERP, Attempt, Busy, Paced, Report, SiteWorker, Suspender, Target
 from rusmes.smtp.exchange import harmless
 from rusmes.storage.api import Ledger
 
@@ -263,7 +263,7 @@ class RemoteDeliverer:
         if not memory.is_open and (busy := self.feedback.objection(memory)) is not None:
             raise busy
         if memory.message_rates and (wait := self.feedback.take(memory.message_rates)):
-            raise Busy(wait)
+            raise Paced(wait)
 
     async def _open(self, item: Queued, recipients: Sequence[Recipient], course: Course) -> Session | Sequence[Report]:
         """A new session, or why there is none. Raises Busy, WayFailed."""

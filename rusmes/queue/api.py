@@ -328,6 +328,10 @@ class Busy(Exception):
         self.reports = reports
 
 
+class Paced(Busy):
+    """A rate of the site is used up for `retry_after` seconds; as many connections as now can be used then."""
+
+
 class Postponed(Busy):
     """This one mail cannot go now, for it may leave by no source that can be used: it waits `retry_after` seconds, and counts
     no attempt. Other mail of the site is not held up."""

@@ -27,7 +27,7 @@ from typing import Final, Protocol
 
 from rusmes.log import get_logger
 from rusmes.model.plan import Queued
-from rusmes.queue.api import Begun, Busy, Following, SiteLimits
+from rusmes.queue.api import Begun, Busy, Following, Paced, SiteLimits
 from rusmes.queue.entry import Job
 from rusmes.queue.fairness import FairQueue, Flow
 
@@ -87,7 +87,7 @@ class Site:
 
     __slots__ = (
         "done", "growth", "is_suspended", "key", "limits", "name",
-        "pace", "pause", "queue", "source", "stop", "window", "workers",
+        "pace", "paced", "pause", "queue", "source", "stop", "window", "workers",
     )  # fmt: skip
 
     def __init__(self, key: str, limits: SiteLimits, name: str, source: str, weights: Mapping[str, float]) -> None:
@@ -101,6 +101,8 @@ class Site:
         self.done = 0
         self.pace = float("inf")
         """Seconds that a job takes, on average."""
+        self.paced = 0
+        """Workers that a rate has sent away; as many come back when it allows."""
         self.growth: asyncio.TimerHandle | None = None
         self.pause: asyncio.TimerHandle | None = None
         self.stop: Busy | None = None
@@ -377,6 +379,11 @@ class Sites:
         if busy.reason:
             self._stop_site(site, busy)
             return
+        if isinstance(busy, Paced):
+            site.paced = max(site.paced, site.workers)
+            if site.pause is None:
+                self._pause(site, busy.retry_after)
+            return
         site.window = max(1, site.workers - 1)
         site.done = 0
         if (busy.retry_after or site.workers == 1) and site.pause is None:
@@ -408,7 +415,9 @@ class Sites:
             for flow in site.queue.flows():
                 self._feed(site, flow)
         if site.queue.count:
-            self._hire(site)
+            paced, site.paced = site.paced, 0
+            for _ in range(min(max(paced, 1), site.queue.count)):
+                self._hire(site)
             if site.growth is None:
                 self._grow_later(site)
         else:

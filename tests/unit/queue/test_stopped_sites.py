@@ -15,7 +15,7 @@ from rusmes.model.plan import Queued
 from rusmes.queue import patience
 from rusmes.queue import runner as runner_room
 from rusmes.queue import sites as sites_room
-from rusmes.queue.api import FOREVER, Busy, Postponed, Report, SiteLimits
+from rusmes.queue.api import FOREVER, Busy, Paced, Postponed, Report, SiteLimits
 from rusmes.queue.suspensions import Suspensions
 from rusmes.storage.ledger import MemoryLedger
 from tests.unit.queue.scripted import Bench, bench, delayed, simulated
@@ -192,6 +192,41 @@ def test_a_mail_without_a_source_waits_alone() -> None:
             assert len(b.deliveries.sent) == 3
             await b.advance(61)
             assert len(b.deliveries.sent) == 4
+
+    asyncio.run(main())
+
+
+def test_a_rate_does_not_make_a_site_serial() -> None:
+    """Slow answers under a high rate need several connections at once, also after the rate was used up."""
+
+    async def main() -> None:
+        async with bench() as b:
+            b.deliveries.limits = SiteLimits(connections=8)
+            tokens, most = [4], []
+            original = b.deliveries.deliver
+
+            async def deliver(item: Queued, recipients: Any, destination: str, worker: Any) -> Any:
+                if not tokens[0]:
+                    raise Paced(0.01)
+                tokens[0] -= 1
+                return await original(item, recipients, destination, worker)
+
+            b.deliveries.deliver = deliver  # type: ignore[method-assign]
+            for _ in range(3):
+                b.deliveries.gate = asyncio.Event()
+                await accept(b, 8, "x.example")
+                async with asyncio.timeout(20):
+                    while b.deliveries.under_way < 4:
+                        await asyncio.sleep(0.005)
+                most.append(b.deliveries.under_way)
+                b.deliveries.gate.set()
+                await b.settle()
+                tokens[0] = 4
+            assert most == [4, 4, 4]
+            tokens[0] = 1000
+            async with asyncio.timeout(20):
+                while len(b.deliveries.sent) < 24:
+                    await asyncio.sleep(0.005)
 
     asyncio.run(main())
 
