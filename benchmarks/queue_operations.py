@@ -27,6 +27,7 @@ from rusmes.model.plan import Queued
 from rusmes.queue.api import QueueFilter, QueueOrder
 from rusmes.queue.control import StoreControl
 from rusmes.storage.api import QueueChange, RecipientState
+from rusmes.storage.commit import SWITCH_INTERVAL_SECONDS
 from rusmes.storage.lmdb.queue_store import LmdbQueueStore
 from tests.sinks.engine import Engine
 from tests.unit.queue.scripted import Deliveries, simulated
@@ -99,6 +100,7 @@ async def main(count: int) -> None:
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 50, 100)  # as in a worker
+        sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
         watch = Watch(count)
         beat = asyncio.ensure_future(watch.beat())
         which = QueueFilter(reply="try again", domain="d*.example")

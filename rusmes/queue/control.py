@@ -33,7 +33,7 @@ from rusmes.storage.api import QueueEntry, QueueStore
 
 PAGE: Final = 200
 """Entries read before others get a turn: two milliseconds."""
-BATCH: Final = 1000
+BATCH: Final = 500
 """Entries changed in one transaction, or a few more."""
 NOTICE_BATCH: Final = 100
 """The same where a notice is written for each."""
