@@ -156,6 +156,33 @@ class Environment:
             self.handles = [self._env.open_db(name, txn=txn) for name in self.tables]
         self._page_bytes = self._env.stat()["psize"]
         self._file = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
+        if self._is_exclusive and not self.is_alone:
+            self._take_over_lead()
+
+    def _take_over_lead(self) -> None:
+        """A writer was killed while somebody reads, so nobody recovers: its lead is in the journal alone."""
+        checkpointer = self._checkpointer
+        assert checkpointer is not None
+        shared, id = checkpointer.shared, self._env.info()["last_txnid"] + 1
+        head = shared.head_after(id - 1)
+        parts, head = self._journal.parts_of(checkpointer.epoch, id, head) if head >= 0 else ([], head)
+        if not parts:
+            return
+        txn = self.begin_write()
+        try:
+            for rows in parts:
+                for table, key, value in rows:
+                    if value is None:
+                        txn.delete(key, db=self.handles[table])
+                    else:
+                        txn.put(key, value, db=self.handles[table])
+            shared.describe(id, head, in_no_record=False)
+            self._commit_unsynced(txn)
+            self.recovered = len(parts)
+            checkpointer.wrote()
+        finally:
+            txn.abort()
+            self.end_write()
 
     def _create(self) -> None:
         """A new file, synced, as if it had been closed."""
@@ -581,6 +608,9 @@ class Environment:
             self.share()
 
     def copy_compact(self, target: str) -> None:
+        """Raises StoreError, OSError, lmdb.Error."""
+        if self.lead is not None:
+            raise StoreError("storage failure", f"{self.path} does not take what its journal has")
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             self._env.copyfd(descriptor, compact=True)

@@ -210,6 +210,15 @@ class Journal:
         except OSError:
             pass
 
+    def parts_of(self, epoch: int, txn_id: int, at: int) -> tuple[list[list[tuple[int, bytes, bytes | None]]], int]:
+        """The writes of each part of a transaction whose first part would be there, and where the last one ends."""
+        data = os.pread(self._slots, os.fstat(self._slots).st_size, 0)
+        parts: list[list[tuple[int, bytes, bytes | None]]] = []
+        while found := redo.read(data, at, epoch, txn_id, len(parts)) or redo.read(data, RING_START, epoch, txn_id, len(parts)):
+            at = found[0]
+            parts.append(found[1])
+        return parts, at
+
     def records_after(self, slot: Slot) -> Iterator[list[tuple[int, bytes, bytes | None]]]:
         """The writes of each record after a checkpoint, in order.
 

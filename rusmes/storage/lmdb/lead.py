@@ -9,7 +9,7 @@ before its callers hear of it. Rules:
 1. Only where one process writes: another one would commit a transaction of the same number.
 2. Who reads the data file in this process catches up first (`Environment.reading`); who does not is some milliseconds behind.
 3. A checkpoint names the last transaction that LMDB has and where the records after it begin, which are the lead's. So
-   recovery does it again, and nothing else has to know.
+   recovery does it again; and so does the next writer, where somebody who reads has kept the store from being recovered.
 4. What cannot be done on the rows that are held and look-ups by key (a scan) is not done here: `NotAhead`.
 5. A lead that LMDB does not take was acknowledged: it stays, and nothing else is written, until LMDB takes it, or the next
    one to open the store recovers it from the journal.

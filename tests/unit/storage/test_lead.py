@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -230,6 +232,65 @@ async def test_a_store_that_closes_with_its_lead_unwritten_is_recovered(
     await (queue := queue_at()).open()
     assert queue._environment.recovered
     assert ids(queue) == [1]
+
+
+OTHERS = """
+import asyncio, sys, time
+from rusmes.storage.api import QueueChange
+from rusmes.storage.lmdb import lead
+from rusmes.storage.lmdb.queue_store import LmdbQueueStore
+from tests.contract.mails import queued_of
+
+async def run(path, is_reader):
+    lead.LEAD_SECONDS = 3600.0
+    queue = LmdbQueueStore(path, 0, read_only=is_reader)
+    await queue.open()
+    if not is_reader:
+        await queue.put([queued_of(queue.blobs, 1)])
+        assert len(list(queue.entries())) == 1
+        second = queued_of(queue.blobs, 2)
+        await queue.put([second])
+        await queue.put([queued_of(queue.blobs, 3)])
+        await queue.change([QueueChange(second.id, {}, remove=True, content_id=second.rendering.content.id)])
+    print("ready", flush=True)
+    time.sleep(30)
+
+asyncio.run(run(sys.argv[1], len(sys.argv) > 2))
+"""
+
+
+async def test_a_writer_that_was_killed_beside_a_reader_leaves_its_lead_to_the_next(queue_at: QueueAt, tmp_path: Path) -> None:
+    """Nobody recovers a store that others have open."""
+    children = []
+    try:
+        for more in ((), ("reader",)):
+            child = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", OTHERS, str(tmp_path), *more, stdout=subprocess.PIPE, cwd=Path(__file__).parents[3]
+            )
+            children.append(child)
+            assert child.stdout is not None
+            assert await child.stdout.readline() == b"ready\n"
+        children[0].kill()
+        await children[0].wait()
+        queue = queue_at()
+        await queue.open()
+        assert not queue._environment.is_alone
+        assert queue._environment.recovered == 3
+        assert ids(queue) == [1, 3]
+        await put(queue, 4)
+    finally:
+        for child in children:
+            if child.returncode is None:
+                child.kill()
+            await child.wait()
+    crashed = queue_at(copy_of(tmp_path, tmp_path / "b", "queue-0.mdb", "queue-0.mdb.journal"))
+    await crashed.open()
+    assert ids(crashed) == [1, 3, 4]
+    assert list(crashed.verify()) == []
+    await queue.close()
+    await (queue := queue_at()).open()
+    assert ids(queue) == [1, 3, 4]
+    assert list(queue.verify()) == []
 
 
 async def test_checkpoints_between_the_parts_of_a_lead_lose_nothing(queue_at: QueueAt, tmp_path: Path) -> None:
