@@ -12,9 +12,9 @@ from rusmes.config.units import Duration
 class Overload(Struct, frozen=True, kw_only=True):
     """When load is shed: connections are capped, strangers first; with half of the rest of memory gone, all new mail waits."""
 
-    max_commit_delay: Duration = Duration("500ms")
+    max_commit_delay: Duration = Duration("250ms")
     """No message waits less than this for its commit."""
-    max_loop_delay: Duration = Duration("250ms")
+    max_loop_delay: Duration = Duration("100ms")
     """A worker's event loop is never less late than this."""
     max_memory: Annotated[int, Meta(ge=1, le=100)] = 90
     """Percent of the memory of the machine, or of its cgroup, that are in use and cannot be taken back; 100 = never."""
