@@ -29,11 +29,26 @@ from rusmes.storage.api import Ledger
 TABLE: Final = "idempotency"
 KEY_SECONDS: Final = 86400.0
 AT_ONCE: Final = 64
-"""Messages of a request that are under way together; they share commits."""
+"""Messages that are under way together; they share commits."""
+KEPT_BYTES: Final = 32 << 20
+"""Of messages that were composed and wait for their turn, over all requests: what is above is composed again in its turn."""
+COMPOSED_AGAIN_AT_ONCE: Final = 2
 
 _NOTIFY: Final = {"NEVER": NOTIFY_NEVER, "SUCCESS": NOTIFY_SUCCESS, "FAILURE": NOTIFY_FAILURE, "DELAY": NOTIFY_DELAY}
 _UNKNOWN: Final = Refusal(550, "5.1.1", "no such user here")
 _NO_DIRECTORY: Final = Refusal(451, "4.3.0", "the accounts cannot be asked now")
+
+
+class _Draft:
+    """A message that was composed, so that it is known to be one."""
+
+    __slots__ = ("data", "recipients", "target")
+
+    def __init__(self, target: Target | None, recipients: list[Recipient]) -> None:
+        self.target = target
+        self.recipients = recipients
+        self.data = b""
+        """b"" = there was no room for it."""
 
 
 class Injector:
@@ -61,6 +76,8 @@ class Injector:
         self._ids = ids
         self._running: dict[bytes, asyncio.Future[Result]] = {}
         self._slots = asyncio.Semaphore(AT_ONCE)
+        self._again = asyncio.Semaphore(COMPOSED_AGAIN_AT_ONCE)
+        self._kept_bytes = 0
         self.apply(config)
 
     def apply(self, config: Config) -> None:
@@ -102,45 +119,49 @@ class Injector:
             del self._running[key]
 
     async def _carry_out(self, item: Item, client: str) -> Result:
+        drafts: list[_Draft] = []
         try:
+            for key, name in (("tenant", item.tenant), ("campaign", item.campaign)):
+                if not name.isprintable():
+                    raise Invalid(f"{key} holds a character that cannot be printed")
             targets = [Target(one) if isinstance(one, str) else one for one in item.recipients]
             recipients = [_recipient(target) for target in targets]
-            mails = self._contents(item, targets, recipients)
+            drafts = _drafts(item, targets, recipients)
+            for draft in drafts:
+                data = await self._compose(item, draft.target)
+                if self._kept_bytes + len(data) <= KEPT_BYTES:
+                    self._kept_bytes += len(data)
+                    draft.data = data
+            outcomes = await asyncio.gather(*(self._accept(item, draft, client) for draft in drafts))
         except Invalid as error:
             return Result("invalid", error=str(error))
-        outcomes = await asyncio.gather(*(self._accept(item, data, members, client) for data, members in mails))
+        finally:
+            for draft in drafts:
+                self._forget(draft)
         ids = tuple(id for outcome in outcomes for id in outcome[0])
         refused = tuple(one for outcome in outcomes for one in outcome[1])
         status = "accepted" if not refused else "partly" if len(refused) < len(recipients) else "refused"
         return Result(status, ids, refused, retry=bool(refused) and all(one.code < 500 for one in refused))
 
-    def _contents(self, item: Item, targets: list[Target], recipients: list[Recipient]) -> list[tuple[bytes, list[Recipient]]]:
-        """The messages, and who gets each: one for all, or one for each recipient where they differ."""
-        differ = any(target.substitutions for target in targets) or (
-            item.message is not None and not item.message.to and len(targets) > 1
-        )
-        now = self._clock.now()
-        if not differ:
-            target = targets[0] if len(targets) == 1 else None
-            return [(self._checked(compose(item, target, hostname=self._hostname, now=now)), recipients)]
-        return [
-            (self._checked(compose(item, target, hostname=self._hostname, now=now)), [recipient])
-            for target, recipient in zip(targets, recipients, strict=True)
-        ]
+    def _forget(self, draft: _Draft) -> None:
+        self._kept_bytes -= len(draft.data)
+        draft.data = b""
 
-    def _checked(self, data: bytes) -> bytes:
+    async def _compose(self, item: Item, target: Target | None) -> bytes:
+        """The message of an item for all, or for one of its recipients. In a thread: a thousand of them take a second."""
+        data = await asyncio.to_thread(compose, item, target, hostname=self._hostname, now=self._clock.now())
         if len(data) > self._max_bytes:
             raise Invalid(f"the message has {len(data)} bytes, {self._max_bytes} may be")
         return data
 
-    async def _accept(
-        self, item: Item, data: bytes, recipients: list[Recipient], client: str
-    ) -> tuple[list[str], list[Refused]]:
-        async with self._slots:
+    async def _accept(self, item: Item, draft: _Draft, client: str) -> tuple[list[str], list[Refused]]:
+        recipients = draft.recipients
+        async with self._slots if draft.data else self._again:
             try:
                 known, refused = await self._known(recipients)
                 if not known:
                     return [], refused
+                data = draft.data or await self._compose(item, draft.target)
                 busy = self._intake.admit(len(data))
                 if busy is not None:
                     return [], refused + _refuse(known, busy)
@@ -151,6 +172,8 @@ class Injector:
                 return [], _refuse(recipients, Refusal(452, "4.3.1", "no space left"))
             except RusmesError:
                 return [], _refuse(recipients, Refusal(451, "4.3.0", "the message could not be stored"))
+            finally:
+                self._forget(draft)
         return _ids(outcome), refused + [
             Refused(str(recipient.address), refusal.code, refusal.status, refusal.text)
             for recipient, refusal in zip(known, outcome.refusals, strict=True)
@@ -211,6 +234,16 @@ class Injector:
             writer.abort()
             raise
         return mail
+
+
+def _drafts(item: Item, targets: list[Target], recipients: list[Recipient]) -> list[_Draft]:
+    """Who gets which message: one for all, or one for each recipient where they differ."""
+    differ = any(target.substitutions for target in targets) or (
+        item.message is not None and not item.message.to and len(targets) > 1
+    )
+    if not differ:
+        return [_Draft(targets[0] if len(targets) == 1 else None, recipients)]
+    return [_Draft(target, [recipient]) for target, recipient in zip(targets, recipients, strict=True)]
 
 
 def _ids(outcome: Outcome) -> list[str]:

@@ -168,3 +168,37 @@ def test_unknown_local_recipients_are_refused_and_the_others_accepted() -> None:
 def test_results_survive_the_ledger() -> None:
     result = Result("partly", ("id",), (), retry=True)
     assert msgspec.json.decode(msgspec.json.encode(result), type=Result) == result
+
+
+def test_what_waits_for_its_turn_takes_a_bounded_part_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rusmes.injection.injector.KEPT_BYTES", 2_000_000)
+
+    async def test(injector: Injector, engine: Any, sink: Sink) -> None:
+        most = 0
+        compose = injector._compose
+
+        async def watched(item: Any, target: Any) -> bytes:
+            nonlocal most
+            data = await compose(item, target)
+            most = max(most, injector._kept_bytes)
+            return data
+
+        monkeypatch.setattr(injector, "_compose", watched)
+        targets = [{"address": f"u{i}@example.org", "substitutions": {"a": "x" * 1000}} for i in range(8)]
+        item = {"raw": RAW.replace("hello", "{{a}}\n" * 400), "recipients": targets}
+        broken = [*targets, {"address": "last@example.org", "substitutions": {"b": 1}}]
+        good, bad = await injector.inject(request(item, {**item, "recipients": broken}), "192.0.2.9")
+        assert (good.status, len(good.ids), bad.status, injector._kept_bytes) == ("accepted", 8, "invalid", 0)
+        assert 0 < most <= 2_000_000
+        messages = await sink.wait_for(8)
+        assert {message.rcpts[0] for message in messages} == {f"<u{i}@example.org>" for i in range(8)}
+
+    run(test)
+
+
+def test_a_tenant_is_a_name_that_can_be_printed() -> None:
+    async def test(injector: Injector, engine: Any, sink: Sink) -> None:
+        results = await injector.inject(request({"tenant": "a\x1b[31m"}, {"campaign": "b\n"}), "192.0.2.9")
+        assert [(result.status, "printed" in result.error) for result in results] == [("invalid", True)] * 2
+
+    run(test)
