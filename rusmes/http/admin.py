@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol
@@ -35,6 +36,9 @@ WRONG_TOKEN_SECONDS: Final = 0.5
 """Before the answer to a wrong token, so that guessing takes its time."""
 
 _log = get_logger("admin")
+_NO_LOG: Final = logging.Logger("aiohttp.server")
+"""What strangers send that is no HTTP would be a traceback on stderr each; failures of our own are logged below."""
+_NO_LOG.addHandler(logging.NullHandler())
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -96,7 +100,7 @@ class AdminApi:
         return web.Application(middlewares=[*middlewares, _answer_errors], client_max_size=MAX_BODY_BYTES)
 
     async def _serve(self, app: web.Application, sock: socket.socket) -> None:
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        runner = web.AppRunner(app, access_log=None, logger=_NO_LOG, handle_signals=False, shutdown_timeout=1.0)
         await runner.setup()
         await web.SockSite(runner, sock).start()
         self._runners.append(runner)
@@ -171,5 +175,7 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
     except RusmesError as error:
         return refusal(503, str(error))
     except Exception as error:
+        if isinstance(error, ConnectionError) and request.transport is None:
+            raise  # the client is gone: nobody reads an answer
         _log.exception("an administration request failed", path=request.path)
         return refusal(500, f"internal error: {type(error).__name__}")

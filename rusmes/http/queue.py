@@ -36,7 +36,9 @@ from typing import Any, Final, Protocol
 import msgspec
 from aiohttp import web
 
+from rusmes.errors import NotAllowed
 from rusmes.http.answers import body_of, document, number_in, who_asks
+from rusmes.model.ids import parse_id
 from rusmes.queue.api import QueueFilter, QueueOrder
 
 OPERATIONS: Final = ("retry", "hold", "release", "delete", "bounce", "expire", "reroute")
@@ -150,7 +152,12 @@ class QueuePages:
         return response
 
     async def _show(self, request: web.Request) -> web.StreamResponse:
-        return document(await self._operator.show(request.match_info["id"]))
+        id = request.match_info["id"]
+        try:
+            parse_id(id)
+        except ValueError as error:
+            raise NotAllowed(f"{id!r} is no queue id", str(error)) from None
+        return document(await self._operator.show(id))
 
     async def _summary(self, request: web.Request) -> web.StreamResponse:
         asked = await body_of(request, SummaryRequest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import logging
 import os
 import pwd
 import socket
@@ -211,3 +212,20 @@ def test_who_asks_is_known(tmp_path: Path) -> None:
 
     over_control(tmp_path, unix)
     over_tcp(TOKEN, tcp)
+
+
+@pytest.mark.parametrize("sent", [b"\x16\x03\x01\0\0\r\n\r\n", b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n"])
+def test_what_is_no_http_leaves_nothing_on_stderr(sent: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    async def body(_client: aiohttp.ClientSession, base: str, _operator: FakeOperator) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(base.rpartition(":")[2]))
+        writer.write(sent)
+        assert b" 400 " in await reader.readline()
+        writer.close()
+        await writer.wait_closed()
+
+    logging.getLogger("aiohttp.server").addHandler(handler := logging.StreamHandler())
+    try:
+        over_tcp(TOKEN, body)
+    finally:
+        logging.getLogger("aiohttp.server").removeHandler(handler)
+    assert "Traceback" not in capfd.readouterr().err

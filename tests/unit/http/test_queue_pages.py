@@ -20,6 +20,8 @@ from rusmes.http.queue import QueuePages
 from rusmes.queue.api import QueueFilter, QueueOrder
 from tests.unit.http.test_admin import FakeOperator
 
+ID = "01m86wme8802p3qvpetqqwcpnd"
+
 
 class FakeQueues:
     def __init__(self) -> None:
@@ -93,7 +95,7 @@ def test_pages(tmp_path: Path) -> None:
             ("POST", "/queue/list", {"filter": {"sender": "a*"}, "limit": 5, "after": "id"}, ("list", "a*", 5, "id")),
             ("POST", "/queue/list", {}, ("list", "", 100, "")),
             ("POST", "/queue/list", {"limit": 0}, ("list", "", 10_000, "")),
-            ("GET", "/queue/entries/abc", None, ("show", "abc")),
+            ("GET", f"/queue/entries/{ID}", None, ("show", ID)),
             ("POST", "/queue/summary", {"by": "tenant", "limit": 7}, ("summary", "tenant", 7)),
             ("POST", "/queue/suspend", {"scope": "site", "name": "x", "until": 5.5}, ("suspend", "site", "x", 5.5, "")),
             ("POST", "/queue/resume", {"scope": "everything"}, ("resume", "everything", "")),
@@ -143,6 +145,9 @@ def test_refusals(tmp_path: Path) -> None:
                 assert reason in (await answer.json())["error"]
         async with client.get("/queue/audit?limit=-1") as answer:
             assert answer.status == 400
+        for id in ("abc", "%00", "é" * 26):
+            async with client.get(f"/queue/entries/{id}") as answer:
+                assert (answer.status, "no queue id" in (await answer.json())["error"]) == (400, True)
         async with client.post("/queue/explode", json={}) as answer:
             assert answer.status == 404
         assert queues.asked == []
