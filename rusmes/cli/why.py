@@ -13,12 +13,14 @@ import click
 from rusmes.cli.context import Context, JsonCommand, pass_context
 from rusmes.cli.control import ServerFailed, ServerRefused
 from rusmes.cli.queue_lines import when
+from rusmes.clock import SystemClock
 from rusmes.config.schema import Config
 from rusmes.errors import NotFound, StoreError
 from rusmes.events.history import MAX_EVENTS, History, find_history
 from rusmes.events.segments import Event
 from rusmes.events.writer import directory_of
 from rusmes.model.ids import parse_id
+from rusmes.queue.api import FOREVER
 
 MAX_STATES: Final = 20
 """Entries whose present state is asked for, the newest."""
@@ -101,7 +103,8 @@ def _states(context: Context, ids: list[str]) -> list[dict[str, Any]]:
     now = time.time()
     for entry in entries:
         for recipient in entry["recipients"]:
-            recipient["why"] = reason_of(entry, recipient, sites.get(recipient.get("site", "")), now)
+            place = sites.get(recipient.get("site", ""))
+            recipient["why"] = reason_of(entry, recipient, place, now, is_running=context.is_running)
     return entries
 
 
@@ -127,8 +130,10 @@ def _sites(context: Context, names: set[str]) -> dict[str, dict[str, Any]]:
 
 
 async def _read(config: Config, ids: list[str]) -> list[dict[str, Any]]:
-    from rusmes.cli.stores import queue_stores_of  # the store takes a while to import
+    """Entries of a stopped server, with what is suspended as far as that depends on no site."""
+    from rusmes.cli.stores import ledger_of, queue_stores_of  # the store takes a while to import
     from rusmes.queue.document import entry_document
+    from rusmes.queue.suspensions import Suspensions
 
     found = []
     async with queue_stores_of(config, read_only=True) as stores:
@@ -137,10 +142,22 @@ async def _read(config: Config, ids: list[str]) -> list[dict[str, Any]]:
                 entry = await store.get(parse_id(id))
                 if entry is not None:
                     found.append(entry_document(entry))
+    with ledger_of(config, read_only=True) as ledger:
+        if ledger is None:
+            return found
+        suspensions = Suspensions(ledger, SystemClock())
+        for document in found:
+            for recipient in document["recipients"]:
+                domain = _address(recipient).rpartition("@")[2]
+                stopped = suspensions.until(domain=domain, tenant=document["tenant"], campaign=document["campaign"])
+                if stopped is not None:
+                    recipient["suspended"] = {"until": 0.0 if stopped[0] == FOREVER else stopped[0], "reason": stopped[1]}
     return found
 
 
-def reason_of(entry: dict[str, Any], recipient: dict[str, Any], site: dict[str, Any] | None, now: float) -> str:
+def reason_of(
+    entry: dict[str, Any], recipient: dict[str, Any], site: dict[str, Any] | None, now: float, *, is_running: bool = True
+) -> str:
     """Why one recipient has not been delivered yet, in words; "" = it has ended."""
     status = recipient["status"]
     if entry["action"] == "hold" or status == "held":
@@ -157,6 +174,8 @@ def reason_of(entry: dict[str, Any], recipient: dict[str, Any], site: dict[str, 
         return f"waits for an egress source: {recipient['egress']}"
     if recipient["due"] > now:
         return f"the next attempt is due {when(recipient['due'], now)}, at {_clock(recipient['due'])}"
+    if not is_running:
+        return "is due now, and the server does not run"
     return "is due now; " + (_site_reason(site, now) if site else "waits for its turn or is being delivered")
 
 

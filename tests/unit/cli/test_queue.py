@@ -340,3 +340,11 @@ def test_a_long_list_is_one_document(rusmes: Any, ids: list[str]) -> None:
     assert ([entry["id"] for entry in document["entries"]], document["more"]) == (ids, False)
     assert rusmes("queue", "list", "--sender", "nobody@*", "--json").document == {"entries": [], "more": False}
     assert "No entry matches." in rusmes("queue", "list", "--sender", "nobody@*").output
+
+
+def test_why_knows_of_suspensions_while_the_server_is_stopped(rusmes: Any, ids: list[str]) -> None:
+    assert "the server does not run" in rusmes("why", ids[0]).output
+    rusmes("queue", "suspend", "domain", "two.example", "--reason", "they asked")
+    output = rusmes("why", ids[0]).output
+    assert "carol@two.example: suspended until it is resumed: they asked" in output
+    assert "bob@one.example: is due now, and the server does not run" in output
