@@ -182,7 +182,7 @@ int main(int argc, char **argv) {
     for (;;) {
         double t = now() - started;
         int is_over = t >= seconds;
-        for (int i = 0; i < 500 && !is_over && begun < t * rate; i++) begin(started + begun / rate);
+        for (int i = 0; i < 32 && !is_over && begun < t * rate; i++) begin(started + begun / rate);
         while (oldest && now() - oldest->due > longest) { lost += oldest->state != END; end(oldest); }
         if (is_over && !alive) break;
         struct epoll_event events[256];
