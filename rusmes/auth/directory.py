@@ -96,12 +96,11 @@ class DomainDirectory:
 
     async def _search(self, address: Address, asked: str | Awaitable[str] = "") -> str:
         """`asked` is what the backend said of the address as it is."""
+        found = asked if isinstance(asked, str) else await asked
         if self._returns is not None and self._returns.is_return(address):
             return self._returns.account
-        if not isinstance(asked, str):
-            account = await asked
-            if account:
-                return account
+        if found:
+            return found
         if not self.is_local_domain(address.domain) or self.expand_alias(address) is not None:
             return ""
         account = await self._own_account(address)

@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from typing import Any, Final, NoReturn
 
@@ -76,7 +76,7 @@ def listing(found: dict[str, Any]) -> Iterator[str]:
     yield ""
 
 
-async def _all(context: Context) -> AsyncIterator[dict[str, Any]]:
+async def _all(context: Context) -> AsyncGenerator[dict[str, Any], None]:
     now = time.time()
     for found in _maildrop(context.config.storage.path):
         yield found
@@ -110,15 +110,16 @@ def _maildrop(data: str) -> Iterator[dict[str, Any]]:
 
 async def _show(context: Context, as_json: bool) -> None:
     count = size = 0
-    async for found in _all(context):
-        if as_json:
-            sys.stdout.write(json.dumps(found, ensure_ascii=False) + "\n")
-        else:
-            if not count:
-                sys.stdout.write(HEADING + "\n")
-            sys.stdout.writelines(f"{line}\n" for line in listing(found))
-        count += 1
-        size += found["message_size"]
+    async with aclosing(_all(context)) as entries:
+        async for found in entries:
+            if as_json:
+                sys.stdout.write(json.dumps(found, ensure_ascii=False) + "\n")
+            else:
+                if not count:
+                    sys.stdout.write(HEADING + "\n")
+                sys.stdout.writelines(f"{line}\n" for line in listing(found))
+            count += 1
+            size += found["message_size"]
     if as_json:
         return
     if not count:

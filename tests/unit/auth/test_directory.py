@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Mapping
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -193,3 +195,20 @@ def test_a_bad_reload_changes_nothing() -> None:
     assert account(where, "alice") == "alice@example.com"
     where.apply(msgspec.structs.replace(config, domains=Domains()))
     assert not where.is_local_domain("example.com")
+
+
+def test_a_return_address_has_its_account_and_leaves_no_question_open() -> None:
+    """What the backend was asked before is awaited; a coroutine left over would be a warning."""
+    bounces = Address("bounces", "example.com")
+    returns = SimpleNamespace(
+        address=bounces,
+        account="bounces@example.com",
+        is_return=lambda address: address == bounces,
+        srs=SimpleNamespace(is_ours=lambda address: False),
+    )
+    where = directory()
+    where.apply(Config(domain="example.com"), returns)  # type: ignore[arg-type]
+    assert account(where, "bounces") == "bounces@example.com"
+    assert account(where, "alice") == "alice@example.com"
+    assert account(where, "nobody") == ""
+    gc.collect()
