@@ -111,7 +111,8 @@ class Queues:
 
     async def resume(self, scope: str, name: str, by: str) -> bool:
         was_suspended = bool(await self._ask_one("queue.resume", scope=scope, subject=name, by=by))
-        await self._tell_of_suspensions("resume", by, {"scope": scope, "name": name})
+        if was_suspended:
+            await self._tell_of_suspensions("resume", by, {"scope": scope, "name": name})
         return was_suspended
 
     async def _tell_of_suspensions(self, operation: str, by: str, what: dict[str, Any]) -> None:
