@@ -58,8 +58,8 @@ def show_keys(context: Context, domain: str | None, check: bool) -> None:
         columns = ["DOMAIN", "SELECTOR", "ALGORITHM", "#BITS", "STATE", *(["DNS"] if check else [])]
         context.output.table(columns, rows, empty="There are no keys: `rusmes dkim new DOMAIN` makes some.")
         for key in keys:
-            if key.state != "retired":
-                context.output.say(f"\n{_record(key).line()}")
+            note = "retired: leave it published for a week\n" if key.state == "retired" else ""
+            context.output.say(f"\n{note}{_record(key).line()}")
 
     context.output.show(data, for_people)
 

@@ -139,31 +139,30 @@ def export(context: Context) -> None:
 @pass_context
 def import_list(context: Context, file: Any, tenant: str, reason: str) -> None:
     """Addresses of a file ("-" = standard input), one a line, or lines of `export`. A bad line, and nothing is added."""
-    entries: list[tuple[str, Address, str, float]] = []
+    entries: list[Suppressed] = []
     now = SystemClock().now()
     for number, line in enumerate(file, 1):
         text = line.decode("utf-8", "replace").strip()
         if not text or text.startswith("#"):
             continue
         try:
-            entries.append(_imported(text, tenant, reason, now))
+            entry = _imported(text, tenant, reason, now)
         except (ValueError, msgspec.MsgspecError) as error:
             raise OperatorError(f"line {number}: {error}", "nothing was added") from None
+        if not entry.expires or entry.expires > now:
+            entries.append(entry)
     with _opened(context) as suppressions:
-        for whose, address, why, seconds in entries:
-            if seconds >= 0:
-                suppressions.add(whose, address, why, seconds=seconds)
+        for entry in entries:
+            suppressions.restore(entry)
     context.output.done(f"{len(entries)} suppressed.", added=len(entries))
 
 
-def _imported(text: str, tenant: str, reason: str, now: float) -> tuple[str, Address, str, float]:
-    """Tenant, address, reason, and for how long: 0 = for ever, less = it is over already."""
+def _imported(text: str, tenant: str, reason: str, now: float) -> Suppressed:
+    """Raises ValueError, MsgspecError."""
     if not text.startswith("{"):
-        return tenant, names.address(text), reason, 0.0
+        return Suppressed(names.address(text).folded, tenant, reason=reason, added=now)
     entry = msgspec.json.decode(text, type=Suppressed)
-    seconds = (entry.expires - now or -1.0) if entry.expires else 0.0
-    why = f"{entry.category}: {entry.reason}" if entry.reason else entry.category
-    return entry.tenant or tenant, names.address(entry.address), why, seconds
+    return msgspec.structs.replace(entry, address=names.address(entry.address).folded, tenant=entry.tenant or tenant)
 
 
 @contextmanager

@@ -93,6 +93,10 @@ class Suppressions:
         self._put(entry)
         return entry
 
+    def restore(self, entry: Suppressed) -> None:
+        """An entry as it was exported."""
+        self._put(entry)
+
     def remove(self, tenant: str, address: Address) -> bool:
         """Whether it was there."""
         if self._get(tenant, address.folded) is None:

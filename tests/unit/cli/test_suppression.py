@@ -50,6 +50,7 @@ def test_export_and_import(rusmes: Any, installation: Path, tmp_path: Path) -> N
     assert rusmes("suppression", "import", str(file), "--json").document == {"added": 3}
     found = {entry["address"]: entry for entry in rusmes("suppression", "list", "--json").document}
     assert found["u@example.org"]["tenant"] == "acme"
+    assert found["u@example.org"]["reason"] == "x"
     assert found["v@example.org"]["expires"] > 0
     assert found["w@example.org"]["reason"] == "imported"
 
