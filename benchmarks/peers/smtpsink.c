@@ -8,7 +8,8 @@
  *            [-f percent refused] [-b address that accepts and never speaks] [-m messages, then end] PORT
  *
  * A line "stats" on standard input, and the end, print one JSON line: messages, recipients, deferred, refused, connections,
- * too_many (connections answered 421), too_fast (messages answered 450), most (connections at one site), open.
+ * too_many (connections answered 421), too_fast (messages answered 450), most (connections at one site), open, elsewhere
+ * (messages at the first thousand sites).
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -37,7 +38,7 @@ struct peer {
 };
 
 static int port, delay_ms, per_site, per_second, deferred_share, refused_share, black_hole = -1, poller;
-static long limit, messages, recipients, deferred, refused, connections, too_many, too_fast, most, alive;
+static long limit, messages, elsewhere, recipients, deferred, refused, connections, too_many, too_fast, most, alive;
 static double defer_until = 1e300, started;
 static int open_at[65536], sent_at[65536];
 static time_t second_at[65536];
@@ -53,8 +54,8 @@ static double now(void) {
 
 static void tell(void) {
     printf("{\"messages\": %ld, \"recipients\": %ld, \"deferred\": %ld, \"refused\": %ld, \"connections\": %ld, \"too_many\": %ld, "
-           "\"too_fast\": %ld, \"most\": %ld, \"open\": %ld, \"seconds\": %.3f}\n",
-           messages, recipients, deferred, refused, connections, too_many, too_fast, most, alive, now() - started);
+           "\"too_fast\": %ld, \"most\": %ld, \"open\": %ld, \"elsewhere\": %ld, \"seconds\": %.3f}\n",
+           messages, recipients, deferred, refused, connections, too_many, too_fast, most, alive, elsewhere, now() - started);
     fflush(stdout);
 }
 
@@ -148,7 +149,7 @@ static size_t body(struct peer *p, const char *data, size_t n) {
         if (p->match == 5) {
             p->in_body = 0;
             if (too_soon(p->site)) { too_fast++; answer(p, "450 4.7.1 too many messages, slow down\r\n"); }
-            else { messages++; recipients += p->taken; answer(p, "250 2.0.0 taken\r\n"); }
+            else { messages++; elsewhere += p->site < 1000; recipients += p->taken; answer(p, "250 2.0.0 taken\r\n"); }
             p->taken = 0;
             return i + 1;
         }
