@@ -186,7 +186,7 @@ class RemoteDeliverer:
                 if begun is not None:
                     leave, course, transaction = begun.leave, begun.course, begun.transaction
                 else:
-                    plan = await self._look_up(destination)
+                    plan = self._routes.known_plan(destination) or await self._routes.find_plan(destination)
                     if isinstance(plan, Refusal):
                         return _refused(plan, recipients, destination)
                     if plan.source or self.steering.exits.is_used:
@@ -207,9 +207,6 @@ class RemoteDeliverer:
                 begun = None
             finally:
                 self.steering.settle(leave, reports)
-
-    async def _look_up(self, destination: str) -> RoutePlan | Refusal:
-        return self._routes.known_plan(destination) or await self._routes.find_plan(destination)
 
     def _course(self, item: Queued, plan: RoutePlan) -> Course:
         lane = _lane(item, plan)
