@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import tempfile
 from typing import Final
 
 from rusmes.bounces.srs import Rewriter
@@ -92,12 +93,13 @@ def secrets_of(config: Config, *, create: bool) -> tuple[bytes, ...]:
         return tuple(secret.encode() for secret in config.returns.secrets)
     path = os.path.join(config.storage.path, SECRET_NAME)
     try:
-        if create:
-            with contextlib.suppress(FileExistsError):
-                _make(path)
+        if create and not os.path.exists(path):
+            _make(path)
         with open(path, "rb") as file:
             key = file.read(1024)
     except FileNotFoundError:
+        if create:
+            raise ConfigError(f"{path} cannot be made: there is no such directory", key="returns") from None
         return (secrets.token_bytes(SECRET_BYTES),)  # a check touches nothing, and makes no address
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}", key="returns") from None
@@ -108,14 +110,13 @@ def secrets_of(config: Config, *, create: bool) -> tuple[bytes, ...]:
 
 def _make(path: str) -> None:
     """Several processes may do so at once; one of them wins, and no one sees half of it."""
-    if os.path.exists(path):
-        return
-    draft = f"{path}.{os.getpid()}"
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    descriptor, draft = tempfile.mkstemp(prefix=f"{SECRET_NAME}.", dir=os.path.dirname(path))  # 0600
     try:
         os.write(descriptor, secrets.token_bytes(SECRET_BYTES))
         os.fsync(descriptor)
-        os.link(draft, path)
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
     finally:
         os.close(descriptor)
         os.unlink(draft)

@@ -22,7 +22,7 @@ from rusmes.model.address import Address
 from rusmes.model.ids import IdSource, id_text
 from rusmes.model.mail import NOTIFY_DELAY, NOTIFY_FAILURE, NOTIFY_NEVER, NOTIFY_SUCCESS, Mail, Origin, Recipient
 from rusmes.model.plan import Refusal
-from rusmes.queue.api import CAMPAIGN, TENANT, Intake, Outcome
+from rusmes.queue.api import CAMPAIGN, TENANT, Intake
 from rusmes.smtp.received import received_line
 from rusmes.storage.api import Ledger
 
@@ -107,8 +107,9 @@ class Injector:
         future = self._running[key] = asyncio.get_running_loop().create_future()
         try:
             result = await self._carry_out(item, client)
-        except BaseException:
-            future.cancel()
+        except BaseException as error:
+            future.set_exception(error if isinstance(error, Exception) else RusmesError("the request was given up"))
+            future.exception()  # nobody else may have asked
             raise
         else:
             future.set_result(result)
@@ -174,7 +175,7 @@ class Injector:
                 return [], _refuse(recipients, Refusal(451, "4.3.0", "the message could not be stored"))
             finally:
                 self._forget(draft)
-        return _ids(outcome), refused + [
+        return list(outcome.queue_ids), refused + [
             Refused(str(recipient.address), refusal.code, refusal.status, refusal.text)
             for recipient, refusal in zip(known, outcome.refusals, strict=True)
             if refusal is not None
@@ -244,10 +245,6 @@ def _drafts(item: Item, targets: list[Target], recipients: list[Recipient]) -> l
     if not differ:
         return [_Draft(targets[0] if len(targets) == 1 else None, recipients)]
     return [_Draft(target, [recipient]) for target, recipient in zip(targets, recipients, strict=True)]
-
-
-def _ids(outcome: Outcome) -> list[str]:
-    return list(outcome.queue_ids)
 
 
 def _refuse(recipients: Iterable[Recipient], refusal: Refusal) -> list[Refused]:

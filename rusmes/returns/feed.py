@@ -23,7 +23,12 @@ class SuppressionFeed:
         self._events = events
         self._suppressions = suppressions
         self._metrics = metrics
-        self.classifier = classifier
+        self._classifier = classifier
+
+    def apply(self, suppressions: Suppressions, classifier: Classifier) -> None:
+        """A reload."""
+        self._suppressions = suppressions
+        self._classifier = classifier
 
     def attempted(self, item: Queued, report: Report, status: str, attempts: int, due: float, now: float) -> None:
         self._events.attempted(item, report, status, attempts, due, now)
@@ -33,7 +38,7 @@ class SuppressionFeed:
 
     def refused(self, item: Queued, report: Report) -> None:
         """A server refused a recipient for ever."""
-        category = self.classifier.category(report.code, report.status, report.text)
+        category = self._classifier.category(report.code, report.status, report.text)
         if category not in HARD or not is_permanent(report.code, report.status):
             return
         tenant, address = tenant_of(item), report.recipient.address

@@ -18,9 +18,6 @@ from rusmes._core.counters import Metrics, SharedCounters
 from rusmes.auth.authenticator import FullAuthenticator
 from rusmes.auth.directory import DomainDirectory
 from rusmes.auth.file import FileBackend
-from rusmes.bounces.addresses import ReturnAddresses, secrets_of
-from rusmes.bounces.classify import Classifier
-from rusmes.bounces.verp import tenant_key
 from rusmes.clock import Clock, SystemClock
 from rusmes.config.schema import Config
 from rusmes.delivery.dsn import DsnWriter
@@ -37,22 +34,18 @@ from rusmes.mailet.api import Toolbox
 from rusmes.mailet.notary import Notary
 from rusmes.mailet.pipeline import Pipeline
 from rusmes.mailet.registry import Registry
-from rusmes.model.address import Address
 from rusmes.model.ids import IdSource
-from rusmes.model.mail import Recipient
-from rusmes.model.plan import Queued
 from rusmes.net.listener import HANDSHAKES_AT_ONCE, Gate, Listener, Service
 from rusmes.net.notices import RESYNC, Notices, Pair
 from rusmes.pop3.server import Pop3Service
 from rusmes.queue.admission import SAMPLE_SECONDS
-from rusmes.queue.api import tenant_of
 from rusmes.queue.audit import AuditTrail
 from rusmes.queue.control import StoreControl
 from rusmes.queue.intake import QueueIntake
 from rusmes.queue.runner import Runner
 from rusmes.queue.suspensions import Suspensions
 from rusmes.returns.feed import SuppressionFeed
-from rusmes.returns.suppression import Suppressions
+from rusmes.returns.kit import ReturnKit
 from rusmes.search.scan import ScanSearcher
 from rusmes.server.maildrop import Maildrop
 from rusmes.server.memory import Memory
@@ -108,7 +101,7 @@ class Engine:
             config, self.store.blobs.writer, house.clock, house.ids, config.hostname, house.metrics, limits=house.limits
         )
         self._house = house
-        self.pipeline = self.build_pipeline(config)
+        self.pipeline = self.build_pipeline(config, house.returns)
         self.runner = Runner(
             self.store,
             house.mail_store,
@@ -126,13 +119,13 @@ class Engine:
             self.store, house.clock, self.runner, deliverer=house.deliverer, events=house.events, ids=house.ids
         )
 
-    def build_pipeline(self, config: Config) -> Pipeline:
+    def build_pipeline(self, config: Config, returns: ReturnKit) -> Pipeline:
         """Raises ConfigError."""
         house = self._house
         toolbox = toolbox_of(config, house.directory, self.dsn, house.clock, house.ids, house.metrics)
-        toolbox.returns = ReturnAddresses(config, secrets_of(config, create=True), house.clock)
-        toolbox.classifier = Classifier.load(config.returns.rules)
-        toolbox.suppressions = Suppressions(house.ledger, house.clock, config.suppression)
+        toolbox.returns = returns.addresses
+        toolbox.classifier = returns.classifier
+        toolbox.suppressions = returns.suppressions
         toolbox.record = house.events.changed
         toolbox.notary = house.notary
         toolbox.find_txt = house.resolver.txt
@@ -202,11 +195,9 @@ class House:
         self.mapped_pages = MappedPages(storage.path)
         self.accounts = FileBackend.of(config, on_problem=_accounts_problem)
         self.provision = Provision(self.accounts, self.mail_store, config.domains.create_mailboxes)
-        self.returns = ReturnAddresses(config, secrets_of(config, create=True), self.clock)
-        self.directory = DomainDirectory(config, self.accounts, self.returns)
-        self.suppressions = Suppressions(self.ledger, self.clock, config.suppression)
-        self.classifier = Classifier.load(config.returns.rules)
-        self.feed = SuppressionFeed(self.events, self.suppressions, self.classifier, self.metrics)
+        self.returns = ReturnKit.of(config, self.ledger, self.clock)
+        self.directory = DomainDirectory(config, self.accounts, self.returns.addresses)
+        self.feed = SuppressionFeed(self.events, self.returns.suppressions, self.returns.classifier, self.metrics)
         self.authenticator = FullAuthenticator(self.accounts, self.limits, self.clock, self.metrics, config)
         self.notary = Notary(config)
         self.resolver = Resolver(
@@ -219,7 +210,7 @@ class House:
             self.clock,
             self.limits,
             config.hostname,
-            return_path=self._return_path,
+            return_path=lambda item, recipient: self.returns.return_path(item, recipient),
             ledger=self.ledger,
             suspender=self.suspensions,
         )
@@ -258,12 +249,6 @@ class House:
         self.handshakes = asyncio.Semaphore(HANDSHAKES_AT_ONCE)
         self._bindings = ground.bindings
         self.listeners = [self._listener(binding) for binding in ground.bindings]
-
-    def _return_path(self, item: Queued, recipient: Recipient) -> Address | None:
-        """Where reports about a mail to one recipient go."""
-        tenant = tenant_of(item)
-        self.suppressions.remember_tenant(tenant_key(tenant), tenant)
-        return self.returns.make(recipient.address, tenant) or item.sender
 
     def _tell_of_shaping(self, config: Config) -> None:
         if self.slot == 0:
@@ -394,13 +379,12 @@ class House:
             ConfigError: it does not work here after all; nothing has changed.
         """
         contexts = contexts_of(config, [listener.service.protocol for listener in self.listeners])
-        returns = ReturnAddresses(config, secrets_of(config, create=True), self.clock)
-        classifier = Classifier.load(config.returns.rules)
-        trial = DomainDirectory(config, self.accounts, returns)
+        returns = ReturnKit.of(config, self.ledger, self.clock)
+        trial = DomainDirectory(config, self.accounts, returns.addresses)
         signing = self.notary.settings
         self.notary.apply(config)
         try:
-            pipelines = [engine.build_pipeline(config) for engine in self.engines]
+            pipelines = [engine.build_pipeline(config, returns) for engine in self.engines]
         except ConfigError:
             self.notary.settings = signing
             raise
@@ -411,9 +395,8 @@ class House:
         self.mail_store.retain_keys(_key_retention(config))
         self.provision.mailboxes = config.domains.create_mailboxes
         self.returns = returns
-        self.suppressions.settings = config.suppression
-        self.feed.classifier = classifier
-        self.directory.apply(config, returns)
+        self.feed.apply(returns.suppressions, returns.classifier)
+        self.directory.apply(config, returns.addresses)
         if self.event_log is not None:
             self.event_log.apply(config.events)
         self.authenticator.apply(config)

@@ -101,7 +101,8 @@ class RemoteDelivery:
         if self._suppressions is not None:
             parts = suppressed_parts(mail, self._suppressions)
             if parts:
-                left = tuple(set(mail.recipients).difference(*(members for members, _ in parts)))
+                suppressed = {recipient for members, _ in parts for recipient in members}
+                left = tuple(recipient for recipient in mail.recipients if recipient not in suppressed)
                 return Split((*parts, (left, self._decision))) if left else Split(tuple(parts))
         return self._decision
 
