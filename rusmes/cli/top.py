@@ -98,6 +98,8 @@ def state_of(row: dict[str, Any], now: float) -> str:
         # A suspension without an end is as long as can be.
         until = f"for {short_duration(stopped - now)}" if stopped - now < 1e8 else "until resumed"
         return cut(f"{'suspended' if row['suspended'] else 'stopped'} {until}: {row['stop_reason']}", 60)
+    if row["suspended_flows"] and not row["active"]:
+        return "suspended: the mail that waits, by tenant, campaign or domain"
     return cut(("waits for its rate or a connection; " if row["paused"] else "") + (row["last_reply"] or "works"), 60)
 
 

@@ -273,11 +273,6 @@ class Admission:
         return not (address in self._known or address in self._known_before or self._is_trusted(address))
 
     @property
-    def is_full(self) -> bool:
-        """Whether every new connection that could bring mail is refused."""
-        return self.refuses_mail or self.sessions() >= self.cap
-
-    @property
     def refuses_mail(self) -> bool:
         """Whether new transactions are refused for load."""
         return self.commits.is_on or self.level >= OVERLOADED

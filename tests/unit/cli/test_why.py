@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,17 @@ def recipient(**more: Any) -> dict[str, Any]:
 
 
 def site(**more: Any) -> dict[str, Any]:
-    values = {"waiting": 0, "active": 1, "window": 3, "paused": False, "stopped_until": 0.0, "stop_reason": ""}
+    values = {
+        "waiting": 0,
+        "active": 1,
+        "window": 3,
+        "paused": False,
+        "stopped_until": 0.0,
+        "stop_reason": "",
+        "suspended": False,
+        "suspended_flows": 0,
+        "last_reply": "",
+    }
     return values | more
 
 
@@ -124,9 +135,8 @@ def test_a_picture_of_everything() -> None:
         "oldest_seconds": 60.0, "connections_in": 1, "connections_out": 2, "not_reached": 1, "sites": rows, "domains": [],
         "tenants": [{"name": "", "delivered": 1.0, "deferred": 0.0, "failed": 0.0}], "sources": [],
     }  # fmt: skip
-    console = Console(width=150, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=150, record=True, file=io.StringIO())
     console.print(picture(data))
-    console.file.close()
     text = console.export_text()
     assert "received 2/s" in text
     assert "1 workers do not answer" in text
@@ -134,6 +144,8 @@ def test_a_picture_of_everything() -> None:
     assert "stopped for 90s: no way" in text
     assert "(none)" in text
     assert state_of(site(stopped_until=NOW + 1e9, suspended=True, stop_reason="x"), NOW) == "suspended until resumed: x"
+    assert state_of(site(suspended_flows=1, active=0), NOW).startswith("suspended: the mail that waits")
+    assert state_of(site(suspended_flows=1, active=2), NOW) == state_of(site(active=2), NOW)
 
 
 def test_top_needs_a_server(tmp_path: Path) -> None:
